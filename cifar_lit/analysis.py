@@ -1,0 +1,102 @@
+"""What every part of the report looks at: the final weights, and what they say about the pictures."""
+
+import copy
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from cifar_lit.data import PictureData
+from cifar_lit.errors import UsageError
+from cifar_lit.module import ImageClassifier
+from cifar_lit.net import Classifier
+from cifar_lit.predictions import Predictions, predict
+
+_CURRENT: "WeakKeyDictionary[Trainer, Analysis]" = WeakKeyDictionary()
+
+
+class Analysis:
+    """The end of one training; each part is computed when first asked for, once, and shared by all callbacks.
+
+    Every process must ask for the same parts in the same order, because the passes over the data are shared out.
+
+    Args:
+        trainer: After fitting.
+        module: The trained module; stays as it is, the analysis works on a copy of its network.
+    """
+
+    def __init__(self, trainer: Trainer, module: ImageClassifier) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
+            raise UsageError(
+                "the report's callbacks need cifar_lit's own module and data: "
+                "trainer.fit(ImageClassifier(...), datamodule=PictureData(...))"
+            )
+        self.trainer = trainer
+        self.data = data
+        self.net: Classifier = copy.deepcopy(module.net)
+        self.weights = self._load_weights()
+        self.net.to(trainer.strategy.root_device).float().eval().requires_grad_(False)
+
+    @classmethod
+    def of(cls, trainer: Trainer, module: ImageClassifier) -> "Analysis":
+        """Return the trainer's analysis, a new one if it has none."""
+        if trainer not in _CURRENT:
+            _CURRENT[trainer] = cls(trainer, module)
+        return _CURRENT[trainer]
+
+    @staticmethod
+    def forget(trainer: Trainer) -> None:
+        """Drop what an earlier fit of the same trainer left."""
+        _CURRENT.pop(trainer, None)
+
+    @cached_property
+    def test(self) -> Predictions:
+        """One pass over the test set; only part of it under trainer.limit_test_batches."""
+        count = _limit(self.trainer.limit_test_batches, len(self.data.pictures.test), self.data.batch_size)
+        return self._predict("test", np.arange(count))
+
+    @cached_property
+    def train(self) -> Predictions:
+        """One pass over the training pictures, not augmented; part of it under trainer.limit_train_batches."""
+        indices = self.data.train_dataset.indices
+        count = _limit(self.trainer.limit_train_batches, len(indices), self.data.batch_size)
+        return self._predict("train", indices[:count])
+
+    def _predict(self, name: str, indices: NDArray[np.int64]) -> Predictions:
+        return predict(
+            self.net,
+            getattr(self.data.pictures, name),
+            indices,
+            device=self.trainer.strategy.root_device,
+            context=self.trainer.precision_plugin.forward_context,
+            progress=f"final pass, {name}",
+        )
+
+    def _load_weights(self) -> str:
+        """Load the best checkpoint's weights if there are any; say which ones the network has now."""
+        best = [c.best_model_path for c in self.trainer.checkpoint_callbacks if _is_best(c)]
+        if not best:
+            return f"last weights, epoch {self.trainer.current_epoch}"
+        checkpoint = None
+        if self.trainer.is_global_zero:  # other machines may not see the file
+            checkpoint = torch.load(best[0], map_location="cpu", weights_only=True)
+            checkpoint = {key: checkpoint[key] for key in ("epoch", "state_dict")}
+        checkpoint = self.trainer.strategy.broadcast(checkpoint)
+        prefix = "net."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        self.net.load_state_dict(state)
+        return f"best weights, epoch {checkpoint['epoch'] + 1}"
+
+
+def _is_best(callback: object) -> bool:
+    return isinstance(callback, ModelCheckpoint) and bool(callback.monitor and callback.best_model_path)
+
+
+def _limit(limit: float | int, pictures: int, batch_size: int) -> int:
+    """Apply a limit_*_batches option of the Trainer, a share or a number of batches, to a number of pictures."""
+    return int(pictures * limit) if isinstance(limit, float) else min(pictures, limit * batch_size)

@@ -1,0 +1,90 @@
+"""Augmentation with albumentations: pad-and-crop, rotate, flip, cutout; uint8 in, uint8 out."""
+
+import os
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its newest version at import
+
+import albumentations as A
+import cv2
+
+
+class Cutout(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Fill one square, its centre anywhere in the picture, so that it may overlap the border (arXiv 1708.04552).
+
+    albumentations' own CoarseDropout keeps its holes inside the picture.
+    """
+
+    def __init__(self, size: int, fill: Sequence[int], p: float = 1.0) -> None:
+        """Take the side in pixels and the colour, 0..255 per channel."""
+        super().__init__(p=p)
+        self.size = size
+        self.fill = tuple(fill)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
+        """Draw the centre."""
+        height, width = params["shape"][:2]
+        return {"y": self.py_random.randrange(height), "x": self.py_random.randrange(width)}
+
+    def apply(self, img: NDArray[np.uint8], y: int, x: int, **params: Any) -> NDArray[np.uint8]:
+        """Return a copy with the square filled."""
+        top, left = y - self.size // 2, x - self.size // 2
+        img = img.copy()
+        img[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = self.fill
+        return img
+
+
+class Augmentation:
+    """The random changes of training pictures, as a pure function of (picture, key).
+
+    Args:
+        image_size: Height and width in pixels.
+        mean: Channel means in 0..1, the colour of the cutout.
+        crop_padding: Black pixels added on each side before cropping back; 0 turns it off.
+        rotate_degrees: Largest angle in either direction, borders reflected; 0 turns it off.
+        flip: Probability of a horizontal flip; 0 turns it off.
+        cutout_size: Side of the square in pixels; 0 turns it off.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        crop_padding: int = 4,
+        rotate_degrees: float = 5.0,
+        flip: float = 0.5,
+        cutout_size: int = 16,
+    ) -> None:
+        steps: list[A.BasicTransform] = []
+        if crop_padding:
+            steps += [A.Pad(crop_padding, p=1), A.RandomCrop(image_size, image_size, p=1)]
+        if rotate_degrees:
+            reflect = cv2.BORDER_REFLECT_101
+            steps.append(A.Rotate((-rotate_degrees, rotate_degrees), border_mode=reflect, p=1))
+        if flip:
+            steps.append(A.HorizontalFlip(p=flip))
+        if cutout_size:
+            steps.append(Cutout(cutout_size, [round(255 * m) for m in mean]))
+        self.transform = A.Compose(steps, strict=True)
+        self.random = random.Random()
+        # Every step above draws from Python's generator alone (a test would notice another), so seeding that
+        # one anew for each picture is enough, and 20 times cheaper than new generators.
+        self.transform.set_random_state(np.random.default_rng(0), self.random)
+
+    def __call__(self, images: NDArray[np.uint8], keys: Iterable[int]) -> NDArray[np.uint8]:
+        """Change each picture.
+
+        Args:
+            images: Shape `(B, H, W, 3)`, uint8; not written to.
+            keys: One integer for each picture: equal keys give equal changes, whatever came before.
+        """
+        changed = np.empty_like(images)
+        for position, key in enumerate(keys):
+            self.random.seed(key)
+            changed[position] = self.transform(image=images[position])["image"]
+        return changed

@@ -1,0 +1,73 @@
+"""Finding and checking checkpoints, before anything is trained or written."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifar_lit.errors import UsageError
+
+
+def versions(runs: Path) -> list[Path]:
+    """Return the `version_N` folders of a recipe, the newest last."""
+    found = [(int(m[1]), path) for path in runs.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def find(ckpt_path: str, runs: Path) -> Path:
+    """Turn `--ckpt_path` into a file.
+
+    Args:
+        ckpt_path: A file; or `last` or `best`, of the newest run that has one.
+        runs: The folder with the recipe's runs, `lightning_logs/RECIPE`.
+    """
+    if ckpt_path in ("last", "best"):
+        files = [run / "checkpoints" / f"{ckpt_path}.ckpt" for run in reversed(versions(runs))]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise UsageError(
+                f"--ckpt_path {ckpt_path}: no run under {runs} has a {ckpt_path}.ckpt yet; start without --ckpt_path, "
+                "or give the path of a checkpoint"
+            )
+        return found
+    path = Path(ckpt_path)
+    if not path.is_file():
+        near = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = f"; there are: {', '.join(near)}" if near else "; give a .ckpt file, or last, or best"
+        raise UsageError(f"--ckpt_path {ckpt_path}: there is no such file{hint}")
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load a checkpoint without running any code from it."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"--ckpt_path {path}: the file is damaged (cut off?), holds more than plain data, or is no checkpoint "
+            f"({str(error).strip().splitlines()[0][:120]}); give another one"
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UsageError(f"--ckpt_path {path}: not a Lightning checkpoint, it has no state_dict; give another file")
+    return checkpoint
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> None:
+    """Refuse weights of another architecture or number of classes, naming the options that differ."""
+    theirs, ours = checkpoint["state_dict"], module.state_dict()
+    wrong = [k for k in sorted(theirs.keys() | ours.keys()) if k not in theirs or k not in ours]
+    wrong += [k for k in ours if k in theirs and theirs[k].shape != ours[k].shape]
+    if not wrong:
+        return
+    before = checkpoint.get("hyper_parameters", {})
+    now: dict[str, Any] = dict(getattr(module, "hparams", {}))
+    options = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
+    differ = [f"{text} {before[k]} (now {now[k]})" for k, text in options.items() if k in before and before[k] != now[k]]
+    raise UsageError(
+        f"--ckpt_path {path}: its weights do not fit this network: it has "
+        + (", ".join(differ) or f"another architecture ({wrong[0]} differs, and {len(wrong) - 1} more)")
+        + "; train with the options it was trained with, or give another checkpoint"
+    )

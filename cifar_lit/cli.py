@@ -1,0 +1,220 @@
+"""The command line: Lightning's CLI with our groups, our defaults, and short errors."""
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.tuner import Tuner
+from pytorch_lightning.utilities import rank_zero_info
+
+from cifar_lit import callbacks, checkpoints, figures, hardware
+from cifar_lit.data import PictureData
+from cifar_lit.errors import RunError, UsageError
+from cifar_lit.loggers import ContinuedCSVLogger
+from cifar_lit.module import ImageClassifier
+from cifar_lit.report import Report
+
+DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line instead of fifty lines of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the parser's complaint, with the nearest existing option for an unknown one."""
+        text = " ".join(message.split())
+        known = [action.dest for action in self._actions]
+        for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):
+            near = difflib.get_close_matches(name, known, n=1)
+            if near and name not in known:
+                text += f"; did you mean {near[0]}?"
+                break
+        raise UsageError(f"{text}\nAll options: --help; the configuration as it is: --print_config") from None
+
+
+class SaveRun(SaveConfigCallback):
+    """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `run.json`."""
+        notes = {**hardware.describe(), "precision": trainer.precision, "devices": trainer.world_size}
+        assert trainer.log_dir is not None  # SaveConfigCallback asserts the same
+        (Path(trainer.log_dir) / "run.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+
+
+class FitCLI(LightningCLI):
+    """Parses, checks, builds data, module and trainer; `fit` trains.
+
+    Args:
+        args: Command-line arguments. Without a `--config` among them the default recipe is taken.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        given = list(args)
+        if not any(arg in ("-c", "--config") or arg.startswith(("--config=", "-c=")) for arg in given):
+            given = ["--config", str(DEFAULT_RECIPE), *given]
+        self.recipe = _recipe(given)
+        super().__init__(
+            ImageClassifier,
+            PictureData,
+            save_config_callback=SaveRun,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"num_sanity_val_steps": 0},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "python -m cifar_lit.fit",
+                "description": "Train a ResNet-18, show what it gets wrong, and show why. Every option can stand in "
+                "a recipe (--config, several are merged) or on the command line.",
+            },
+            args=given,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse without LightningCLI's warning that both `args` and `sys.argv` are there."""
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our own options to those of Trainer, module and data."""
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from: a file; `last`, to continue the recipe's newest run in its folder; or "
+            "`best`, of the newest run. Loaded without running code from it.",
+        )
+        parser.add_argument(
+            "--lr_find",
+            type=int,
+            default=0,
+            help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
+            "the rate it finds takes the place of the optimizer's lr. 0 turns it off.",
+        )
+        parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
+        parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
+        parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained
+        for name in ("num_classes", "mean", "std"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Check what can be checked before the data are loaded."""
+        config = self.config
+        self.runs = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / self.recipe
+        if config.lr_find < 0:
+            raise UsageError(f"lr_find must be 0 or more, got {config.lr_find}")
+        if config.lr_find and config.ckpt_path:
+            raise UsageError("lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them")
+        if config.data.val_size == 0:
+            self._refuse_validation_metrics()
+        self.checkpoint_file = checkpoints.find(config.ckpt_path, self.runs) if config.ckpt_path else None
+
+    def _refuse_validation_metrics(self) -> None:
+        config = self.config
+        need = ["model.schedule.name=plateau"] if config.model.schedule.name == "plateau" else []
+        for callback in _as_list(config.trainer.callbacks):
+            monitor = str((callback.get("init_args") or {}).get("monitor", ""))
+            if monitor.startswith("val/"):
+                need.append(f"trainer.callbacks: {callback.class_path.rsplit('.')[-1]} with monitor={monitor}")
+        if need:
+            raise UsageError(f"data.val_size=0 leaves no validation, but it is needed by {'; '.join(need)}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
+        trainer = self.config_init.trainer
+        step = 0
+        if self.checkpoint_file:
+            checkpoint = checkpoints.read(self.checkpoint_file)
+            checkpoints.check_fits(checkpoint, self.checkpoint_file, self.model)
+            step = checkpoint["global_step"]
+        if trainer.precision is None:
+            kwargs["precision"], device = hardware.choose_precision(str(trainer.accelerator))
+            rank_zero_info(
+                f"device {device}; precision {kwargs['precision']} (trainer.precision), memory format "
+                f"{self.config.model.memory_format} (model.memory_format)"
+            )
+        if trainer.logger is None or trainer.logger is True:
+            kwargs["logger"] = self._loggers(step)
+        if trainer.enable_progress_bar is None and not sys.stderr.isatty():
+            kwargs["enable_progress_bar"] = False  # a log file gets the line of each epoch, not a thousand bars
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks_: list[Callback]) -> Trainer:
+        ours: list[Callback] = [callbacks.History(), *callbacks_, callbacks.Summary()]
+        if config.get("enable_progress_bar") is not False:
+            ours.append(callbacks.ProgressBar())
+        if config.get("enable_checkpointing") is not False:
+            # Two, because one that keeps the best writes `last` only when the best changes.
+            ours.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
+            if self.config.data.val_size:
+                ours.append(
+                    ModelCheckpoint(
+                        filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
+                    )
+                )
+        return super()._instantiate_trainer(config, ours)
+
+    def _loggers(self, step: int) -> list[Logger]:
+        """Log to the next free `version_N`, or to that of the run which `--ckpt_path last` continues."""
+        root = str(self.runs.parent)
+        if self.config.ckpt_path == "last" and self.checkpoint_file:
+            version = int(self.checkpoint_file.parent.parent.name.removeprefix("version_"))
+        else:
+            taken = checkpoints.versions(self.runs)
+            version = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
+        return [
+            TensorBoardLogger(root, self.recipe, version, default_hp_metric=False, purge_step=step or None),
+            ContinuedCSVLogger(root, self.recipe, version, before_step=step),
+        ]
+
+    def fit(self) -> None:
+        """Find the learning rate if asked to, train, and let the callbacks report."""
+        torch.set_float32_matmul_precision("high")
+        if self.config.lr_find:
+            self._find_lr()
+        if self.trainer.log_dir and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            rank_zero_info(f"run folder {self.trainer.log_dir}")
+        ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+
+    def _find_lr(self) -> None:
+        finder = Tuner(self.trainer).lr_find(
+            self.model, datamodule=self.datamodule, num_training=self.config.lr_find, attr_name="lr"
+        )
+        lr = finder.suggestion() if finder else None
+        if finder is None or lr is None:
+            raise RunError(
+                f"lr_find={self.config.lr_find}: too few steps with a finite loss to find a learning rate; give more "
+                "steps, or set model.optimizer.init_args.lr yourself"
+            )
+        rank_zero_info(f"learning-rate finder: {lr:.3g}")
+        log_dir = self.trainer.log_dir
+        if log_dir and self.trainer.is_global_zero:
+            report = Report(Path(log_dir) / "report", self.trainer)
+            report.figure("lr_find", figures.lr_range(finder.results["lr"], finder.results["loss"], lr))
+            report.table("lr_find", ("lr", "loss"), zip(finder.results["lr"], finder.results["loss"], strict=True))
+
+
+def _recipe(args: Sequence[str]) -> str:
+    """Return the name of the last `--config` file, for the run's folder."""
+    names = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    names += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
+    return re.sub(r"[^\w.-]", "_", Path(names[-1]).stem) if names else "run"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []

@@ -1,0 +1,142 @@
+"""From arrays to figures; knows nothing of networks and training."""
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+TRAIN, VAL = "#4477aa", "#ee7733"  # told apart by the colour-blind too (Paul Tol's schemes)
+CELL = 160  # pixels a picture is enlarged to, at least
+
+
+def enlarge(image: Picture) -> Picture:
+    """Enlarge a picture `(H, W, 3)` without blur, by a whole factor, to 160 px or more."""
+    factor = -(-CELL // image.shape[0])
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
+    """Lay a map over a picture.
+
+    Args:
+        image: Shape `(H, W, 3)`, uint8.
+        heat: Shape `(H, W)`, 0..1; enlarged bilinearly, while the picture keeps its pixels.
+    """
+    large = enlarge(image)
+    smooth = cv2.resize(heat, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
+    return np.asarray(0.45 * large + 0.55 * colours, dtype=np.uint8)
+
+
+def side_by_side(pictures: Sequence[Picture]) -> Picture:
+    """Join enlarged pictures of one height into a strip."""
+    gap = np.full((pictures[0].shape[0], 6, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+
+
+def grid(pictures: Sequence[Picture], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
+    """Draw pictures (uint8, of one shape, each drawn as large as it is or larger) in rows, a title over each."""
+    height, width = pictures[0].shape[:2]
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    lines = 1 + max(title.count("\n") for title in titles)
+    cell = (width / CELL * 1.6, height / CELL * 1.6 + 0.19 * lines)
+    figure = Figure(figsize=(max(columns * cell[0] + 0.3, 4.5), rows * cell[1] + 0.6), layout="constrained")
+    figure.suptitle(heading, fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture, title in zip(axes, pictures, titles, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=8, pad=3)
+    return figure
+
+
+def sentence(text: str) -> Figure:
+    """Draw a sentence where there is no picture to draw."""
+    figure = Figure(figsize=(6, 1))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
+def curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw loss, accuracy and learning rate over epochs.
+
+    Args:
+        history: One mapping an epoch, with `epoch` (counted from 0) and any of `train/loss`, `val/loss`,
+            `train/accuracy`, `val/accuracy` (0..1) and `lr`.
+    """
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
+        for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
+            _line(axis, history, f"{split}/{name}", colour, marker, label=split)
+    _line(rate, history, "lr", "#555555", "o", label="at the end of the epoch")
+    for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def _line(
+    axis: Axes, history: Sequence[Mapping[str, float]], key: str, colour: str, marker: str, label: str
+) -> None:
+    points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
+    if points:
+        axis.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3, label=label)
+
+
+def class_bars(classes: Sequence[str], accuracy: NDArray[np.float64], overall: float) -> Figure:
+    """Draw the accuracy of each class (0..1; nan where the class has no pictures), the best at the top."""
+    order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
+    figure = Figure(figsize=(6, 0.9 + 0.28 * len(classes)), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.barh([classes[i] for i in order], np.nan_to_num(accuracy[order]), color=TRAIN)
+    axis.bar_label(bars, [_percent(accuracy[i]) for i in order], padding=3, fontsize=8)
+    axis.axvline(overall, color=VAL, linestyle="--", label=f"all classes: {_percent(overall)}")
+    axis.set_xlim(0, 1.12)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_title("test accuracy of each class")
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _percent(share: float) -> str:
+    return "no pictures" if np.isnan(share) else f"{share:.1%}"
+
+
+def lr_range(rates: Sequence[float], losses: Sequence[float], chosen: float) -> Figure:
+    """Draw the learning-rate finder's curve and the rate that was chosen."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(rates, losses, color=TRAIN)
+    axis.axvline(chosen, color=VAL, linestyle="--", label=f"chosen: {chosen:.3g}")
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("smoothed training loss")
+    axis.set_title("learning-rate finder")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def to_array(figure: Figure, dpi: int = 120) -> Picture:
+    """Render a figure to `(H, W, 3)`, uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,89 @@
+"""Grad-CAM (arXiv 1610.02391): which places of a picture speak for a class.
+
+The maps equal those of the grad-cam package (a test compares them) and cost one forward pass for all pictures and
+one backward pass for each class, however many layers are asked for; the package runs once for each layer and class.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar_lit.net import LAYERS, Classifier
+
+
+def activation_maps(
+    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Compute the maps: channels weighted by their mean gradient, summed, negative values cut off.
+
+    Args:
+        net: In evaluation mode, in float32. Left as it is: no gradient is stored, no hook stays.
+        images: Shape `(B, H, W, 3)`, uint8.
+        classes: Shape `(B, K)`, the classes to explain for each picture.
+        layers: Names among `layer1` to `layer4`.
+
+    Returns:
+        For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's own height and width.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: object, _inputs: object, output: Tensor) -> None:
+            kept[name] = output
+
+        return net.layer(name).register_forward_hook(hook)
+
+    device = net.normalize.mean.device
+    handles = [keep(name) for name in layers]
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            pixels = net.normalize(torch.tensor(images, device=device)).requires_grad_()
+            logits = net.backbone(pixels)
+            scores = logits.gather(1, torch.tensor(classes, device=device))  # (B, K)
+            features = [kept[name] for name in layers]
+            maps: list[list[Tensor]] = [[] for _ in layers]
+            for k in range(scores.shape[1]):
+                gradients = torch.autograd.grad(scores[:, k].sum(), features, retain_graph=True)
+                for one, feature, gradient in zip(maps, features, gradients, strict=True):
+                    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (B, channels, 1, 1)
+                    one.append((weights * feature).sum(dim=1).relu().detach())  # (B, h, w)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.stack(one, dim=1).cpu().numpy() for name, one in zip(layers, maps, strict=True)}
+
+
+def to_picture(activation: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
+    """Stretch a map `(h, w)` to 0..1 and enlarge it bilinearly to `(image_size, image_size)`, float32.
+
+    An all-zero map (nothing speaks for the class) stays zero.
+    """
+    scaled = activation - activation.min()
+    scaled = scaled / (1e-7 + scaled.max())
+    return np.asarray(cv2.resize(scaled, (image_size, image_size)), dtype=np.float32)
+
+
+def layer_sizes(net: Classifier, image_size: int) -> dict[str, int]:
+    """Return the height (equal to the width) in pixels of each layer's map."""
+    sizes: dict[str, int] = {}
+    handles = [
+        net.layer(name).register_forward_hook(lambda _m, _i, output, name=name: sizes.update({name: output.shape[-1]}))
+        for name in LAYERS
+    ]
+    try:
+        with torch.inference_mode():
+            net(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=net.normalize.mean.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes
+
+
+def default_layer(net: Classifier, image_size: int) -> str:
+    """Return the deepest layer whose map is larger than 5 px (smaller ones show hardly any place), else the first."""
+    large = [name for name, size in layer_sizes(net, image_size).items() if size > 5]
+    return large[-1] if large else LAYERS[0]

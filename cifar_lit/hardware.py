@@ -1,0 +1,89 @@
+"""What the machine can do, and what a run should note about it."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "albumentations",
+    "opencv-python-headless",
+    "jsonargparse",
+    "numpy",
+    "matplotlib",
+    "tensorboard",
+    "grad-cam",
+)
+
+
+def choose_precision(accelerator: str) -> tuple[Precision, str]:
+    """Return the fastest safe precision of a device, and the reason in a few words.
+
+    Args:
+        accelerator: As in `Trainer(accelerator=...)`.
+    """
+    automatic = accelerator in ("auto", "gpu")
+    if accelerator == "cuda" or (automatic and torch.cuda.is_available()):
+        if not torch.cuda.is_available():
+            return "32-true", "no CUDA device"  # Lightning refuses with its own message
+        name = torch.cuda.get_device_name()
+        if torch.cuda.get_device_capability() >= (8, 0):
+            return "bf16-mixed", name
+        return "16-mixed", f"{name}, older than Ampere"
+    if accelerator == "mps" or (automatic and torch.backends.mps.is_available()):
+        return "32-true", "Apple GPU"
+    if has_amx():
+        return "bf16-mixed", f"CPU with AMX, {torch.get_num_threads()} threads"
+    return "32-true", f"CPU without AMX, {torch.get_num_threads()} threads"
+
+
+def has_amx() -> bool:
+    """Tell whether the CPU multiplies bfloat16 matrices in hardware (Intel AMX)."""
+    # torch says so only in a private function; where that has gone, float32 is the safe answer
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(supported())
+
+
+def describe() -> dict[str, object]:
+    """Return what somebody needs to repeat a run: command, commit, versions, hardware."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": " ".join(["python -m cifar_lit.fit", *sys.argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "gpus": devices,
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of this project's checkout, marked where files were changed; None outside of one."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+        )
+    except OSError:  # no git
+        return None
+    return found.stdout.strip() or None
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

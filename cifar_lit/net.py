@@ -1,0 +1,80 @@
+"""ResNet-18 (arXiv 1512.03385) from torchvision, with a choice of stem and normalisation."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+from torchvision.models.convnext import LayerNorm2d
+
+Stem = Literal["cifar", "imagenet"]
+Norm = Literal["batch", "layer"]
+MemoryFormat = Literal["channels_last", "contiguous"]
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class Normalize(nn.Module):
+    """Turn uint8 pictures into standardised floats, on whatever device they are.
+
+    Being part of the network, it travels in every checkpoint: nobody who loads one has to know the statistics.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take channel means and standard deviations, in 0..1."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)`, which lies channels-last in memory."""
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        return (pixels / 255 - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """A ResNet-18 that takes uint8 pictures.
+
+    Args:
+        num_classes: Number of classes, at least 2.
+        mean: Channel means of the training pictures, in 0..1.
+        std: Channel standard deviations of the training pictures, in 0..1.
+        stem: `cifar` begins with a 3x3 convolution of stride 1 and no pooling (section 4.2 of the ResNet paper);
+            `imagenet` is torchvision's 7x7 convolution of stride 2 and pooling.
+        norm: `batch` is BatchNorm; `layer` puts ConvNeXt's LayerNorm over the channels of each position
+            (arXiv 2201.03545) in place of every one of them.
+        memory_format: How pictures and weights lie in memory; changes the speed, not the result.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: Stem = "cifar",
+        norm: Norm = "batch",
+        memory_format: MemoryFormat = "channels_last",
+    ) -> None:
+        super().__init__()
+        norm_layer = nn.BatchNorm2d if norm == "batch" else partial(LayerNorm2d, eps=1e-6)
+        self.normalize = Normalize(mean, std)
+        self.backbone = resnet18(num_classes=num_classes, norm_layer=norm_layer)
+        if stem == "cifar":
+            self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.backbone.maxpool = nn.Identity()
+        self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+        self.backbone.to(memory_format=self.memory_format)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 pictures `(B, H, W, 3)` to logits `(B, num_classes)`."""
+        logits: Tensor = self.backbone(self.normalize(images).contiguous(memory_format=self.memory_format))
+        return logits
+
+    def layer(self, name: str) -> nn.Module:
+        """Return one of the four groups of residual blocks, `layer1` to `layer4`."""
+        return self.backbone.get_submodule(name)

@@ -1,0 +1,57 @@
+"""What a source yields: two splits of uint8 pictures, the class names, the channel statistics."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled pictures of one size.
+
+    Attributes:
+        images: Shape `(N, H, W, 3)`, uint8, RGB; possibly a read-only memory map.
+        labels: Shape `(N,)`, int64, positions in `Pictures.classes`.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set.
+
+    Attributes:
+        train: The pictures to learn from; validation pictures are held out of them later.
+        test: The pictures that are looked at once, at the end.
+        classes: The class names; a label is a position in it.
+        mean: Channel means of `train`, in 0..1.
+        std: Channel standard deviations of `train`, in 0..1.
+    """
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: Channels
+    std: Channels
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
+    """Return mean and (population) standard deviation per channel, each in 0..1.
+
+    Args:
+        images: Shape `(N, H, W, 3)`, uint8.
+    """
+    rows = images.reshape(-1, images.shape[2], 3)  # a view: OpenCV wants one tall picture
+    mean, std = cv2.meanStdDev(rows)
+    red, green, blue = (float(m) / 255 for m in mean.ravel())
+    return (red, green, blue), tuple(float(s) / 255 for s in std.ravel())  # type: ignore[return-value]
