@@ -79,22 +79,17 @@ class Analysis:
 
     def _load_weights(self) -> str:
         """Load the best checkpoint's weights if there are any; say which ones the network has now."""
-        best = [c.best_model_path for c in self.trainer.checkpoint_callbacks if _is_best(c)]
+        savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = [saver.best_model_path for saver in savers if saver.monitor and saver.best_model_path]
         if not best:
             return f"last weights, epoch {self.trainer.current_epoch}"
-        checkpoint = None
+        epoch, state = 0, {}
         if self.trainer.is_global_zero:  # other machines may not see the file
             checkpoint = torch.load(best[0], map_location="cpu", weights_only=True)
-            checkpoint = {key: checkpoint[key] for key in ("epoch", "state_dict")}
-        checkpoint = self.trainer.strategy.broadcast(checkpoint)
-        prefix = "net."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        self.net.load_state_dict(state)
-        return f"best weights, epoch {checkpoint['epoch'] + 1}"
-
-
-def _is_best(callback: object) -> bool:
-    return isinstance(callback, ModelCheckpoint) and bool(callback.monitor and callback.best_model_path)
+            epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
+        epoch, state = self.trainer.strategy.broadcast((epoch, state))
+        self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        return f"best weights, epoch {epoch}"
 
 
 def _limit(limit: float | int, pictures: int, batch_size: int) -> int:

@@ -1,81 +1,20 @@
 """Thin callbacks: when the report's parts are made, and where they are written."""
 
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import figures
 from cifar_lit.analysis import Analysis
 from cifar_lit.errors import UsageError
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
+from cifar_lit.net import Layer
 from cifar_lit.predictions import Predictions
 from cifar_lit.report import Report
-
-Layer = Literal["layer1", "layer2", "layer3", "layer4"]
-
-
-class ProgressBar(TQDMProgressBar):
-    """Loss, accuracy and learning rate in the bar; reading them waits for the device, so twice a second at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown: dict[str, Any] = {}
-        self._read_at = 0.0
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands at the end of the bar."""
-        if trainer.training and time.monotonic() - self._read_at > 0.5:
-            self._read_at = time.monotonic()
-            self._shown = {name: f"{value:.3g}" for name, value in pl_module.running().items()}  # type: ignore[operator]
-        return self._shown
-
-
-class History(Callback):
-    """Keeps a row of figures for each epoch, prints it, and writes `log.txt`; survives resumption.
-
-    Attributes:
-        rows: For each epoch `epoch` (from 0), `seconds`, `lr` and what the module logged under `train/` and `val/`.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._began = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and print the epoch."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self._began, **metrics}
-        self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
-        if not trainer.is_global_zero:
-            return
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        for split in ("train", "val"):
-            if f"{split}/loss" in row:
-                line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
-        line += f"   lr {row['lr']:.3g}   {row['seconds']:.0f} s"
-        bar = trainer.progress_bar_callback
-        bar.print(line) if bar else print(line, flush=True)  # type: ignore[attr-defined]
-        if trainer.log_dir and not trainer.fast_dev_run:
-            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
-            with open(Path(trainer.log_dir) / "log.txt", "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Go into the checkpoint."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from it."""
-        self.rows = state_dict["rows"]
+from cifar_lit.screen import History
 
 
 class ReportCallback(Callback):
@@ -90,7 +29,7 @@ class ReportCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute in all processes, write in the first."""
-        if trainer.fast_dev_run:
+        if getattr(trainer, "fast_dev_run", False):
             return
         analysis = Analysis.of(trainer, pl_module)  # type: ignore[arg-type]
         self.compute(analysis)
@@ -194,7 +133,7 @@ class GradCAMPictures(ReportCallback):
             return
         images = data.pictures.test.images[test.indices[drawn]]
         asked = np.stack([test.labels[drawn], test.predicted[drawn]], axis=1)  # (k, 2)
-        raw = activation_maps(analysis.net, images, asked, list(dict.fromkeys([default, *layers])))
+        raw = activation_maps(analysis.net, images, asked, list({default, *layers}))
         heat = {  # layer -> for each picture (true, predicted), each laid over it
             layer: [
                 [figures.overlay(image, to_picture(one, data.image_size)) for one in pair]
@@ -231,7 +170,12 @@ class Summary(ReportCallback):
         trainer = analysis.trainer
         by_class = test.class_accuracy()
         final = {
-            name: {"loss": one.loss, "accuracy": one.accuracy, "pictures": len(one), "errors": len(one.errors)}
+            name: {
+                "loss": one.loss,
+                "accuracy": one.accuracy,
+                "pictures": len(one),
+                "errors": len(one.errors),
+            }
             for name, one in (("test", test), ("train", train))
         }
         report.json("metrics", {"weights": analysis.weights, **final})

@@ -65,7 +65,9 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> Non
     before = checkpoint.get("hyper_parameters", {})
     now: dict[str, Any] = dict(getattr(module, "hparams", {}))
     options = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
-    differ = [f"{text} {before[k]} (now {now[k]})" for k, text in options.items() if k in before and before[k] != now[k]]
+    differ = [
+        f"{text} {before[k]} (now {now[k]})" for k, text in options.items() if k in before and before[k] != now[k]
+    ]
     raise UsageError(
         f"--ckpt_path {path}: its weights do not fit this network: it has "
         + (", ".join(differ) or f"another architecture ({wrong[0]} differs, and {len(wrong) - 1} more)")

@@ -1,46 +1,30 @@
 """The command line: Lightning's CLI with our groups, our defaults, and short errors."""
 
-import difflib
+import itertools
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.tuner import Tuner
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit import callbacks, checkpoints, figures, hardware
+from cifar_lit import callbacks, checkpoints, hardware
 from cifar_lit.data import PictureData
-from cifar_lit.errors import RunError, UsageError
+from cifar_lit.errors import UsageError
 from cifar_lit.loggers import ContinuedCSVLogger
+from cifar_lit.lr_finder import find_lr
 from cifar_lit.module import ImageClassifier
-from cifar_lit.report import Report
+from cifar_lit.parser import Parser
+from cifar_lit.screen import History, ProgressBar, silence_noise
 
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line instead of fifty lines of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the parser's complaint, with the nearest existing option for an unknown one."""
-        text = " ".join(message.split())
-        known = [action.dest for action in self._actions]
-        for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):
-            near = difflib.get_close_matches(name, known, n=1)
-            if near and name not in known:
-                text += f"; did you mean {near[0]}?"
-                break
-        raise UsageError(f"{text}\nAll options: --help; the configuration as it is: --print_config") from None
 
 
 class SaveRun(SaveConfigCallback):
@@ -65,6 +49,7 @@ class FitCLI(LightningCLI):
         if not any(arg in ("-c", "--config") or arg.startswith(("--config=", "-c=")) for arg in given):
             given = ["--config", str(DEFAULT_RECIPE), *given]
         self.recipe = _recipe(given)
+        silence_noise()
         super().__init__(
             ImageClassifier,
             PictureData,
@@ -74,6 +59,7 @@ class FitCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
+                "allow_abbrev": False,  # a misspelt option must not pass for a short one
                 "prog": "python -m cifar_lit.fit",
                 "description": "Train a ResNet-18, show what it gets wrong, and show why. Every option can stand in "
                 "a recipe (--config, several are merged) or on the command line.",
@@ -118,7 +104,9 @@ class FitCLI(LightningCLI):
         if config.lr_find < 0:
             raise UsageError(f"lr_find must be 0 or more, got {config.lr_find}")
         if config.lr_find and config.ckpt_path:
-            raise UsageError("lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them")
+            raise UsageError(
+                "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
+            )
         if config.data.val_size == 0:
             self._refuse_validation_metrics()
         self.checkpoint_file = checkpoints.find(config.ckpt_path, self.runs) if config.ckpt_path else None
@@ -137,6 +125,7 @@ class FitCLI(LightningCLI):
         """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
         trainer = self.config_init.trainer
         step = 0
+        self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
         if self.checkpoint_file:
             checkpoint = checkpoints.read(self.checkpoint_file)
             checkpoints.check_fits(checkpoint, self.checkpoint_file, self.model)
@@ -154,17 +143,15 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks_: list[Callback]) -> Trainer:
-        ours: list[Callback] = [callbacks.History(), *callbacks_, callbacks.Summary()]
+        ours: list[Callback] = [History(), *callbacks_, callbacks.Summary()]
         if config.get("enable_progress_bar") is not False:
-            ours.append(callbacks.ProgressBar())
+            ours.append(ProgressBar())
         if config.get("enable_checkpointing") is not False:
             # Two, because one that keeps the best writes `last` only when the best changes.
             ours.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
             if self.config.data.val_size:
                 ours.append(
-                    ModelCheckpoint(
-                        filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
-                    )
+                    ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
                 )
         return super()._instantiate_trainer(config, ours)
 
@@ -185,33 +172,16 @@ class FitCLI(LightningCLI):
         """Find the learning rate if asked to, train, and let the callbacks report."""
         torch.set_float32_matmul_precision("high")
         if self.config.lr_find:
-            self._find_lr()
-        if self.trainer.log_dir and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            find_lr(self.trainer, self.model, self.datamodule, self.config.lr_find)
+        if self.trainer.log_dir and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             rank_zero_info(f"run folder {self.trainer.log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
 
-    def _find_lr(self) -> None:
-        finder = Tuner(self.trainer).lr_find(
-            self.model, datamodule=self.datamodule, num_training=self.config.lr_find, attr_name="lr"
-        )
-        lr = finder.suggestion() if finder else None
-        if finder is None or lr is None:
-            raise RunError(
-                f"lr_find={self.config.lr_find}: too few steps with a finite loss to find a learning rate; give more "
-                "steps, or set model.optimizer.init_args.lr yourself"
-            )
-        rank_zero_info(f"learning-rate finder: {lr:.3g}")
-        log_dir = self.trainer.log_dir
-        if log_dir and self.trainer.is_global_zero:
-            report = Report(Path(log_dir) / "report", self.trainer)
-            report.figure("lr_find", figures.lr_range(finder.results["lr"], finder.results["loss"], lr))
-            report.table("lr_find", ("lr", "loss"), zip(finder.results["lr"], finder.results["loss"], strict=True))
-
 
 def _recipe(args: Sequence[str]) -> str:
     """Return the name of the last `--config` file, for the run's folder."""
-    names = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    names = [value for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")]
     names += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
     return re.sub(r"[^\w.-]", "_", Path(names[-1]).stem) if names else "run"
 

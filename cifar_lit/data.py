@@ -1,126 +1,23 @@
-"""From a source to batches: the data set, how it is shared among processes, the LightningDataModule."""
+"""The LightningDataModule: from a source to the loaders of training, validation and test."""
 
 import os
-from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lit.augment import Augmentation
+from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler, as_is
 from cifar_lit.errors import UsageError
-from cifar_lit.pictures import Pictures, Split
+from cifar_lit.pictures import Pictures
 from cifar_lit.sources import load
 from cifar_lit.splits import stratified_split
 
 Source = Literal["cifar10", "cifar100", "folder", "digits"]
-Key = tuple[int, int]  # (epoch, position in the data set)
-
-
-class Batch(NamedTuple):
-    """What a loader yields.
-
-    Attributes:
-        images: Shape `(B, H, W, 3)`, uint8.
-        labels: Shape `(B,)`, int64.
-        indices: Shape `(B,)`, int64, positions in the source's split.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-
-
-class PictureDataset(Dataset[Batch]):
-    """A selection of a split, fetched a batch at a time.
-
-    Args:
-        split: The pictures.
-        indices: Shape `(M,)`, which of them.
-        augmentation: How to change them; None leaves them as they are.
-        seed: With epoch and index the source of all randomness, so that neither the number of workers nor that
-            of processes changes any picture.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        indices: NDArray[np.int64],
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.split = split
-        self.indices = indices
-        self.augmentation = augmentation
-        self.seed = seed
-
-    def __len__(self) -> int:
-        """Return the number of selected pictures."""
-        return len(self.indices)
-
-    def __getitem__(self, key: Key) -> Batch:
-        """Return a batch of one."""
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        """Return the pictures of the given (epoch, position) pairs."""
-        epochs, positions = zip(*keys, strict=True)
-        indices = self.indices[list(positions)]
-        images = self.split.images[indices]
-        if self.augmentation is not None:
-            seeds = (
-                self.seed << 64 | epoch << 32 | int(index) for epoch, index in zip(epochs, indices, strict=True)
-            )
-            images = self.augmentation(images, seeds)
-        return Batch(*map(torch.from_numpy, (images, self.split.labels[indices], indices)))
-
-
-def as_is(batch: Batch) -> Batch:
-    """Collate nothing: the data set already returns whole batches."""
-    return batch
-
-
-class TrainSampler(DistributedSampler[Key]):
-    """Shuffled (epoch, position) pairs of one process.
-
-    The epoch is asked for when an epoch begins, so a resumed training goes on with the right one. All processes
-    together walk through one common order, interleaved: n processes with a batch of B / n see what one with B sees.
-    Being a DistributedSampler keeps Lightning from putting its own in its place.
-    """
-
-    def __init__(self, size: int, seed: int, epoch: Callable[[], int], rank: int, world_size: int) -> None:
-        """Take the number of pictures, the seed, who tells the epoch, this process and how many there are."""
-        super().__init__(range(size), world_size, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
-        self.current_epoch = epoch
-
-    def __iter__(self) -> Iterator[Key]:  # type: ignore[override]
-        """Yield this process's share of one epoch."""
-        epoch = self.current_epoch()
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))  # type: ignore[arg-type]
-        padded = np.resize(order, self.total_size)  # processes must take equally many steps
-        return iter([(epoch, int(position)) for position in padded[self.rank :: self.num_replicas]])
-
-
-class EvalSampler(DistributedSampler[Key]):
-    """Every position exactly once over all processes, in order, without padding."""
-
-    def __init__(self, size: int, rank: int, world_size: int) -> None:
-        """Take the number of pictures, this process and how many there are."""
-        super().__init__(range(size), world_size, rank, shuffle=False)  # type: ignore[arg-type]
-        self.positions = range(rank, size, world_size)
-
-    def __iter__(self) -> Iterator[Key]:  # type: ignore[override]
-        """Yield this process's share."""
-        return ((0, position) for position in self.positions)
-
-    def __len__(self) -> int:
-        """Return the size of this process's share."""
-        return len(self.positions)
 
 
 class PictureData(LightningDataModule):
@@ -141,7 +38,8 @@ class PictureData(LightningDataModule):
         flip: Probability of a horizontal flip, 0 to 1; 0 turns it off.
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
         cutout_size: Side of the square that is blanked out, in pixels, 0 or more; 0 turns it off.
-        mirrors: Other addresses (http, https, file) of the data set's archive, tried in turn before the original.
+        mirrors: Other addresses (http, https, file) of the data set's archive, or of a folder with it if they end in
+            `/`, tried in turn before the original.
         cache_dir: Where decoded folders are kept for the next run.
         seed: Seed of the held-out selection, the order and the augmentation. Default: that of seed_everything.
     """
@@ -260,7 +158,7 @@ class PictureData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of augmented training pictures, in a new order each epoch."""
         rank, world_size = self._place()
-        sampler = TrainSampler(len(self.train_dataset), self.seed, self._current_epoch, rank, world_size)
+        sampler = TrainSampler(self.train_dataset, self.seed, self._current_epoch, rank, world_size)
         # BatchNorm cannot learn from a single picture: a last batch of one is left out.
         drop_last = len(sampler) > self.batch_size > 1 == len(sampler) % self.batch_size
         return self._loader(self.train_dataset, sampler, self.batch_size, self.num_workers, drop_last)
@@ -281,7 +179,7 @@ class PictureData(LightningDataModule):
     def _eval_loader(self, dataset: PictureDataset) -> DataLoader[Batch]:
         # Slicing an array is all there is to do: no workers. Nothing is learnt either, so a training batch of 4
         # need not slow the evaluation down.
-        sampler = EvalSampler(len(dataset), *self._place())
+        sampler = EvalSampler(dataset, *self._place())
         return self._loader(dataset, sampler, max(self.batch_size, 256))
 
     def _loader(

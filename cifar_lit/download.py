@@ -67,9 +67,7 @@ def fetch(urls: Sequence[str], path: str, md5: str, timeout: float = 30) -> None
         lines.append(f"The file at {path} is truncated or altered (its MD5 differs) and was not used.")
     if _size(f"{path}.part"):
         lines.append(f"What has arrived is kept in {path}.part, and the next run continues it.")
-    lines.append(
-        f"Give other addresses with data.mirrors, or put the file with MD5 {md5} at {path} yourself."
-    )
+    lines.append(f"Give other addresses with data.mirrors, or put the file with MD5 {md5} at {path} yourself.")
     raise RunError("\n".join(lines))
 
 
@@ -80,18 +78,19 @@ def _fetch_from(url: str, part: str, md5: str, timeout: float) -> None:
         start = _size(part)
         try:
             _transfer(url, part, timeout)
+            broken, reason = False, _TransferError("MD5 differs: file altered or truncated")
         except _TransferError as error:
-            reason = error
+            broken, reason = True, error
+        if _has_md5(part, md5):  # asked even after a break: a server may announce more than there is
+            return
+        if broken:
             if _size(part) <= start:
                 break
-            continue
-        if _has_md5(part, md5):
-            return
-        os.remove(part)
-        reason = _TransferError("MD5 differs: file altered or truncated")
-        if start == 0 or started_over:  # else the fault may lie in the earlier part
-            break
-        started_over = True
+        else:
+            os.remove(part)
+            if start == 0 or started_over:  # else the fault may lie in the earlier part
+                break
+            started_over = True
     raise reason
 
 

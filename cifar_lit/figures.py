@@ -1,12 +1,12 @@
 """From arrays to figures; knows nothing of networks and training."""
 
+import io
 from collections.abc import Mapping, Sequence
 
 import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -91,9 +91,7 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _line(
-    axis: Axes, history: Sequence[Mapping[str, float]], key: str, colour: str, marker: str, label: str
-) -> None:
+def _line(axis: Axes, history: Sequence[Mapping[str, float]], key: str, colour: str, marker: str, label: str) -> None:
     points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
     if points:
         axis.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3, label=label)
@@ -136,7 +134,8 @@ def lr_range(rates: Sequence[float], losses: Sequence[float], chosen: float) -> 
 
 def to_array(figure: Figure, dpi: int = 120) -> Picture:
     """Render a figure to `(H, W, 3)`, uint8."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba", dpi=dpi)
+    width, height = (int(side) for side in figure.get_size_inches() * dpi)
+    pixels = np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(height, width, 4)
+    return pixels[..., :3].copy()

@@ -11,7 +11,7 @@ from cifar_lit.errors import RunError, UsageError
 @contextmanager
 def short_errors() -> Iterator[None]:
     """Turn what a user can mend into one message and an exit code: 2 for usage, 1 for failure."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
         yield

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_lit.net import LAYERS, Classifier
+from cifar_lit.net import LAYERS, Classifier, Layer
 
 
 def activation_maps(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[str]
-) -> dict[str, NDArray[np.float32]]:
+    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
+) -> dict[Layer, NDArray[np.float32]]:
     """Compute the maps: channels weighted by their mean gradient, summed, negative values cut off.
 
     Args:
@@ -29,9 +29,9 @@ def activation_maps(
     Returns:
         For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's own height and width.
     """
-    kept: dict[str, Tensor] = {}
+    kept: dict[Layer, Tensor] = {}
 
-    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
+    def keep(name: Layer) -> torch.utils.hooks.RemovableHandle:
         def hook(_module: object, _inputs: object, output: Tensor) -> None:
             kept[name] = output
 
@@ -58,18 +58,20 @@ def activation_maps(
 
 
 def to_picture(activation: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
-    """Stretch a map `(h, w)` to 0..1 and enlarge it bilinearly to `(image_size, image_size)`, float32.
+    """Enlarge a map `(h, w)` bilinearly to `(image_size, image_size)` and stretch it to 0..1, float32.
 
     An all-zero map (nothing speaks for the class) stays zero.
     """
-    scaled = activation - activation.min()
-    scaled = scaled / (1e-7 + scaled.max())
-    return np.asarray(cv2.resize(scaled, (image_size, image_size)), dtype=np.float32)
+    large = np.asarray(cv2.resize(activation, (image_size, image_size)), dtype=np.float32)
+    large -= large.min()
+    largest = large.max()
+    stretched: NDArray[np.float32] = np.divide(large, largest, out=large, where=largest > 0)
+    return stretched
 
 
-def layer_sizes(net: Classifier, image_size: int) -> dict[str, int]:
+def layer_sizes(net: Classifier, image_size: int) -> dict[Layer, int]:
     """Return the height (equal to the width) in pixels of each layer's map."""
-    sizes: dict[str, int] = {}
+    sizes: dict[Layer, int] = {}
     handles = [
         net.layer(name).register_forward_hook(lambda _m, _i, output, name=name: sizes.update({name: output.shape[-1]}))
         for name in LAYERS
@@ -83,7 +85,7 @@ def layer_sizes(net: Classifier, image_size: int) -> dict[str, int]:
     return sizes
 
 
-def default_layer(net: Classifier, image_size: int) -> str:
+def default_layer(net: Classifier, image_size: int) -> Layer:
     """Return the deepest layer whose map is larger than 5 px (smaller ones show hardly any place), else the first."""
     large = [name for name, size in layer_sizes(net, image_size).items() if size > 5]
     return large[-1] if large else LAYERS[0]

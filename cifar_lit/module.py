@@ -1,24 +1,23 @@
 """The LightningModule: loss, metrics, optimizer and schedule around the network."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.nn import ModuleDict
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_lit.data import Batch
+from cifar_lit.dataset import Batch
 from cifar_lit.errors import RunError, UsageError
 from cifar_lit.net import Classifier, MemoryFormat, Norm, Stem
 from cifar_lit.schedules import Schedule
 
-Stage = Literal["train", "val", "test"]
+CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite
 
 
 class ImageClassifier(LightningModule):
@@ -62,7 +61,7 @@ class ImageClassifier(LightningModule):
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}
-        self.metrics = ModuleDict({f"{stage}_": _metrics(num_classes) for stage in ("train", "val", "test")})
+        self.train_scores, self.val_scores, self.test_scores = (Scores(num_classes) for _ in range(3))
         self._non_finite = _NonFinite()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,47 +71,42 @@ class ImageClassifier(LightningModule):
 
     def running(self) -> dict[str, float]:
         """Return loss and accuracy (0..1) of the epoch so far in this process, and the learning rate."""
-        loss, accuracy = (self.metrics["train_"][name].metric_state for name in ("loss", "accuracy"))
-        return {
-            "loss": float(loss["mean_value"] / loss["weight"]),
-            "accuracy": float(accuracy["tp"] / (accuracy["tp"] + accuracy["fn"])),
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-        }
+        return {**self.train_scores.here(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; metrics stay on the device until the epoch's last step."""
-        loss = self._step("train", batch, self.label_smoothing)
+        loss = self._step(self.train_scores, batch, self.label_smoothing)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("lr", lr)
         self._non_finite.watch(loss, self.global_step, lr)
         last = self.trainer.is_last_batch or self.global_step + 1 == self.trainer.max_steps
-        if last or batch_idx % self.trainer.log_every_n_steps == 0:  # each look waits for the device
+        if last or batch_idx % CHECK_EVERY == 0:  # each look waits for the device
             self._non_finite.check()
         if last:
-            self._log("train")
+            self._log("train", self.train_scores)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count loss and accuracy."""
-        self._step("val", batch)
+        self._step(self.val_scores, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count loss and accuracy."""
-        self._step("test", batch)
+        self._step(self.test_scores, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics and step ReduceLROnPlateau.
 
         Lightning would step it after the checkpoint was written, so that a resumed run would miss a step.
         """
-        loss = self.metrics["val_"]["loss"].compute()  # over all processes
-        self._log("val")
+        loss = self.val_scores.loss.compute()  # over all processes
+        self._log("val", self.val_scores)
         if self.plateau is not None and not self.trainer.sanity_checking:
             self.plateau.step(float(loss))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics."""
-        self._log("test")
+        self._log("test", self.test_scores)
 
     def on_train_start(self) -> None:
         """Refuse what cannot work, tell what has no effect."""
@@ -130,15 +124,15 @@ class ImageClassifier(LightningModule):
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
-        if (plateau := self.schedule.per_validation(optimizer)) is not None:
-            plateau.load_state_dict(self._plateau_state)
-            self.plateau = plateau
-        elif (scheduler := self.schedule.per_epoch(optimizer)) is not None:
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
-        elif self.schedule.name != "constant":
-            scheduler = self.schedule.per_step(optimizer, self.trainer.estimated_stepping_batches)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        return {"optimizer": optimizer}
+        self.plateau = self.schedule.per_validation(optimizer)
+        if self.plateau is not None:  # stepped in on_validation_epoch_end
+            self.plateau.load_state_dict(self._plateau_state)
+        if (by_epoch := self.schedule.per_epoch(optimizer)) is not None:
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_epoch, "interval": "epoch"}}
+        if self.schedule.goes_by_steps:
+            by_step = self.schedule.per_step(optimizer, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+        return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep ReduceLROnPlateau's state, and keep a diverged training out of every checkpoint."""
@@ -150,18 +144,36 @@ class ImageClassifier(LightningModule):
         """Take ReduceLROnPlateau's state, for configure_optimizers, which comes later."""
         self._plateau_state = checkpoint.get("plateau", {})
 
-    def _step(self, stage: Stage, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    def _step(self, scores: "Scores", batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         logits = self.net(batch.images)
         loss = cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        metrics = self.metrics[f"{stage}_"]
-        metrics["loss"].update(loss.detach(), len(batch.labels))
-        metrics["accuracy"].update(logits.detach(), batch.labels)
+        scores.update(loss.detach(), logits.detach(), batch.labels)
         return loss
 
-    def _log(self, stage: Stage) -> None:
+    def _log(self, stage: str, scores: "Scores") -> None:
         """Hand the metrics to Lightning, which sums them over processes, computes and resets them."""
-        metrics: dict[str, Metric] = {f"{stage}/{name}": m for name, m in self.metrics[f"{stage}_"].items()}  # type: ignore[misc]
+        metrics = {f"{stage}/loss": scores.loss, f"{stage}/accuracy": scores.accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True)
+
+
+class Scores(nn.Module):
+    """Mean loss and accuracy of an epoch, kept on the device, exact over processes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: its mean loss, logits `(B, C)` and labels `(B,)`."""
+        self.loss.update(loss, len(labels))
+        self.accuracy.update(logits, labels)
+
+    def here(self) -> dict[str, float]:
+        """Return what this process alone has counted; unlike compute(), asks no other process."""
+        states = {**self.loss.metric_state, **self.accuracy.metric_state}
+        total, weight, right, wrong = (torch.as_tensor(states[key]) for key in ("mean_value", "weight", "tp", "fn"))
+        return {"loss": float(total / weight), "accuracy": float(right / (right + wrong))}
 
 
 class _NonFinite:
@@ -186,13 +198,3 @@ class _NonFinite:
             "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
             "or give trainer.gradient_clip_val"
         )
-
-
-def _metrics(num_classes: int) -> ModuleDict:
-    return ModuleDict(
-        {
-            "loss": MeanMetric(),
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        }
-    )
-

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torchvision.models.convnext import LayerNorm2d
 Stem = Literal["cifar", "imagenet"]
 Norm = Literal["batch", "layer"]
 MemoryFormat = Literal["channels_last", "contiguous"]
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
+Layer = Literal["layer1", "layer2", "layer3", "layer4"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 
 class Normalize(nn.Module):
@@ -75,6 +76,6 @@ class Classifier(nn.Module):
         logits: Tensor = self.backbone(self.normalize(images).contiguous(memory_format=self.memory_format))
         return logits
 
-    def layer(self, name: str) -> nn.Module:
+    def layer(self, name: Layer) -> nn.Module:
         """Return one of the four groups of residual blocks, `layer1` to `layer4`."""
-        return self.backbone.get_submodule(name)
+        return self.get_submodule(f"backbone.{name}")

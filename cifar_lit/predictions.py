@@ -43,7 +43,8 @@ class Predictions:
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """Shape `(M,)`, the most probable classes."""
-        return self.log_probabilities.argmax(axis=1)
+        predicted: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
+        return predicted
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:

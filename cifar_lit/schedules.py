@@ -74,15 +74,18 @@ class Schedule:
         changed = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) != f.default}
         return sorted(changed - OPTIONS[self.name] - {"name"})
 
-    def per_step(self, optimizer: Optimizer, total_steps: float) -> LRScheduler | None:
-        """Build the schedules that go by the optimizer's steps.
+    @property
+    def goes_by_steps(self) -> bool:
+        """Whether `per_step` builds this schedule."""
+        return self.name in ("onecycle", "cosine")
+
+    def per_step(self, optimizer: Optimizer, total_steps: float) -> LRScheduler:
+        """Build one of the two schedules that go by the optimizer's steps.
 
         Args:
             optimizer: Its rate is the peak (onecycle) or the start (cosine).
             total_steps: Optimizer steps of the whole training, over all epochs.
         """
-        if self.name not in ("onecycle", "cosine"):
-            return None
         if not 1 <= total_steps < float("inf"):
             raise UsageError(
                 f"model.schedule.name={self.name} needs an end: give trainer.max_epochs or trainer.max_steps"
@@ -108,6 +111,4 @@ class Schedule:
         """Build the schedule that goes by the validation loss."""
         if self.name != "plateau":
             return None
-        return ReduceLROnPlateau(
-            optimizer, mode="min", factor=self.factor, patience=self.patience, min_lr=self.min_lr
-        )
+        return ReduceLROnPlateau(optimizer, mode="min", factor=self.factor, patience=self.patience, min_lr=self.min_lr)

@@ -87,10 +87,11 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
                 f"the unpacked {kind.base_folder}"
             ) from error
 
-    splits = [
-        Split(_resized(s.data, image_size), np.asarray(s.targets, dtype=np.int64)) for s in (train, test)
-    ]
-    return _pictures(*splits, classes=train.classes)
+    return _pictures(
+        Split(_resized(train.data, image_size), np.asarray(train.targets, dtype=np.int64)),
+        Split(_resized(test.data, image_size), np.asarray(test.targets, dtype=np.int64)),
+        train.classes,
+    )
 
 
 def _digits(image_size: int) -> Pictures:
@@ -102,8 +103,8 @@ def _digits(image_size: int) -> Pictures:
     images = np.repeat(_resized(grey, image_size)[..., None], 3, axis=-1)
     labels = digits.target.astype(np.int64)
     rest, held_out = stratified_split(labels, size=360, seed=0)
-    splits = [Split(images[indices], labels[indices]) for indices in (rest, held_out)]
-    return _pictures(*splits, classes=[str(name) for name in digits.target_names])
+    train, test = (Split(images[indices], labels[indices]) for indices in (rest, held_out))
+    return _pictures(train, test, [str(name) for name in digits.target_names])
 
 
 def _pictures(train: Split, test: Split, classes: Sequence[str]) -> Pictures:

@@ -1,0 +1,47 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_lit.pictures import Pictures, Split
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+
+# The smallest useful run: built-in pictures, the cheap stem, a few steps.
+QUICK = [
+    "--config",
+    str(CONFIGS / "demo.yaml"),
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=3",
+    "--data.num_workers=0",
+]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Run `main` with arguments in an empty folder, and return the newest run's folder."""
+    from cifar_lit.fit import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+    def run(*args: str) -> Path:
+        main(list(args))
+        runs = sorted(tmp_path.glob("lightning_logs/*/version_*"), key=os.path.getctime)
+        return runs[-1]
+
+    return run
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    """Random pictures of three classes: 60 to train on, 30 to test."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Split:
+        return Split(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3)
+
+    return Pictures(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))

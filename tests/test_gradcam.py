@@ -1,0 +1,75 @@
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+from cifar_lit.gradcam import activation_maps, default_layer, layer_sizes, to_picture
+from cifar_lit.net import LAYERS, Classifier
+
+STATISTICS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+def make(**options: Any) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(10, **STATISTICS, **options).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
+    net = make(stem=stem, norm=norm)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    classes = rng.integers(0, 10, (3, 2))
+    ours = activation_maps(net, images, classes, LAYERS)
+    pixels = net.normalize(torch.from_numpy(images)).requires_grad_()
+    for layer in LAYERS:
+        with GradCAM(net.backbone, [net.layer(layer)]) as package:
+            for k in range(2):
+                theirs = package(pixels, [ClassifierOutputTarget(int(c)) for c in classes[:, k]])
+                for picture in range(3):
+                    np.testing.assert_allclose(
+                        to_picture(ours[layer][picture, k], 32), theirs[picture], rtol=1e-3, atol=1e-4
+                    )
+
+
+def test_shapes_and_sign() -> None:
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    maps = activation_maps(make(), images, np.zeros((2, 3), dtype=np.int64), ["layer2", "layer4"])
+    assert {name: one.shape for name, one in maps.items()} == {"layer2": (2, 3, 16, 16), "layer4": (2, 3, 4, 4)}
+    assert all(one.min() >= 0 and one.dtype == np.float32 for one in maps.values())
+
+
+def test_network_is_left_as_it_was_also_after_an_error() -> None:
+    net = make()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        activation_maps(net, images, np.zeros((2, 1), dtype=np.int64), LAYERS)
+    with pytest.raises(RuntimeError):
+        activation_maps(net, images, np.full((2, 1), 99), LAYERS)
+    assert not any(module._forward_hooks for module in net.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert not net.training
+    assert all((value == before[key]).all() for key, value in net.state_dict().items())
+
+
+def test_the_default_layer_is_the_deepest_larger_than_5_px() -> None:
+    assert layer_sizes(make(), 32) == {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 4}
+    assert default_layer(make(), 32) == "layer3"
+    assert default_layer(make(), 64) == "layer4"
+    assert default_layer(make(stem="imagenet"), 32) == "layer1"
+    assert default_layer(make(stem="imagenet"), 8) == "layer1"  # none is large enough
+
+
+def test_to_picture_stretches_and_enlarges() -> None:
+    activation = np.array([[1.0, 3.0], [2.0, 5.0]], dtype=np.float32)
+    got = to_picture(activation, 8)
+    assert got.shape == (8, 8) and got.dtype == np.float32
+    np.testing.assert_allclose(got, cv2.resize((activation - 1) / 4, (8, 8)), atol=1e-6)
+    assert (got.min(), got.max()) == (0.0, pytest.approx(1.0))
+    assert (to_picture(np.zeros((4, 4), dtype=np.float32), 8) == 0).all()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifar_lit.pictures import Pictures, Split
+from cifar_lit.predictions import Predictions, predict
+
+
+class Brightness(nn.Module):
+    """Logits from the mean of each channel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(1, 2)) / 10
+
+
+def test_each_picture_once_and_in_order(pictures: Pictures) -> None:
+    split = Split(np.tile(pictures.train.images, (10, 1, 1, 1)), np.tile(pictures.train.labels, 10))  # 600: 3 batches
+    got = predict(Brightness(), split)
+    logits = split.images.astype(np.float64).mean(axis=(1, 2)) / 10
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert (got.indices == np.arange(600)).all()
+    np.testing.assert_allclose(got.log_probabilities, expected, rtol=1e-5, atol=1e-5)
+    chosen = np.array([3, 7, 599])
+    part = predict(Brightness(), split, chosen)
+    assert (part.indices == chosen).all() and (part.labels == split.labels[chosen]).all()
+    np.testing.assert_allclose(part.log_probabilities, got.log_probabilities[chosen])
+
+
+@pytest.fixture
+def three() -> Predictions:
+    table = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.9, 0.05, 0.05], [0.1, 0.1, 0.8]])
+    return Predictions(np.arange(4), np.array([0, 1, 2, 2]), table)
+
+
+def test_figures(three: Predictions) -> None:
+    assert three.accuracy == 0.5
+    assert three.loss == pytest.approx(-np.log([0.7, 0.3, 0.05, 0.8]).mean())
+    assert three.predicted.tolist() == [0, 0, 0, 2]
+    assert three.class_accuracy().tolist() == [1.0, 0.0, 0.5]
+
+
+def test_errors_come_most_wrong_first(three: Predictions) -> None:
+    assert three.errors.tolist() == [2, 1]
+
+
+def test_a_class_without_pictures_has_no_accuracy() -> None:
+    one = Predictions(np.array([0]), np.array([0]), np.log([[0.9, 0.1]]))
+    assert np.isnan(one.class_accuracy()[1])
+    assert not len(one.errors)
