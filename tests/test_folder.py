@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lit import folder
+from cifar_lit import decode, folder
 from cifar_lit.errors import RunError, UsageError
 from cifar_lit.pictures import Pictures
 
@@ -110,7 +110,7 @@ def test_formats_suffixes_and_sub_folders(load, root) -> None:
 )
 def test_modes(tmp_path, mode, colour, expected, save) -> None:
     path = paint(tmp_path / "x.png", colour, mode=mode, **save)
-    assert (folder.decode(str(path), 8) == expected).all()
+    assert (decode.decode(str(path), 8) == expected).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -118,9 +118,9 @@ def test_small_and_other_jpegs_give_the_same_pixels(tmp_path, mode, monkeypatch)
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     path = tmp_path / "x.jpg"
     Image.fromarray(noise).convert(mode).save(path, quality=80)
-    small = folder.decode(str(path), 32)
-    monkeypatch.setattr(folder, "SMALL", 1)
-    assert np.abs(small.astype(int) - folder.decode(str(path), 32)).max() <= 2
+    small = decode.decode(str(path), 32)
+    monkeypatch.setattr(decode, "SMALL", 1)
+    assert np.abs(small.astype(int) - decode.decode(str(path), 32)).max() <= 2
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -132,14 +132,14 @@ def test_exif_orientation(tmp_path, suffix, side) -> None:
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(noise).save(path, exif=exif)
-    upright = folder.decode(str(path), 16).astype(int)
+    upright = decode.decode(str(path), 16).astype(int)
     assert upright[:, 8:].mean() - upright[:, :8].mean() > 100  # bright at the right
 
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (3, 2), (1, 400), (2000, 1000)])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_other_sizes_are_covered_and_cropped(tmp_path, size, suffix) -> None:
-    image = folder.decode(str(paint(tmp_path / f"x.{suffix}", GREY, size)), 16)
+    image = decode.decode(str(paint(tmp_path / f"x.{suffix}", GREY, size)), 16)
     assert image.shape == (16, 16, 3) and image.dtype == np.uint8
     assert np.abs(image.astype(int) - GREY).max() <= 1
 
@@ -147,19 +147,19 @@ def test_other_sizes_are_covered_and_cropped(tmp_path, size, suffix) -> None:
 def test_aspect_is_kept_and_the_middle_cut_out(tmp_path) -> None:
     stripes = np.repeat(np.array([RED, GREEN, BLUE], np.uint8), 40, axis=0)[None].repeat(40, axis=0)
     Image.fromarray(stripes).save(tmp_path / "x.png")
-    image = folder.decode(str(tmp_path / "x.png"), 20)
+    image = decode.decode(str(tmp_path / "x.png"), 20)
     assert (image[:, 3:-3] == GREEN).all() and (image[..., 1] > image[..., [0, 2]].max(-1)).all()
 
 
 def test_shrinking_does_not_alias(tmp_path) -> None:
     chess = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(chess).save(tmp_path / "x.png")
-    assert np.abs(folder.decode(str(tmp_path / "x.png"), 16).astype(int) - 128).max() <= 8
+    assert np.abs(decode.decode(str(tmp_path / "x.png"), 16).astype(int) - 128).max() <= 8
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_several_chunks_keep_their_order(load, root, monkeypatch, num_workers) -> None:
-    monkeypatch.setattr(folder, "CHUNK", 3)
+    monkeypatch.setattr(decode, "CHUNK", 3)
     for index in range(20):
         paint(root / "train" / "apple" / f"3{index:02}.png", (index, 0, 0))
     state = torch.get_rng_state()
@@ -171,7 +171,7 @@ def test_several_chunks_keep_their_order(load, root, monkeypatch, num_workers) -
 def test_second_run_does_not_decode(load, root, monkeypatch) -> None:
     first = load()
     before = {path: path.stat().st_mtime_ns for path in caches(root)[0].iterdir()}
-    monkeypatch.setattr(folder, "decode", None)
+    monkeypatch.setattr(decode, "decode", None)
     second = load()
     assert (first.train.images == second.train.images).all()
     assert (second.mean, second.std, second.classes) == (first.mean, first.std, first.classes)
@@ -385,7 +385,7 @@ def test_unwritable_cache(root) -> None:
 def test_full_disk_surfaces_and_leaves_no_half_cache(load, root, monkeypatch) -> None:
     first = load()
     paint(root / "train" / "apple" / "0.png")
-    monkeypatch.setattr(folder, "_decode_all", lambda *_: open("/dev/full", "w").write("x" * 100_000))
+    monkeypatch.setattr(folder, "decode_all", lambda *_: open("/dev/full", "w").write("x" * 100_000))
     with pytest.raises(OSError, match="No space left"):
         load()
     (cache,) = caches(root)
@@ -394,9 +394,9 @@ def test_full_disk_surfaces_and_leaves_no_half_cache(load, root, monkeypatch) ->
 
 def test_large_pictures_come_in_small_chunks(load, root) -> None:
     (listing, _, _) = folder.scan(str(root), 2048)
-    chunks = folder.Chunks(listing, 2048)
+    chunks = decode.Chunks(listing, 2048)
     assert len(chunks) == 4
-    assert chunks[0][0].nbytes <= folder.CHUNK_BYTES
+    assert chunks[0][0].nbytes <= decode.CHUNK_BYTES
 
 
 def test_scan_of_many_files_is_fast(root) -> None:
