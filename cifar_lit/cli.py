@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -30,11 +31,15 @@ DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
 class SaveRun(SaveConfigCallback):
     """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run's folder, which all processes must ask for together: save_config runs in one of them."""
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `run.json`."""
-        notes = {**hardware.describe(), "precision": trainer.precision, "devices": trainer.world_size}
-        assert trainer.log_dir is not None  # SaveConfigCallback asserts the same
-        (Path(trainer.log_dir) / "run.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
+        (self.folder / "run.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 
 class FitCLI(LightningCLI):
@@ -107,6 +112,9 @@ class FitCLI(LightningCLI):
             raise UsageError(
                 "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
             )
+        for name in ("limit_train_batches", "limit_test_batches"):
+            if config.trainer[name] == 0:
+                raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")
         if config.data.val_size == 0:
             self._refuse_validation_metrics()
         self.checkpoint_file = checkpoints.find(config.ckpt_path, self.runs) if config.ckpt_path else None
@@ -138,6 +146,8 @@ class FitCLI(LightningCLI):
             )
         if trainer.logger is None or trainer.logger is True:
             kwargs["logger"] = self._loggers(step)
+        elif trainer.logger is False:
+            self.save_config_callback = None  # there is no run folder that could hold it
         if trainer.enable_progress_bar is None and not sys.stderr.isatty():
             kwargs["enable_progress_bar"] = False  # a log file gets the line of each epoch, not a thousand bars
         return super().instantiate_trainer(**kwargs)
@@ -153,7 +163,10 @@ class FitCLI(LightningCLI):
                 ours.append(
                     ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
                 )
-        return super()._instantiate_trainer(config, ours)
+        try:
+            return super()._instantiate_trainer(config, ours)
+        except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
+            raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
 
     def _loggers(self, step: int) -> list[Logger]:
         """Log to the next free `version_N`, or to that of the run which `--ckpt_path last` continues."""

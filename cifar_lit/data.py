@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler, as_is
+from cifar_lit.dataset import Batch, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
 from cifar_lit.errors import UsageError
 from cifar_lit.pictures import Pictures
 from cifar_lit.sources import load
@@ -190,7 +190,7 @@ class PictureData(LightningDataModule):
         num_workers: int = 0,
         drop_last: bool = False,
     ) -> DataLoader[Batch]:
-        return DataLoader(
+        return LazyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

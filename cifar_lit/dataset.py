@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from cifar_lit.augment import Augmentation
 from cifar_lit.pictures import Split
@@ -69,6 +69,18 @@ class PictureDataset(Dataset[Batch]):
             seeds = (self.seed << 64 | epoch << 32 | int(index) for epoch, index in zip(epochs, indices, strict=True))
             images = self.augmentation(images, seeds)
         return Batch(*map(torch.from_numpy, (images, self.split.labels[indices], indices)))
+
+
+class LazyLoader(DataLoader[Batch]):
+    """A loader whose workers begin with the first batch that is asked for.
+
+    Lightning makes the first iterator before it knows which epoch a resumed training is in; workers that began
+    at once would prepare the wrong one.
+    """
+
+    def __iter__(self) -> Any:
+        """Yield the batches."""
+        yield from super().__iter__()
 
 
 def as_is(batch: Any) -> Any:

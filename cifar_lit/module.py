@@ -55,6 +55,10 @@ class ImageClassifier(LightningModule):
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
         self.net = Classifier(num_classes, mean, std, stem, norm, memory_format)
+        try:  # a wrong argument is told now, not when the run has already begun
+            optimizer(self.net.parameters())
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing
@@ -184,8 +188,8 @@ class _NonFinite:
 
     def watch(self, loss: Tensor, step: int, lr: float) -> None:
         if self.first is None:
-            self.first = torch.full((2,), torch.nan, device=loss.device, dtype=torch.float64)
-        here = torch.tensor((step, lr), dtype=torch.float64).to(loss.device, non_blocking=True)
+            self.first = torch.full((2,), torch.nan, device=loss.device)
+        here = torch.tensor((step, lr)).to(loss.device, non_blocking=True)
         new = ~torch.isfinite(loss.detach()) & self.first.isnan()
         self.first = torch.where(new, here, self.first)
 

@@ -108,7 +108,7 @@ def predict(
             images = torch.from_numpy(split.images[indices[start : start + BATCH_SIZE]])
             with context():
                 logits = net(images.to(device))
-            rows.append((start, logits.double().log_softmax(1).cpu().numpy()))
+            rows.append((start, logits.float().cpu().double().log_softmax(1).numpy()))
     rows = sorted((row for share in _gather(rows) for row in share), key=lambda row: row[0])
     classes = rows[0][1].shape[1]
     table = np.concatenate([row for _, row in rows]).reshape(len(indices), classes)

@@ -36,6 +36,12 @@ class History(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._began = 0.0
+        self._log: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run's folder, which all processes must ask for together."""
+        if trainer.log_dir and not getattr(trainer, "fast_dev_run", False):
+            self._log = Path(trainer.log_dir) / "log.txt"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -48,16 +54,18 @@ class History(Callback):
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
             return
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        line = f"epoch {trainer.current_epoch + 1}"
+        if (trainer.max_epochs or -1) > 0:
+            line += f"/{trainer.max_epochs}"
         for split in ("train", "val"):
             if f"{split}/loss" in row:
                 line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
         line += f"   lr {row['lr']:.3g}   {row['seconds']:.0f} s"
         bar = trainer.progress_bar_callback
         bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
-        if trainer.log_dir and not getattr(trainer, "fast_dev_run", False):
-            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
-            with open(Path(trainer.log_dir) / "log.txt", "a", encoding="utf-8") as file:
+        if self._log:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._log, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,5 +83,7 @@ def silence_noise() -> None:
         lambda record: "Tip:" not in record.getMessage()
     )
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    # Validation pictures only have to be sliced out of an array; workers would cost more than they save.
+    warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
     # Our own files are in the folder first, and our CSV logger deletes nothing.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")

@@ -1,0 +1,166 @@
+"""The loaders as a real Trainer drives them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from cifar_lit.data import PictureData
+from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
+from cifar_lit.errors import UsageError
+from cifar_lit.pictures import Pictures
+
+
+class Seen(LightningModule):
+    """Notes what it is given; learns nothing to speak of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.epochs: dict[int, list[tuple[int, bytes]]] = {}
+        self.held_out: list[int] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        assert batch.images.dtype == torch.uint8 and batch.labels.dtype == torch.int64
+        seen = self.epochs.setdefault(self.current_epoch, [])
+        seen += [(int(i), image.numpy().tobytes()) for i, image in zip(batch.indices, batch.images, strict=True)]
+        return self.weight.sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.held_out += batch.indices.tolist()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def run(folder: Path, num_workers: int = 0, ckpt_path: str | None = None, **options: Any) -> Seen:
+    data = PictureData("digits", val_size=137, image_size=16, num_workers=num_workers, **{"seed": 3, **options})
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, filename="{epoch}", auto_insert_metric_name=False, save_top_k=-1)
+    ]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+    )
+    module = Seen()
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, run(folder)
+
+
+def test_an_epoch_is_every_training_picture_once_and_no_held_out_one(plain: tuple[Path, Seen]) -> None:
+    _, seen = plain
+    for epoch in range(3):
+        indices = [index for index, _ in seen.epochs[epoch]]
+        assert len(indices) == len(set(indices)) == 1300
+        assert not set(indices) & set(seen.held_out)
+    assert len(set(seen.held_out)) == 137
+
+
+def test_no_picture_looks_the_same_in_two_epochs_and_the_order_changes(plain: tuple[Path, Seen]) -> None:
+    first, second = plain[1].epochs[0], plain[1].epochs[1]
+    assert [i for i, _ in first] != [i for i, _ in second]
+    same = sum(dict(first)[i] == dict(second)[i] for i in dict(first))
+    assert same < 13  # 1 % meet by chance: two draws of the same crop, angle, flip and cutout
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(plain: tuple[Path, Seen], tmp_path: Path, num_workers: int) -> None:
+    assert run(tmp_path, num_workers).epochs == plain[1].epochs
+
+
+def test_another_batch_size_changes_the_batches_not_the_pictures(plain: tuple[Path, Seen], tmp_path: Path) -> None:
+    assert run(tmp_path, batch_size=100).epochs == plain[1].epochs
+
+
+def test_another_seed_changes_everything(plain: tuple[Path, Seen], tmp_path: Path) -> None:
+    other = run(tmp_path, seed=4)
+    assert set(other.held_out) != set(plain[1].held_out)
+    assert not set(other.epochs[0]) & set(plain[1].epochs[0][:50])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_training_sees_what_the_whole_one_saw(
+    plain: tuple[Path, Seen], tmp_path: Path, num_workers: int
+) -> None:
+    folder, seen = plain
+    resumed = run(tmp_path, num_workers, ckpt_path=str(folder / "0.ckpt"))
+    assert resumed.epochs == {epoch: seen.epochs[epoch] for epoch in (1, 2)}
+
+
+def test_processes_together_see_what_one_sees(pictures: Pictures) -> None:
+    dataset = PictureDataset(pictures.train, np.arange(60))
+    whole = list(TrainSampler(dataset, 0, lambda: 5, 0, 1))
+    halves = [list(TrainSampler(dataset, 0, lambda: 5, rank, 2)) for rank in range(2)]
+    for start in range(0, 30, 5):  # a batch of 10, or two of 5
+        together = halves[0][start : start + 5] + halves[1][start : start + 5]
+        assert sorted(together) == sorted(whole[2 * start : 2 * start + 10])
+    thirds = [list(TrainSampler(PictureDataset(pictures.train, np.arange(59)), 0, lambda: 0, r, 3)) for r in range(3)]
+    assert [len(third) for third in thirds] == [20, 20, 20]  # processes must take equally many steps
+    assert {position for third in thirds for _, position in third} == set(range(59))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_counts_each_picture_once(pictures: Pictures, world_size: int) -> None:
+    dataset = PictureDataset(pictures.train, np.arange(59))
+    samplers = [EvalSampler(dataset, rank, world_size) for rank in range(world_size)]
+    assert Counter(position for sampler in samplers for _, position in sampler) == Counter(range(59))
+    assert sum(map(len, samplers)) == 59
+
+
+def test_a_batch_is_fetched_whole(pictures: Pictures) -> None:
+    dataset = PictureDataset(pictures.train, np.array([5, 7, 9]))
+    batch = dataset.__getitems__([(0, 2), (0, 0)])
+    assert batch.indices.tolist() == [9, 5]
+    assert (batch.images.numpy() == pictures.train.images[[9, 5]]).all()
+    assert batch.labels.tolist() == pictures.train.labels[[9, 5]].tolist()
+
+
+def test_a_last_batch_of_one_is_left_out_of_training() -> None:
+    data = PictureData("digits", val_size=137, batch_size=433, image_size=8, num_workers=0)  # 1300 = 3 * 433 + 1
+    assert len(data.train_dataloader()) == 3
+    assert len(PictureData("digits", val_size=137, batch_size=1, num_workers=0).train_dataloader()) == 1300
+
+
+def test_val_size_0_trains_on_everything() -> None:
+    data = PictureData("digits", val_size=0, image_size=8)
+    assert len(data.train_dataset) == 1437
+    assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"batch_size": 0},
+        {"val_size": -1},
+        {"num_workers": -1},
+        {"image_size": 0},
+        {"crop_padding": -1},
+        {"flip": 1.5},
+        {"rotate_degrees": -1.0},
+        {"cutout_size": -1},
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=rf"data\.{next(iter(option))} must be"):
+        PictureData("digits", **option)
+
+
+def test_too_large_a_validation_set_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"data\.val_size=1437 leaves nothing to train on: digits has 1437"):
+        PictureData("digits", val_size=1437).setup("fit")

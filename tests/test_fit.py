@@ -1,0 +1,234 @@
+"""The whole way through `main`, as `python -m cifar_lit.fit` goes it, on the built-in digits."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import QUICK
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_lit.data import PictureData
+from cifar_lit.fit import main
+from cifar_lit.module import ImageClassifier
+from cifar_lit.pictures import Split
+
+PICTURES = {"train_pictures", "test_pictures", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
+PICTURES |= {"curves", "class_accuracy"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        main([*QUICK, "--misclassified.k=7"])
+        return Path("lightning_logs/demo/version_0").resolve()
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def losses(run: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Recompute log-probabilities and losses from the best checkpoint, with plain torch."""
+    module = ImageClassifier.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True).eval()
+    with torch.no_grad():
+        table = module(torch.tensor(split.images)).double().log_softmax(1)
+    return table.numpy(), -table[torch.arange(len(split)), torch.tensor(split.labels)].numpy()
+
+
+def test_everything_is_there(run: Path) -> None:
+    assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
+    assert {file.name for file in (run / "report").iterdir() if file.suffix != ".png"} == {
+        "misclassified.csv",
+        "metrics.json",
+        "history.csv",
+        "class_accuracy.csv",
+    }
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for name in ("config.yaml", "run.json", "metrics.csv", "log.txt"):
+        assert (run / name).stat().st_size > 0
+    for file in (run / "report").glob("*.png"):
+        with Image.open(file) as image:
+            assert min(image.size) > 100
+
+
+def test_misclassified_and_figures_are_those_of_the_best_checkpoint(run: Path) -> None:
+    pictures = PictureData("digits").pictures
+    table, loss = losses(run, pictures.test)
+    predicted = table.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != pictures.test.labels)
+    expected = wrong[np.argsort(-loss[wrong])]
+    listed = rows(run / "report" / "misclassified.csv")
+    assert [int(row["index"]) for row in listed] == expected.tolist()
+    for row, index in zip(listed, expected, strict=True):
+        assert (row["true"], row["predicted"]) == (str(pictures.test.labels[index]), str(predicted[index]))
+        assert float(row["probability_true"]) == pytest.approx(np.exp(-loss[index]), rel=1e-3)
+        assert float(row["probability_predicted"]) == pytest.approx(np.exp(table[index].max()), rel=1e-3)
+        assert float(row["loss"]) == pytest.approx(loss[index], rel=1e-3)
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    assert metrics["weights"] == "best weights, epoch 1"
+    assert metrics["test"]["accuracy"] == pytest.approx(1 - len(wrong) / 360)
+    assert metrics["test"]["loss"] == pytest.approx(loss.mean(), rel=1e-4)
+    by_class = {row["class"]: float(row["accuracy"]) for row in rows(run / "report" / "class_accuracy.csv")}
+    for label in range(10):
+        of_class = pictures.test.labels == label
+        assert by_class[str(label)] == pytest.approx((predicted == pictures.test.labels)[of_class].mean())
+
+
+def test_final_train_figures_are_without_augmentation_and_held_out_pictures(run: Path) -> None:
+    data = PictureData("digits", val_size=200, seed=0)
+    chosen = data.train_dataset.indices[: 3 * 32]  # limit_train_batches=3
+    split = Split(data.pictures.train.images[chosen], data.pictures.train.labels[chosen])
+    _, loss = losses(run, split)
+    train = json.loads((run / "report" / "metrics.json").read_text())["train"]
+    assert train["pictures"] == 96
+    assert train["loss"] == pytest.approx(loss.mean(), rel=1e-4)
+
+
+def test_tensorboard_has_curves_and_pictures(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    assert set(events.Tags()["images"]) == PICTURES
+    scalars = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "test/loss", "test/accuracy"}
+    assert scalars <= set(events.Tags()["scalars"])
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(metrics["test"]["accuracy"])
+    with Image.open(run / "report" / "misclassified.png") as image:
+        logged = events.Images("misclassified")[-1]
+        assert (logged.width, logged.height) == image.size
+
+
+def test_config_alone_repeats_the_run(run: Path, fit: Callable[..., Path]) -> None:
+    again = fit("--config", str(run / "config.yaml"))
+    assert again.parent.name == "config"
+    for name in ("misclassified.csv", "metrics.json"):
+        assert (again / "report" / name).read_text() == (run / "report" / name).read_text()
+
+
+def test_the_config_is_complete_and_the_versions_are_noted(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["source"] == "digits" and config["trainer"]["limit_train_batches"] == 3
+    assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 5e-4
+    notes = json.loads((run / "run.json").read_text())
+    assert notes["torch"] == torch.__version__.split("+")[0]
+    assert {"command", "commit", "python", "cpu", "pytorch-lightning", "albumentations", "precision"} <= set(notes)
+
+
+def test_checkpoints_hold_plain_data_only(run: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(run / "checkpoints" / name, weights_only=True)
+        assert checkpoint["hyper_parameters"]["num_classes"] == 10
+
+
+def test_the_screen_ends_with_where_to_look(fit: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        fit(*QUICK)
+    last = caplog.records[-1].getMessage()
+    assert "test accuracy" in last and "train accuracy" in last
+    assert last.splitlines()[-1].startswith("TensorBoard    tensorboard --logdir lightning_logs")
+    assert "lightning_logs/demo/version_0/report" in last
+
+
+def test_a_second_run_leaves_the_first_alone(fit: Callable[..., Path]) -> None:
+    first = fit(*QUICK)
+    before = {file: file.stat().st_mtime_ns for file in first.rglob("*")}
+    second = fit(*QUICK)
+    assert (first.name, second.name) == ("version_0", "version_1")
+    assert {file: file.stat().st_mtime_ns for file in first.rglob("*")} == before
+    assert (first / "report" / "metrics.json").read_text() == (second / "report" / "metrics.json").read_text()
+
+
+def test_val_size_0_keeps_and_reports_the_last_weights(fit: Callable[..., Path]) -> None:
+    run = fit(*QUICK, "--data.val_size=0")
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == "last weights, epoch 1"
+    assert not any("val" in row for row in rows(run / "report" / "history.csv"))
+
+
+def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(fit: Callable[..., Path]) -> None:
+    options = [*QUICK, "--model.schedule.name=constant"]
+    whole = fit(*options, "--trainer.max_epochs=2")
+    fit(*options)
+    resumed = fit(*options, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert resumed.name == "version_1"
+    ours, theirs = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (resumed, whole))
+    assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
+    for name in ("report/misclassified.csv", "report/metrics.json"):
+        assert (resumed / name).read_text() == (whole / name).read_text()
+    assert [row["epoch"] for row in rows(resumed / "report" / "history.csv")] == ["0", "1"]
+    assert len((resumed / "log.txt").read_text().splitlines()) == 2
+    for key in ("train/loss", "val/accuracy"):
+        curves = [[row[key] for row in rows(r / "metrics.csv") if row[key]] for r in (resumed, whole)]
+        assert curves[0] == curves[1] and len(curves[0]) == 2
+
+
+def test_best_of_an_earlier_run_can_be_gone_on_from(fit: Callable[..., Path]) -> None:
+    options = [*QUICK, "--model.schedule.name=constant"]
+    first = fit(*options)
+    second = fit(*options, "--trainer.max_epochs=2", "--ckpt_path=best")
+    assert (first.name, second.name) == ("version_0", "version_1")
+    assert [row["epoch"] for row in rows(second / "report" / "history.csv")] == ["0", "1"]
+
+
+def test_two_processes_give_the_same_figures_and_errors(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "lightning_logs" / "demo" / "version_0")
+    report = tmp_path / "lightning_logs" / "demo" / "version_0" / "report"
+    shutil.rmtree(report)
+    ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    arguments = [*QUICK, "--misclassified.k=7", "--trainer.limit_train_batches=3", *ddp, "--ckpt_path=last"]
+    subprocess.run([sys.executable, "-m", "cifar_lit.fit", *arguments], cwd=tmp_path, check=True, timeout=300)
+    for name in ("misclassified.csv", "metrics.json", "class_accuracy.csv"):
+        assert (report / name).read_text() == (run / "report" / name).read_text()
+
+
+def test_two_processes_train(tmp_path: Path) -> None:
+    ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
+    subprocess.run([sys.executable, "-m", "cifar_lit.fit", *QUICK, *ddp], cwd=tmp_path, check=True, timeout=300)
+    run = tmp_path / "lightning_logs" / "demo" / "version_0"
+    assert [r.name for r in run.parent.iterdir()] == ["version_0"]
+    assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
+    assert json.loads((run / "report" / "metrics.json").read_text())["test"]["pictures"] == 360
+
+
+def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
+    run = fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant")
+    tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]
+    assert tested == sorted(tested) and len(tested) > 15
+    assert (run / "report" / "lr_find.png").exists()
+    used = {row["lr"] for row in rows(run / "report" / "history.csv")}
+    assert len(used) == 1 and float(used.pop()) in [pytest.approx(lr, rel=1e-4) for lr in tested]
+
+
+def test_callbacks_of_a_user_are_added_to_ours(fit: Callable[..., Path], tmp_path: Path) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(
+        "trainer:\n  callbacks:\n    - class_path: pytorch_lightning.callbacks.EarlyStopping\n"
+        "      init_args: {monitor: val/accuracy, mode: max, patience: 0, min_delta: 1.0}\n"
+    )
+    run = fit(*QUICK, "--config", str(extra), "--trainer.max_epochs=9", "--model.schedule.name=constant")
+    assert len(rows(run / "report" / "history.csv")) == 2  # stopped after one epoch without improvement
+    assert (run / "report" / "misclassified.png").exists()
+
+
+def test_fast_dev_run_leaves_nothing(fit: Callable[..., Path], tmp_path: Path) -> None:
+    main_args = [*QUICK, "--trainer.fast_dev_run=true"]
+    with pytest.raises(IndexError):  # no run to return
+        fit(*main_args)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_loggers_reports_too(fit: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(IndexError):
+        fit(*QUICK, "--trainer.logger=false")
+    assert (tmp_path / "report" / "misclassified.csv").exists()
