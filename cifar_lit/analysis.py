@@ -2,12 +2,13 @@
 
 import copy
 from functools import cached_property
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.data import PictureData
@@ -29,7 +30,7 @@ class Analysis:
         module: The trained module; stays as it is, the analysis works on a copy of its network.
     """
 
-    def __init__(self, trainer: Trainer, module: ImageClassifier) -> None:
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
             raise UsageError(
@@ -43,7 +44,7 @@ class Analysis:
         self.net.to(trainer.strategy.root_device).float().eval().requires_grad_(False)
 
     @classmethod
-    def of(cls, trainer: Trainer, module: ImageClassifier) -> "Analysis":
+    def of(cls, trainer: Trainer, module: LightningModule) -> "Analysis":
         """Return the trainer's analysis, a new one if it has none."""
         if trainer not in _CURRENT:
             _CURRENT[trainer] = cls(trainer, module)
@@ -80,12 +81,15 @@ class Analysis:
     def _load_weights(self) -> str:
         """Load the best checkpoint's weights if there are any; say which ones the network has now."""
         savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        best = [saver.best_model_path for saver in savers if saver.monitor and saver.best_model_path]
+        best = [saver for saver in savers if saver.monitor and saver.best_model_path]
         if not best:
             return f"last weights, epoch {self.trainer.current_epoch}"
+        path = Path(best[0].best_model_path)
+        if not path.exists():  # the run's folder was moved before it was resumed
+            path = Path(best[0].dirpath or ".") / path.name
         epoch, state = 0, {}
         if self.trainer.is_global_zero:  # other machines may not see the file
-            checkpoint = torch.load(best[0], map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
         epoch, state = self.trainer.strategy.broadcast((epoch, state))
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})

@@ -1,10 +1,8 @@
-"""Thin callbacks: when the report's parts are made, and where they are written."""
+"""The parts of the report, each a thin callback: what to look at, what to write."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import figures
@@ -13,36 +11,8 @@ from cifar_lit.errors import UsageError
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
 from cifar_lit.net import Layer
 from cifar_lit.predictions import Predictions
-from cifar_lit.report import Report
+from cifar_lit.report import Report, ReportCallback
 from cifar_lit.screen import History
-
-
-class ReportCallback(Callback):
-    """A part of the report, made at the end of fitting from the best checkpoint's weights (else the last ones).
-
-    Nothing is made under `fast_dev_run`, which leaves no results.
-    """
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier training of the same trainer."""
-        Analysis.forget(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute in all processes, write in the first."""
-        if getattr(trainer, "fast_dev_run", False):
-            return
-        analysis = Analysis.of(trainer, pl_module)  # type: ignore[arg-type]
-        self.compute(analysis)
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "report"
-        if trainer.is_global_zero:
-            self.write(analysis, Report(folder, trainer))
-
-    def compute(self, analysis: Analysis) -> None:
-        """Ask for what all processes must compute together."""
-
-    def write(self, analysis: Analysis, report: Report) -> None:
-        """Write this part; called in the first process only."""
-        raise NotImplementedError
 
 
 class SamplePictures(ReportCallback):
@@ -191,7 +161,7 @@ class Summary(ReportCallback):
         rows = zip(classes, counts, by_class, strict=True)
         report.table("class_accuracy", ("class", "test_pictures", "accuracy"), rows)
         report.figure("class_accuracy", figures.class_bars(classes, by_class, test.accuracy))
-        history = next((c.rows for c in trainer.callbacks if isinstance(c, History)), [])  # type: ignore[attr-defined]
+        history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
         if history:
             keys = list(dict.fromkeys(key for row in history for key in row))
             report.table("history", keys, [[row.get(key, "") for key in keys] for row in history])

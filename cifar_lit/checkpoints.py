@@ -46,9 +46,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(
             f"--ckpt_path {path}: the file is damaged (cut off?), holds more than plain data, or is no checkpoint "
-            f"({str(error).strip().splitlines()[0][:120]}); give another one"
+            f"({reason}); give another one"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UsageError(f"--ckpt_path {path}: not a Lightning checkpoint, it has no state_dict; give another file")

@@ -87,6 +87,9 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
+    losses = [row[key] for row in history for key in ("train/loss", "val/loss") if row.get(key, 0) > 0]
+    if losses and max(losses) > 20 * min(losses):  # one bad epoch must not flatten all the others
+        loss.set_yscale("log")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
@@ -109,7 +112,7 @@ def class_bars(classes: Sequence[str], accuracy: NDArray[np.float64], overall: f
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_title("test accuracy of each class")
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center")
     return figure
 
 

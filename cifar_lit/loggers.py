@@ -27,11 +27,10 @@ class ContinuedCSVLogger(CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The writer, begun with the earlier rows."""
-        if self._experiment is None:
-            earlier = self._earlier()
-            writer = super().experiment
-            writer.metrics.extend(earlier)
-        return self._experiment  # type: ignore[return-value]
+        earlier = self._earlier() if self._experiment is None else []  # read before Lightning deletes the file
+        writer: ExperimentWriter = super().experiment
+        writer.metrics.extend(earlier)
+        return writer
 
     def _earlier(self) -> list[dict[str, Any]]:
         file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE

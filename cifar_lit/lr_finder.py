@@ -24,7 +24,11 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     Raises:
         RunError: The loss says nothing.
     """
+    epochs = trainer.fit_loop.max_epochs
+    if epochs is not None and epochs >= 0:  # a training of few epochs must not cut the test short
+        trainer.fit_loop.max_epochs = max(epochs, steps)
     finder = Tuner(trainer).lr_find(module, datamodule=data, num_training=steps, attr_name="lr")
+    trainer.fit_loop.max_epochs = epochs
     lr = finder.suggestion() if finder else None
     if finder is None or lr is None:
         raise RunError(

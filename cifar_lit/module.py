@@ -17,6 +17,7 @@ from cifar_lit.errors import RunError, UsageError
 from cifar_lit.net import Classifier, MemoryFormat, Norm, Stem
 from cifar_lit.schedules import Schedule
 
+CONSTANT = Schedule()
 CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite
 
 
@@ -46,7 +47,7 @@ class ImageClassifier(LightningModule):
         stem: Stem = "cifar",
         norm: Norm = "batch",
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
-        schedule: Schedule = Schedule(),  # noqa: B008 - never changed
+        schedule: Schedule = CONSTANT,
         label_smoothing: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
     ) -> None:

@@ -53,5 +53,9 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
     """
     rows = images.reshape(-1, images.shape[2], 3)  # a view: OpenCV wants one tall picture
     mean, std = cv2.meanStdDev(rows)
-    red, green, blue = (float(m) / 255 for m in mean.ravel())
-    return (red, green, blue), tuple(float(s) / 255 for s in std.ravel())  # type: ignore[return-value]
+    return _channels(np.asarray(mean)), _channels(np.asarray(std))
+
+
+def _channels(values: NDArray[np.float64]) -> Channels:
+    red, green, blue = (float(value) / 255 for value in values.ravel())
+    return red, green, blue

@@ -1,4 +1,4 @@
-"""Where results go: files in the run's `report/`, and TensorBoard."""
+"""When a part of the report is made, and where it goes: files in the run's `report/`, and TensorBoard."""
 
 import csv
 import json
@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from cifar_lit.analysis import Analysis
 from cifar_lit.figures import to_array
 
 
@@ -51,3 +52,31 @@ class Report:
         """Add the numbers to every logger."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(values), self.trainer.global_step)
+
+
+class ReportCallback(Callback):
+    """A part of the report, made at the end of fitting from the best checkpoint's weights (else the last ones).
+
+    Nothing is made under `fast_dev_run`, which leaves no results.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier training of the same trainer."""
+        Analysis.forget(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute in all processes, write in the first."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        analysis = Analysis.of(trainer, pl_module)
+        self.compute(analysis)
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "report"
+        if trainer.is_global_zero:
+            self.write(analysis, Report(folder, trainer))
+
+    def compute(self, analysis: Analysis) -> None:
+        """Ask for what all processes must compute together."""
+
+    def write(self, analysis: Analysis, report: Report) -> None:
+        """Write this part; called in the first process only."""
+        raise NotImplementedError

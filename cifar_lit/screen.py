@@ -9,6 +9,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from cifar_lit.module import ImageClassifier
+
 
 class ProgressBar(TQDMProgressBar):
     """Loss, accuracy and learning rate in the bar; reading them waits for the device, so twice a second at most."""
@@ -20,9 +22,9 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands at the end of the bar."""
-        if trainer.training and time.monotonic() - self._read_at > 0.5:
+        if trainer.training and isinstance(pl_module, ImageClassifier) and time.monotonic() - self._read_at > 0.5:
             self._read_at = time.monotonic()
-            self._shown = {name: f"{value:.3g}" for name, value in pl_module.running().items()}  # type: ignore[operator]
+            self._shown = {name: f"{value:.3g}" for name, value in pl_module.running().items()}
         return self._shown
 
 

@@ -16,6 +16,7 @@ QUICK = [
     str(CONFIGS / "demo.yaml"),
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=3",
+    "--trainer.log_every_n_steps=1",
     "--data.num_workers=0",
 ]
 

@@ -199,6 +199,8 @@ def test_two_processes_train(tmp_path: Path) -> None:
     assert [r.name for r in run.parent.iterdir()] == ["version_0"]
     assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["pictures"] == 360
+    (epoch,) = rows(run / "report" / "history.csv")
+    assert float(epoch["lr"]) == pytest.approx(0.05 / 25 / 1e4)  # OneCycle came to its end: the total was right
 
 
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
