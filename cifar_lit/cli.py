@@ -159,10 +159,12 @@ class FitCLI(LightningCLI):
         if config.get("enable_checkpointing") is not False:
             # Two, because one that keeps the best writes `last` only when the best changes; the best first, so that
             # what it knows of the epoch goes into `last`.
-            same = {"save_on_train_epoch_end": True, "enable_version_counter": False}
             if self.config.data.val_size:
-                ours.append(ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **same))
-            ours.append(ModelCheckpoint(filename="last", **same))
+                best = ModelCheckpoint(
+                    filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
+                )
+                ours.append(best)
+            ours.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
         try:
             return super()._instantiate_trainer(config, ours)
         except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
