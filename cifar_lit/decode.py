@@ -1,6 +1,7 @@
 """Picture files to uint8 arrays: any size and format in, one size out, in parallel."""
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,6 +36,11 @@ class Listing:
     labels: NDArray[np.int64]
 
 
+def rate() -> float:
+    """Return the seconds between two states of a progress bar: few where it is a log file's line, not a screen's."""
+    return 0.1 if sys.stderr.isatty() else 10.0
+
+
 def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -> list[str]:
     """Write the decoded pictures to an .npy file, and return a line for each unreadable one."""
     import torch
@@ -53,7 +59,7 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -
     # Written one after the other, not through a memory map: there, a full disk would kill the process.
     with (
         open(path, "wb") as file,
-        tqdm(desc=f"decoding {listing.folder}", total=len(listing.files), unit=" pictures") as bar,
+        tqdm(desc=f"decoding {listing.folder}", total=len(listing.files), unit=" pictures", mininterval=rate()) as bar,
     ):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for images, failures in loader:

@@ -31,6 +31,8 @@ class ImageClassifier(LightningModule):
         stem: `cifar` begins with a 3x3 convolution and no pooling, for pictures of about 32 px; `imagenet` is
             torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` for BatchNorm, `layer` for LayerNorm in its place everywhere.
+        zero_init_residual: Whether every residual block begins as the identity, by a zero weight in its last norm
+            (arXiv 1706.02677), which steadies the first steps at a high rate.
         optimizer: Any class of torch.optim with its arguments. Its lr is the rate that the schedule starts from
             (the peak, for onecycle).
         schedule: How the learning rate changes; see its own options.
@@ -46,6 +48,7 @@ class ImageClassifier(LightningModule):
         std: tuple[float, float, float],
         stem: Stem = "cifar",
         norm: Norm = "batch",
+        zero_init_residual: bool = False,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
         schedule: Schedule = CONSTANT,
         label_smoothing: float = 0.0,
@@ -55,7 +58,7 @@ class ImageClassifier(LightningModule):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
-        self.net = Classifier(num_classes, mean, std, stem, norm, memory_format)
+        self.net = Classifier(num_classes, mean, std, stem, norm, zero_init_residual, memory_format)
         try:  # a wrong argument is told now, not when the run has already begun
             optimizer(self.net.parameters())
         except (TypeError, ValueError) as error:

@@ -48,6 +48,8 @@ class Classifier(nn.Module):
             `imagenet` is torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` is BatchNorm; `layer` puts ConvNeXt's LayerNorm over the channels of each position
             (arXiv 2201.03545) in place of every one of them.
+        zero_init_residual: Begin with every residual block as the identity, by a zero weight in its last norm
+            (arXiv 1706.02677, section 5.1).
         memory_format: How pictures and weights lie in memory; changes the speed, not the result.
     """
 
@@ -58,12 +60,15 @@ class Classifier(nn.Module):
         std: Sequence[float],
         stem: Stem = "cifar",
         norm: Norm = "batch",
+        zero_init_residual: bool = False,
         memory_format: MemoryFormat = "channels_last",
     ) -> None:
         super().__init__()
         norm_layer = nn.BatchNorm2d if norm == "batch" else partial(LayerNorm2d, eps=1e-6)
         self.normalize = Normalize(mean, std)
-        self.backbone = resnet18(num_classes=num_classes, norm_layer=norm_layer)
+        self.backbone = resnet18(
+            None, num_classes=num_classes, norm_layer=norm_layer, zero_init_residual=zero_init_residual
+        )
         if stem == "cifar":
             self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")

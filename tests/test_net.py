@@ -68,3 +68,11 @@ def test_memory_format_changes_the_layout_not_the_result() -> None:
     weight = "backbone.layer1.0.conv1.weight"
     assert last.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
     assert not first.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_zero_init_makes_residual_blocks_the_identity(norm: Any) -> None:
+    net = Classifier(10, **STATISTICS, norm=norm, zero_init_residual=True).eval()
+    features = torch.rand(2, 64, 8, 8)
+    torch.testing.assert_close(net.backbone.layer1(features), features)
+    assert not torch.equal(Classifier(10, **STATISTICS, norm=norm).eval().backbone.layer1(features), features)

@@ -37,7 +37,13 @@ def train(schedule: Schedule, folder: Path, ckpt_path: str | None = None, **opti
     torch.manual_seed(0)
     data = PictureData("digits", val_size=20, batch_size=4, num_workers=0, image_size=8, seed=0)
     module = ImageClassifier(
-        10, (0.3, 0.3, 0.3), (0.4, 0.4, 0.4), "imagenet", "layer", lambda p: SGD(p, lr=LR), schedule
+        10,
+        (0.3, 0.3, 0.3),
+        (0.4, 0.4, 0.4),
+        stem="imagenet",
+        norm="layer",
+        optimizer=lambda p: SGD(p, lr=LR),
+        schedule=schedule,
     )
     rates = Rates()
     trainer = Trainer(
