@@ -58,15 +58,21 @@ class Analysis:
     @cached_property
     def test(self) -> Predictions:
         """One pass over the test set; only part of it under trainer.limit_test_batches."""
-        count = _limit(self.trainer.limit_test_batches, len(self.data.pictures.test), self.data.batch_size)
+        count = self._limit(self.trainer.limit_test_batches, len(self.data.pictures.test))
         return self._predict("test", np.arange(count))
 
     @cached_property
     def train(self) -> Predictions:
         """One pass over the training pictures, not augmented; part of it under trainer.limit_train_batches."""
         indices = self.data.train_dataset.indices
-        count = _limit(self.trainer.limit_train_batches, len(indices), self.data.batch_size)
+        count = self._limit(self.trainer.limit_train_batches, len(indices))
         return self._predict("train", indices[:count])
+
+    def _limit(self, limit: float | int, pictures: int) -> int:
+        """Apply a limit_*_batches option of the Trainer, a share or a number of batches, to a number of pictures."""
+        if isinstance(limit, float):
+            return int(pictures * limit)
+        return min(pictures, limit * self.data.batch_size * self.trainer.world_size)
 
     def _predict(self, name: str, indices: NDArray[np.int64]) -> Predictions:
         return predict(
@@ -94,8 +100,3 @@ class Analysis:
         epoch, state = self.trainer.strategy.broadcast((epoch, state))
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
         return f"best weights, epoch {epoch}"
-
-
-def _limit(limit: float | int, pictures: int, batch_size: int) -> int:
-    """Apply a limit_*_batches option of the Trainer, a share or a number of batches, to a number of pictures."""
-    return int(pictures * limit) if isinstance(limit, float) else min(pictures, limit * batch_size)

@@ -1,5 +1,8 @@
 """The parts of the report, each a thin callback: what to look at, what to write."""
 
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +116,9 @@ class GradCAMPictures(ReportCallback):
         }
         titles = [_error_title(test, i, data.pictures.classes) for i in drawn]
         for position, which in enumerate(("true", "predicted")):
-            heading = f"Grad-CAM of {default} for the {which} class: bright places speak for it\n"
+            heading = (
+                f"Grad-CAM of {default} for the {which} class: bright places speak for it, each map scaled on its own\n"
+            )
             pictures = [pair[position] for pair in heat[default]]
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
             report.figure(f"gradcam_{which}", figures.grid(pictures, titles, caption))
@@ -124,6 +129,7 @@ class GradCAMPictures(ReportCallback):
             ]
             heading = f"Grad-CAM of {layer}: the picture, what speaks for the true class, what for the predicted one\n"
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
+            titles = [_error_title(test, i, data.pictures.classes, most=24) for i in drawn]
             report.figure(f"gradcam_{layer}", figures.grid(strips, titles, caption, columns=2))
 
 
@@ -167,13 +173,14 @@ class Summary(ReportCallback):
             report.table("history", keys, [[row.get(key, "") for key in keys] for row in history])
             report.figure("curves", figures.curves(history))
         worst = int(np.nanargmin(by_class))
+        command = "tensorboard" if shutil.which("tensorboard") else Path(sys.executable).with_name("tensorboard")
         rank_zero_info(
             f"\ntest accuracy  {test.accuracy:.2%}   loss {test.loss:.3f}   ({analysis.weights}; "
             f"{len(test.errors)} of {len(test)} pictures wrong)\n"
             f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
             f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
             f"report         {report.folder}\n"
-            f"TensorBoard    tensorboard --logdir {report.folder.parent.parent.parent}"
+            f"TensorBoard    {command} --logdir {report.folder.parent.parent.parent}"
         )
 
 
@@ -190,13 +197,13 @@ def _error_row(predictions: Predictions, row: int, classes: tuple[str, ...]) -> 
     )
 
 
-def _error_title(predictions: Predictions, row: int, classes: tuple[str, ...]) -> str:
+def _error_title(predictions: Predictions, row: int, classes: tuple[str, ...], most: int = 12) -> str:
     predicted = predictions.predicted[row]
     true = classes[predictions.labels[row]]
-    return f"{_short(true)} → {_short(classes[predicted])}\n{predictions.probabilities[row, predicted]:.0%}"
+    return f"{_short(true, most)} → {_short(classes[predicted], most)}\n{predictions.probabilities[row, predicted]:.0%}"
 
 
-def _short(name: str, most: int = 12) -> str:
+def _short(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

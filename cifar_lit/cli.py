@@ -38,8 +38,9 @@ class SaveRun(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `run.json`."""
+        name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
         notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
-        (self.folder / "run.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        (self.folder / name).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 
 class FitCLI(LightningCLI):
@@ -59,13 +60,12 @@ class FitCLI(LightningCLI):
             ImageClassifier,
             PictureData,
             save_config_callback=SaveRun,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"num_sanity_val_steps": 0},
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
                 "allow_abbrev": False,  # a misspelt option must not pass for a short one
                 "prog": "python -m cifar_lit.fit",
+                "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
                 "description": "Train a ResNet-18, show what it gets wrong, and show why. Every option can stand in "
                 "a recipe (--config, several are merged) or on the command line.",
             },
@@ -79,8 +79,8 @@ class FitCLI(LightningCLI):
         """Parse without LightningCLI's warning that both `args` and `sys.argv` are there."""
         self.config = parser.parse_args(args)
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our own options to those of Trainer, module and data."""
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add all options, our own before the Trainer's many."""
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -95,9 +95,13 @@ class FitCLI(LightningCLI):
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
             "the rate it finds takes the place of the optimizer's lr. 0 turns it off.",
         )
-        parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(PictureData, "data")
+        parser.add_lightning_class_args(ImageClassifier, "model")
         parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
         parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
+        parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({"trainer.num_sanity_val_steps": 0})
         parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -138,6 +142,8 @@ class FitCLI(LightningCLI):
             checkpoint = checkpoints.read(self.checkpoint_file)
             checkpoints.check_fits(checkpoint, self.checkpoint_file, self.model)
             step = checkpoint["global_step"]
+            if 0 < (trainer.max_epochs or 0) <= checkpoint["epoch"] + 1:
+                rank_zero_info("this training is finished; its report is made again")
         if trainer.precision is None:
             kwargs["precision"], device = hardware.choose_precision(str(trainer.accelerator))
             rank_zero_info(
@@ -174,7 +180,10 @@ class FitCLI(LightningCLI):
         """Log to the next free `version_N`, or to that of the run which `--ckpt_path last` continues."""
         root = str(self.runs.parent)
         if self.config.ckpt_path == "last" and self.checkpoint_file:
-            version = int(self.checkpoint_file.parent.parent.name.removeprefix("version_"))
+            run = self.checkpoint_file.parent.parent
+            version = int(run.name.removeprefix("version_"))
+            parts = len(list(run.glob("config*.yaml")))  # what the run was begun with stays as it is
+            self.save_config_kwargs = {"config_filename": f"config_{parts + 1}.yaml"}
         else:
             taken = checkpoints.versions(self.runs)
             version = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
@@ -195,10 +204,12 @@ class FitCLI(LightningCLI):
 
 
 def _recipe(args: Sequence[str]) -> str:
-    """Return the name of the last `--config` file, for the run's folder."""
+    """Return the name of the last `--config` file, for the run's folder; that of a run belongs to its recipe."""
     names = [value for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")]
     names += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
-    return re.sub(r"[^\w.-]", "_", Path(names[-1]).stem) if names else "run"
+    path = Path(names[-1]).absolute() if names else Path("run")
+    name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _as_list(value: Any) -> list[Any]:

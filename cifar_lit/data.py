@@ -27,7 +27,7 @@ class PictureData(LightningDataModule):
         source: `cifar10` and `cifar100` (downloaded once), `folder` (your own pictures, see root) or `digits`
             (scikit-learn's handwritten digits, built in).
         root: Where the pictures are. cifar10, cifar100: the folder to download into. folder: the folder that
-            holds `train/<class>/*` and `test/<class>/*`.
+            holds `train/<class>/*` and `test/<class>/*` (or `val`, or `valid`).
         image_size: Height and width in pixels that the network sees, 8 or more; other pictures are resized.
         val_size: Training pictures held out for validation, class by class in proportion, 0 or more. 0 trains on
             everything and keeps the last weights.

@@ -14,11 +14,17 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's complaint, with the nearest existing option for an unknown one."""
-        text = " ".join(message.split())
-        known = [action.dest for action in self._actions]
+        text = re.sub(r"<class '(\w+)'>|typing\.(\w+)", r"\1\2", " ".join(message.split()))
+        if group := re.match(r'Parser key "([\w.]+)": Unable to load config', text):
+            options = [f"--{name}" for name in self._option_names() if name.startswith(f"{group[1]}.")]
+            text = f"{group[1]} is a group of options; give {options[0] if options else 'one of them'}"
+        known = self._option_names()
         for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):
             near = difflib.get_close_matches(name, known, n=1)
             if near and name not in known:
-                text += f"; did you mean {near[0]}?"
+                text += f"; did you mean --{near[0]}?"
                 break
         raise UsageError(f"{text}\nAll options: --help; the configuration as it is: --print_config") from None
+
+    def _option_names(self) -> list[str]:
+        return [action.dest for action in self._actions]

@@ -34,7 +34,7 @@ class Report:
         Image.fromarray(pixels).save(self.folder / f"{name}.png")
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, pixels, self.trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(f"report/{name}", pixels, self.trainer.global_step, dataformats="HWC")
 
     def table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write `NAME.csv`."""

@@ -33,12 +33,13 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--model.stemm=cifar"], ["--model.stemm", "did you mean model.stem?", "--help"]),
-        (["--trainer.max_epoch=3"], ["--trainer.max_epoch", "did you mean trainer.max_epochs?"]),
+        (["--model.stemm=cifar"], ["--model.stemm", "did you mean --model.stem?", "--help"]),
+        (["--trainer.max_epoch=3"], ["--trainer.max_epoch", "did you mean --trainer.max_epochs?"]),
         (["--model.stem=cifr"], ["model.stem", "cifar", "imagenet"]),
         (["--model.schedule.name=onecycl"], ["model.schedule.name", "onecycle"]),
         (["--model.optimizer.class_path=torch.optim.SDG"], ["model.optimizer", "SDG"]),
-        (["--data.batch_size=many"], ["data.batch_size", "many"]),
+        (["--data.batch_size=many"], ["data.batch_size", "Expected a int", "many"]),
+        (["--model.schedule=cosine"], ["model.schedule is a group of options; give --model.schedule.name"]),
         (["--data.batch_size=0"], ["data.batch_size must be 1 or more, got 0"]),
         (["--data.image_size=-3"], ["data.image_size must be", "-3"]),
         (["--data.val_size=-1"], ["data.val_size must be 0 or more"]),
