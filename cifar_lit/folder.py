@@ -104,10 +104,11 @@ def _listing(folder: str, digest: Any) -> Listing:
     with os.scandir(folder) as entries:
         classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     files: list[str] = []
+    others: list[str] = []
     counts = []
     for name in classes:
         start = len(files)
-        for file, status in _walk(os.path.join(folder, name), f"{name}/"):
+        for file, status in _walk(os.path.join(folder, name), f"{name}/", others):
             files.append(file)
             digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         counts.append(len(files) - start)
@@ -116,22 +117,26 @@ def _listing(folder: str, digest: Any) -> Listing:
             f"data.root: {os.path.join(folder, empty[0])} holds no pictures ({', '.join(SUFFIXES)}); "
             "add some or remove the folder"
         )
+    if others:
+        print(f"{folder}: {len(others)} files left out, no PNG, JPEG or WebP ({others[0]}, ...)", file=sys.stderr)
     digest.update(b"\n")  # where a split ends
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the pictures in a folder and its sub-folders, sorted, as prefixed names with their status."""
+def _walk(folder: str, prefix: str, others: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the pictures in a folder and its sub-folders, sorted, named and with their status; note the others."""
     with os.scandir(folder) as found:
         entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):  # a link may lead back here
-            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", others)
         elif entry.name.lower().endswith(SUFFIXES):
             try:
                 yield prefix + entry.name, entry.stat()
             except OSError:  # a link to nowhere: decoding will name it
                 yield prefix + entry.name, entry.stat(follow_symlinks=False)
+        else:
+            others.append(prefix + entry.name)
 
 
 def _open(cache: str, fingerprint: str) -> Pictures | None:

@@ -406,3 +406,9 @@ def test_scan_of_many_files_is_fast(root) -> None:
     start = time.process_time()
     folder.scan(str(root), 8)
     assert time.process_time() - start < 0.5
+
+
+def test_files_of_other_kinds_are_left_out_and_told(load, root, capsys) -> None:
+    (root / "train" / "apple" / "notes.gif").write_bytes(b"GIF89a")
+    assert len(load().train) == 4
+    assert "1 files left out, no PNG, JPEG or WebP (apple/notes.gif" in capsys.readouterr().err
