@@ -66,9 +66,7 @@ class Classifier(nn.Module):
         super().__init__()
         norm_layer = nn.BatchNorm2d if norm == "batch" else partial(LayerNorm2d, eps=1e-6)
         self.normalize = Normalize(mean, std)
-        self.backbone = resnet18(
-            None, num_classes=num_classes, norm_layer=norm_layer, zero_init_residual=zero_init_residual
-        )
+        self.backbone = resnet18(num_classes=num_classes, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
         if stem == "cifar":
             self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
