@@ -11,6 +11,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 SHORT = [
     "--data.source=digits",
     "--data.val_size=100",
+    "--data.image_size=16",
     "--data.num_workers=0",
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
