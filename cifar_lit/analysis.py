@@ -15,7 +15,9 @@ from cifar_lit.data import PictureData
 from cifar_lit.errors import UsageError
 from cifar_lit.module import ImageClassifier
 from cifar_lit.net import Classifier
+from cifar_lit.pictures import Split
 from cifar_lit.predictions import Predictions, predict
+from cifar_lit.splits import stratified_split
 
 _CURRENT: "WeakKeyDictionary[Trainer, Analysis]" = WeakKeyDictionary()
 
@@ -58,26 +60,22 @@ class Analysis:
     @cached_property
     def test(self) -> Predictions:
         """One pass over the test set; only part of it under trainer.limit_test_batches."""
-        count = self._limit(self.trainer.limit_test_batches, len(self.data.pictures.test))
-        return self._predict("test", np.arange(count))
+        return self._predict("test", self.data.test_dataset.indices, self.trainer.limit_test_batches)
 
     @cached_property
     def train(self) -> Predictions:
         """One pass over the training pictures, not augmented; part of it under trainer.limit_train_batches."""
-        indices = self.data.train_dataset.indices
-        count = self._limit(self.trainer.limit_train_batches, len(indices))
-        return self._predict("train", indices[:count])
+        return self._predict("train", self.data.train_dataset.indices, self.trainer.limit_train_batches)
 
-    def _limit(self, limit: float | int, pictures: int) -> int:
-        """Apply a limit_*_batches option of the Trainer, a share or a number of batches, to a number of pictures."""
-        if isinstance(limit, float):
-            return int(pictures * limit)
-        return min(pictures, limit * self.data.batch_size * self.trainer.world_size)
-
-    def _predict(self, name: str, indices: NDArray[np.int64]) -> Predictions:
+    def _predict(self, name: str, indices: NDArray[np.int64], limit: float | int) -> Predictions:
+        split: Split = getattr(self.data.pictures, name)
+        per_batch = self.data.batch_size * self.trainer.world_size
+        count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
+        # Part of a split is a part of each class: a folder's pictures lie class after class.
+        indices = indices[stratified_split(split.labels[indices], count, self.data.seed)[1]]
         return predict(
             self.net,
-            getattr(self.data.pictures, name),
+            split,
             indices,
             device=self.trainer.strategy.root_device,
             context=self.trainer.precision_plugin.forward_context,

@@ -140,7 +140,9 @@ class PictureData(LightningDataModule):
     @cached_property
     def val_dataset(self) -> PictureDataset:
         """The held-out pictures, as they are."""
-        return PictureDataset(self.pictures.train, self._selection[1])
+        # Mixed, so that trainer.limit_val_batches takes some of every class.
+        mixed = np.random.default_rng(self.seed).permutation(self._selection[1])
+        return PictureDataset(self.pictures.train, mixed)
 
     @cached_property
     def test_dataset(self) -> PictureDataset:

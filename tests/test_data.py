@@ -164,3 +164,10 @@ def test_values_out_of_range_are_refused_by_name(option: dict[str, Any]) -> None
 def test_too_large_a_validation_set_is_refused() -> None:
     with pytest.raises(UsageError, match=r"data\.val_size=1437 leaves nothing to train on: digits has 1437"):
         PictureData("digits", val_size=1437).setup("fit")
+
+
+def test_the_first_validation_batch_holds_every_class() -> None:
+    data = PictureData("digits", val_size=400, batch_size=256)
+    loader = data.val_dataloader()
+    assert not isinstance(loader, list)
+    assert set(next(iter(loader)).labels.tolist()) == set(range(10))

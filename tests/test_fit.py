@@ -20,6 +20,7 @@ from cifar_lit.data import PictureData
 from cifar_lit.fit import main
 from cifar_lit.module import ImageClassifier
 from cifar_lit.pictures import Split
+from cifar_lit.splits import stratified_split
 
 PICTURES = {"train_pictures", "test_pictures", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
 PICTURES |= {"curves", "class_accuracy"}
@@ -88,7 +89,8 @@ def test_misclassified_and_figures_are_those_of_the_best_checkpoint(run: Path) -
 
 def test_final_train_figures_are_without_augmentation_and_held_out_pictures(run: Path) -> None:
     data = PictureData("digits", val_size=200, seed=0)
-    chosen = data.train_dataset.indices[: 3 * 32]  # limit_train_batches=3
+    labels = data.pictures.train.labels[data.train_dataset.indices]
+    chosen = data.train_dataset.indices[stratified_split(labels, 3 * 32, seed=0)[1]]  # limit_train_batches=3
     split = Split(data.pictures.train.images[chosen], data.pictures.train.labels[chosen])
     _, loss = losses(run, split)
     train = json.loads((run / "report" / "metrics.json").read_text())["train"]
