@@ -117,7 +117,7 @@ class GradCAMPictures(ReportCallback):
         titles = [_error_title(test, i, data.pictures.classes) for i in drawn]
         for position, which in enumerate(("true", "predicted")):
             heading = (
-                f"Grad-CAM of {default} for the {which} class: bright places speak for it, each map scaled on its own\n"
+                f"Grad-CAM of {default} for the {which} class: bright places speak for it, all dark: nothing does\n"
             )
             pictures = [pair[position] for pair in heat[default]]
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
