@@ -2,6 +2,7 @@
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Report:
             logger.log_metrics(dict(values), self.trainer.global_step)
 
 
-class ReportCallback(Callback):
+class ReportCallback(Callback, ABC):
     """A part of the report, made at the end of fitting from the best checkpoint's weights (else the last ones).
 
     Nothing is made under `fast_dev_run`, which leaves no results.
@@ -77,6 +78,6 @@ class ReportCallback(Callback):
     def compute(self, analysis: Analysis) -> None:
         """Ask for what all processes must compute together."""
 
+    @abstractmethod
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write this part; called in the first process only."""
-        raise NotImplementedError

@@ -9,7 +9,7 @@ OFF = {"crop_padding": 0, "rotate_degrees": 0.0, "flip": 0.0, "cutout_size": 0}
 
 
 def make(**options: float) -> Augmentation:
-    return Augmentation(32, MEAN, **{**OFF, **options})  # type: ignore[arg-type]
+    return Augmentation(32, MEAN, **{**OFF, **options})
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Drawn(Report):
     """Keeps the figures instead of writing them."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, SimpleNamespace(loggers=[]))  # type: ignore[arg-type]
+        super().__init__(folder, SimpleNamespace(loggers=[]))
         self.titles: dict[str, list[str]] = {}
         self.texts: dict[str, str] = {}
 

@@ -20,7 +20,7 @@ def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() ->
     assert parameters(net) == 11_173_962
     sizes = []
     for layer in ("layer1", "layer2", "layer3", "layer4"):
-        net.layer(layer).register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))  # type: ignore[arg-type]
+        net.layer(layer).register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
     assert net(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 10)
     assert sizes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
 

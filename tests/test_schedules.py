@@ -98,7 +98,7 @@ def test_curve_over_epochs_and_after_resumption(name: str, tmp_path: Path) -> No
 def test_total_under_accumulation_and_max_steps(name: str, options: dict[str, int], tmp_path: Path) -> None:
     steps = 12  # 4 epochs of ceil(5 / 2) steps
     make = onecycle(steps) if name == "onecycle" else lambda o: CosineAnnealingLR(o, steps)
-    assert train(Schedule(name), tmp_path, **options).rates == pytest.approx(by_hand(make, steps))  # type: ignore[arg-type]
+    assert train(Schedule(name), tmp_path, **options).rates == pytest.approx(by_hand(make, steps))
 
 
 def test_plateau_goes_by_the_validation_loss_and_misses_nothing_at_resumption(tmp_path: Path) -> None:

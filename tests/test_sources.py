@@ -189,7 +189,7 @@ def test_impossible_image_size(source, size) -> None:
 
 def test_unknown_source() -> None:
     with pytest.raises(UsageError, match=r"data\.source='mnist'"):
-        load("mnist", "data", 32)  # type: ignore[arg-type]
+        load("mnist", "data", 32)
 
 
 def test_import_is_light() -> None:
