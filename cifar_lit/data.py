@@ -2,7 +2,6 @@
 
 import os
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from cifar_lit.augment import Augmentation
 from cifar_lit.dataset import Batch, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
 from cifar_lit.errors import UsageError
 from cifar_lit.pictures import Pictures
-from cifar_lit.sources import load
+from cifar_lit.sources import Source, load
 from cifar_lit.splits import stratified_split
-
-Source = Literal["cifar10", "cifar100", "folder", "digits"]
 
 
 class PictureData(LightningDataModule):
