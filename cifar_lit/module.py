@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_lit.dataset import Batch
 from cifar_lit.errors import RunError, UsageError
-from cifar_lit.net import Classifier, MemoryFormat, Norm, Stem
+from cifar_lit.net import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.schedules import Schedule
 
 CONSTANT = Schedule()
@@ -31,6 +31,8 @@ class ImageClassifier(LightningModule):
         stem: `cifar` begins with a 3x3 convolution and no pooling, for pictures of about 32 px; `imagenet` is
             torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` for BatchNorm, `layer` for LayerNorm in its place everywhere.
+        init: How the convolutions begin: `he` as in torchvision (arXiv 1502.01852), `torch` with PyTorch's own, smaller
+            weights, which turn faster before a BatchNorm (arXiv 1706.05350): for short trainings.
         zero_init_residual: Whether every residual block begins as the identity, by a zero weight in its last norm
             (arXiv 1706.02677), which steadies the first steps at a high rate.
         optimizer: Any class of torch.optim with its arguments. Its lr is the rate that the schedule starts from
@@ -48,6 +50,7 @@ class ImageClassifier(LightningModule):
         std: tuple[float, float, float],
         stem: Stem = "cifar",
         norm: Norm = "batch",
+        init: Init = "he",
         zero_init_residual: bool = False,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
         schedule: Schedule = CONSTANT,
@@ -58,7 +61,7 @@ class ImageClassifier(LightningModule):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
-        self.net = Classifier(num_classes, mean, std, stem, norm, zero_init_residual, memory_format)
+        self.net = Classifier(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         try:  # a wrong argument is told now, not when the run has already begun
             optimizer(self.net.parameters())
         except (TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 Stem = Literal["cifar", "imagenet"]
 Norm = Literal["batch", "layer"]
+Init = Literal["he", "torch"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 Layer = Literal["layer1", "layer2", "layer3", "layer4"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
@@ -48,6 +49,10 @@ class Classifier(nn.Module):
             `imagenet` is torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` is BatchNorm; `layer` puts ConvNeXt's LayerNorm over the channels of each position
             (arXiv 2201.03545) in place of every one of them.
+        init: How the convolutions begin. `he` is torchvision's way, normal with variance 2 / fan out
+            (arXiv 1502.01852); `torch` is that of torch.nn.Conv2d, uniform with variance 1 / (3 fan in). The latter's
+            weights are smaller by the square root of 6 where input and output are equally wide, and before a BatchNorm
+            a step turns smaller weights further (arXiv 1706.05350).
         zero_init_residual: Begin with every residual block as the identity, by a zero weight in its last norm
             (arXiv 1706.02677, section 5.1).
         memory_format: How pictures and weights lie in memory; changes the speed, not the result.
@@ -60,6 +65,7 @@ class Classifier(nn.Module):
         std: Sequence[float],
         stem: Stem = "cifar",
         norm: Norm = "batch",
+        init: Init = "he",
         zero_init_residual: bool = False,
         memory_format: MemoryFormat = "channels_last",
     ) -> None:
@@ -71,6 +77,10 @@ class Classifier(nn.Module):
             self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.backbone.maxpool = nn.Identity()
+        if init == "torch":
+            for conv in self.backbone.modules():
+                if isinstance(conv, nn.Conv2d):
+                    conv.reset_parameters()
         self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)
 

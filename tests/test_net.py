@@ -76,3 +76,12 @@ def test_zero_init_makes_residual_blocks_the_identity(norm: Any) -> None:
     features = torch.rand(2, 64, 8, 8)
     torch.testing.assert_close(net.backbone.layer1(features), features)
     assert not torch.equal(Classifier(10, **STATISTICS, norm=norm).eval().backbone.layer1(features), features)
+
+
+@pytest.mark.parametrize("init, variance", [("he", 2 / (9 * 512)), ("torch", 1 / (3 * 9 * 512))])
+def test_init_sets_the_variance_of_the_convolutions(init: Any, variance: float) -> None:
+    net = Classifier(10, **STATISTICS, init=init)
+    weights = net.get_submodule("backbone.layer4.1.conv2").weight
+    assert weights.var().item() == pytest.approx(variance, rel=0.02)
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    assert net.backbone.conv1.weight.var().item() == pytest.approx(2 / (9 * 64) if init == "he" else 1 / 81, rel=0.2)
