@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from cifar_lit import checkpoints
 from cifar_lit.data import PictureData
 from cifar_lit.errors import UsageError
 from cifar_lit.module import ImageClassifier
 from cifar_lit.net import Classifier
 from cifar_lit.pictures import Split
 from cifar_lit.predictions import Predictions, predict
+from cifar_lit.screen import History
 from cifar_lit.splits import stratified_split
 
 _CURRENT: "WeakKeyDictionary[Trainer, Analysis]" = WeakKeyDictionary()
@@ -28,28 +30,40 @@ class Analysis:
     Every process must ask for the same parts in the same order, because the passes over the data are shared out.
 
     Args:
-        trainer: After fitting.
-        module: The trained module; stays as it is, the analysis works on a copy of its network.
+        trainer: Knows device, precision, processes, loggers and limits.
+        data: The pictures.
+        net: The network to look at, with its final weights; it is put into evaluation mode and float32.
+        weights: Which weights these are, in a few words.
+        history: A row of figures for each epoch of the training, as `History` keeps them.
+
+    Attributes:
+        problems: Why parts of the report could not be made, by the part's name.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
-            raise UsageError(
-                "the report's callbacks need cifar_lit's own module and data: "
-                "trainer.fit(ImageClassifier(...), datamodule=PictureData(...))"
-            )
+    def __init__(
+        self, trainer: Trainer, data: PictureData, net: Classifier, weights: str, history: list[dict[str, float]]
+    ) -> None:
         self.trainer = trainer
         self.data = data
-        self.net: Classifier = copy.deepcopy(module.net)
-        self.weights = self._load_weights()
-        self.net.to(trainer.strategy.root_device).float().eval().requires_grad_(False)
+        self.net = net.to(trainer.strategy.root_device).float().eval().requires_grad_(False)
+        self.weights = weights
+        self.history = history
+        self.problems: dict[str, str] = {}
 
     @classmethod
     def of(cls, trainer: Trainer, module: LightningModule) -> "Analysis":
-        """Return the trainer's analysis, a new one if it has none."""
+        """Return the analysis of a trainer that has just fitted; of a copy, the module stays as it is."""
         if trainer not in _CURRENT:
-            _CURRENT[trainer] = cls(trainer, module)
+            data = getattr(trainer, "datamodule", None)
+            if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
+                raise UsageError(
+                    "the report's callbacks need cifar_lit's own module and data: "
+                    "trainer.fit(ImageClassifier(...), datamodule=PictureData(...))"
+                )
+            net = copy.deepcopy(module.net)
+            weights = _load_best(trainer, net)
+            history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
+            _CURRENT[trainer] = cls(trainer, data, net, weights, history)
         return _CURRENT[trainer]
 
     @staticmethod
@@ -82,19 +96,20 @@ class Analysis:
             progress=f"final pass, {name}",
         )
 
-    def _load_weights(self) -> str:
-        """Load the best checkpoint's weights if there are any; say which ones the network has now."""
-        savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        best = [saver for saver in savers if saver.monitor and saver.best_model_path]
-        if not best:
-            return f"last weights, epoch {self.trainer.current_epoch}"
-        path = Path(best[0].best_model_path)
-        if not path.exists():  # the run's folder was moved before it was resumed
-            path = Path(best[0].dirpath or ".") / path.name
-        epoch, state = 0, {}
-        if self.trainer.is_global_zero:  # other machines may not see the file
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
-        epoch, state = self.trainer.strategy.broadcast((epoch, state))
-        self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        return f"best weights, epoch {epoch}"
+
+def _load_best(trainer: Trainer, net: Classifier) -> str:
+    """Load the best checkpoint's weights if there are any; say which ones the network has now."""
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    best = [saver for saver in savers if saver.monitor and saver.best_model_path]
+    if not best:
+        return f"last weights, epoch {trainer.current_epoch}"
+    path = Path(best[0].best_model_path)
+    if not path.exists():  # the run's folder was moved before it was resumed
+        path = Path(best[0].dirpath or ".") / path.name
+    epoch, state = 0, {}
+    if trainer.is_global_zero:  # other machines may not see the file
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
+    epoch, state = trainer.strategy.broadcast((epoch, state))
+    net.load_state_dict(checkpoints.net_state(state))
+    return f"best weights, epoch {epoch}"

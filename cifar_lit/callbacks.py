@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit import figures
+from cifar_lit import cams, figures, metrics, page
 from cifar_lit.analysis import Analysis
 from cifar_lit.errors import UsageError
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
 from cifar_lit.net import Layer
-from cifar_lit.predictions import Predictions
+from cifar_lit.predictions import Predictions, write_csv
 from cifar_lit.report import Report, ReportCallback
-from cifar_lit.screen import History
 
 
 class SamplePictures(ReportCallback):
@@ -83,11 +82,14 @@ class GradCAMPictures(ReportCallback):
         k: How many, 1 or more.
         layers: Which layers get a picture of their own, `layer1` to `layer4`. Default: the deepest whose map is
             larger than 5 px.
+        method: `GradCAM`, or another method of the grad-cam package: HiResCAM, GradCAM++, LayerCAM, XGradCAM,
+            EigenCAM, FinerCAM, ScoreCAM, ...
     """
 
-    def __init__(self, k: int = 10, layers: list[Layer] | None = None) -> None:
+    def __init__(self, k: int = 10, layers: list[Layer] | None = None, method: str = "GradCAM") -> None:
         self.k = _at_least_one("misclassified.k", k)
         self.layers = layers
+        self.method = cams.check("gradcam.method", method)
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for the pass over the test set."""
@@ -106,7 +108,7 @@ class GradCAMPictures(ReportCallback):
             return
         images = data.pictures.test.images[test.indices[drawn]]
         asked = np.stack([test.labels[drawn], test.predicted[drawn]], axis=1)  # (k, 2)
-        raw = activation_maps(analysis.net, images, asked, list({default, *layers}))
+        raw = activation_maps(analysis.net, images, asked, list({default, *layers}), self.method)
         heat = {  # layer -> for each picture (true, predicted), each laid over it
             layer: [
                 [figures.overlay(image, to_picture(one, data.image_size)) for one in pair]
@@ -114,10 +116,11 @@ class GradCAMPictures(ReportCallback):
             ]
             for layer, pairs in raw.items()
         }
+        method = figures.method_name(self.method)
         titles = [_error_title(test, i, data.pictures.classes) for i in drawn]
         for position, which in enumerate(("true", "predicted")):
             heading = (
-                f"Grad-CAM of {default} for the {which} class: bright places speak for it, all dark: nothing does\n"
+                f"{method} of {default} for the {which} class: bright places speak for it, all dark: nothing does\n"
             )
             pictures = [pair[position] for pair in heat[default]]
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
@@ -127,28 +130,30 @@ class GradCAMPictures(ReportCallback):
                 figures.side_by_side([figures.enlarge(image), *pair])
                 for image, pair in zip(images, heat[layer], strict=True)
             ]
-            heading = f"Grad-CAM of {layer}: the picture, what speaks for the true class, what for the predicted one\n"
+            heading = f"{method} of {layer}: the picture, what speaks for the true class, what for the predicted one\n"
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
             titles = [_error_title(test, i, data.pictures.classes, most=24) for i in drawn]
             report.figure(f"gradcam_{layer}", figures.grid(strips, titles, caption, columns=2))
 
 
-class Summary(ReportCallback):
-    """Writes curves and final figures, and says on the screen what came out and where to look."""
+class Scores(ReportCallback):
+    """Writes how good the network is, overall and class by class, and what it says about every test picture."""
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for the passes over test and training set."""
         _ = analysis.test, analysis.train
 
     def write(self, analysis: Analysis, report: Report) -> None:
-        """Write `metrics.json`, `curves.png`, `history.csv`, `class_accuracy.csv` and `class_accuracy.png`."""
+        """Write `metrics.json`, `predictions.csv`, and the class-wise, confusion and calibration tables and figures."""
         test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
-        trainer = analysis.trainer
-        by_class = test.class_accuracy()
+        table, calibration = metrics.confusion(test), metrics.calibration(test)
+        by_class = metrics.class_scores(table)
         final = {
             name: {
-                "loss": one.loss,
                 "accuracy": one.accuracy,
+                "accuracy_interval_95": metrics.accuracy_interval(len(one) - len(one.errors), len(one)),
+                "loss": one.loss,
+                "calibration_error": metrics.calibration(one).error,
                 "pictures": len(one),
                 "errors": len(one.errors),
             }
@@ -159,28 +164,85 @@ class Summary(ReportCallback):
             {
                 "test/loss": test.loss,
                 "test/accuracy": test.accuracy,
+                "test/calibration_error": calibration.error,
                 "final_train/loss": train.loss,
                 "final_train/accuracy": train.accuracy,
             }
         )
-        counts = np.bincount(test.labels, minlength=len(classes))
-        rows = zip(classes, counts, by_class, strict=True)
-        report.table("class_accuracy", ("class", "test_pictures", "accuracy"), rows)
-        report.figure("class_accuracy", figures.class_bars(classes, by_class, test.accuracy))
-        history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
-        if history:
-            keys = list(dict.fromkeys(key for row in history for key in row))
-            report.table("history", keys, [[row.get(key, "") for key in keys] for row in history])
-            report.figure("curves", figures.curves(history))
+        write_csv(report.folder / "predictions.csv", test, classes)
+        rows = zip(classes, table.sum(axis=1), by_class.recall, by_class.precision, by_class.f1, strict=True)
+        report.table("class_accuracy", ("class", "test_pictures", "accuracy", "precision", "f1"), rows)
+        report.figure("class_accuracy", figures.class_bars(classes, by_class.recall, test.accuracy))
+        counts = [(name, *row) for name, row in zip(classes, table, strict=True)]
+        report.table("confusion", ("true \\ predicted", *classes), counts)
+        report.figure("confusion", figures.confusion(table, classes))
+        report.figure(
+            "calibration",
+            figures.reliability(calibration.count, calibration.confidence, calibration.accuracy, calibration.error),
+        )
+
+
+class Curves(ReportCallback):
+    """Draws how the training went."""
+
+    def write(self, analysis: Analysis, report: Report) -> None:
+        """Write `history.csv` and `curves.png`."""
+        if rows := analysis.history:
+            keys = list(dict.fromkeys(key for row in rows for key in row))
+            report.table("history", keys, [[row.get(key, "") for key in keys] for row in rows])
+            report.figure("curves", figures.curves(rows))
+
+
+class Page(ReportCallback):
+    """Writes everything on one page.
+
+    Args:
+        explained: How many of the most wrong pictures get maps on the page, 0 or more.
+        k: How many of them get the scores of their maps, 1 or more.
+        method: How the maps are made; see GradCAMPictures.
+    """
+
+    def __init__(self, explained: int = 100, k: int = 10, method: str = "GradCAM") -> None:
+        if explained < 0:
+            raise UsageError(f"page.explained must be 0 or more, got {explained}")
+        self.explained = explained
+        self.k = _at_least_one("misclassified.k", k)
+        self.method = cams.check("gradcam.method", method)
+
+    def compute(self, analysis: Analysis) -> None:
+        """Ask for the passes over test and training set."""
+        _ = analysis.test, analysis.train
+
+    def write(self, analysis: Analysis, report: Report) -> None:
+        """Write `index.html` and `README.md`."""
+        html, readme = page.build(analysis, report.folder, self.k, self.explained, self.method)
+        (report.folder / "index.html").write_text(html, encoding="utf-8")
+        (report.folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+class Summary(ReportCallback):
+    """Says on the screen what came out and where to look."""
+
+    def compute(self, analysis: Analysis) -> None:
+        """Ask for the passes over test and training set."""
+        _ = analysis.test, analysis.train
+
+    def write(self, analysis: Analysis, report: Report) -> None:
+        """Print it."""
+        if not analysis.problems:  # an earlier attempt may have left some
+            (report.folder / "problems.txt").unlink(missing_ok=True)
+        test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
+        low, high = metrics.accuracy_interval(len(test) - len(test.errors), len(test))
+        by_class = metrics.class_scores(metrics.confusion(test)).recall
         worst = int(np.nanargmin(by_class))
         command = "tensorboard" if shutil.which("tensorboard") else Path(sys.executable).with_name("tensorboard")
         rank_zero_info(
-            f"\ntest accuracy  {test.accuracy:.2%}   loss {test.loss:.3f}   ({analysis.weights}; "
-            f"{len(test.errors)} of {len(test)} pictures wrong)\n"
+            f"\ntest accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
+            f"({analysis.weights}; {len(test.errors)} of {len(test)} pictures wrong)\n"
             f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
             f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
-            f"report         {report.folder}\n"
-            f"TensorBoard    {command} --logdir {report.folder.parent.parent.parent}"
+            f"report         {report.folder / 'index.html'}"
+            + (f"\nTensorBoard    {command} --logdir {report.folder.parent.parent.parent}" if report.logs else "")
         )
 
 

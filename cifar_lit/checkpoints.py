@@ -1,6 +1,7 @@
 """Finding and checking checkpoints, before anything is trained or written."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,37 @@ def find(ckpt_path: str, runs: Path) -> Path:
                 "or give the path of a checkpoint"
             )
         return found
+    return _file(ckpt_path)
+
+
+def _file(ckpt_path: str) -> Path:
     path = Path(ckpt_path)
     if not path.is_file():
         near = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = f"; there are: {', '.join(near)}" if near else "; give a .ckpt file, or last, or best"
         raise UsageError(f"--ckpt_path {ckpt_path}: there is no such file{hint}")
     return path
+
+
+def of_run(path: str) -> Path:
+    """Turn a run's folder into its checkpoint, the best or else the last; a file stays itself."""
+    run = Path(path)
+    if run.is_dir():
+        files = [run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise UsageError(
+                f"--ckpt_path {path}: this folder holds no checkpoints/best.ckpt nor last.ckpt; give the folder of a "
+                "run (lightning_logs/RECIPE/version_N) or a .ckpt file"
+            )
+        return found
+    return _file(path)
+
+
+def config_of(checkpoint: Path) -> Path | None:
+    """Return the `config.yaml` of the run that a checkpoint lies in, None if it lies alone."""
+    config = checkpoint.parent.parent / "config.yaml"
+    return config if checkpoint.parent.name == "checkpoints" and config.is_file() else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,6 +79,17 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UsageError(f"--ckpt_path {path}: not a Lightning checkpoint, it has no state_dict; give another file")
     return checkpoint
+
+
+def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]) -> None:
+    """Refuse weights that were trained to tell other classes."""
+    theirs = checkpoint.get("PictureData", {}).get("classes", list(classes))
+    if theirs != list(classes):
+        first = next(pair for pair in zip(theirs, classes, strict=False) if pair[0] != pair[1])
+        raise UsageError(
+            f"--ckpt_path {path}: it was trained on other classes than these data have ({first[0]!r} there is "
+            f"{first[1]!r} here); give data with the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+        )
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> None:
@@ -73,3 +110,8 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> Non
         + (", ".join(differ) or f"another architecture ({wrong[0]} differs, and {len(wrong) - 1} more)")
         + "; train with the options it was trained with, or give another checkpoint"
     )
+
+
+def net_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Pick the network's weights out of a checkpoint's."""
+    return {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}

@@ -17,8 +17,9 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks, checkpoints, hardware
+from cifar_lit.analysis import Analysis
 from cifar_lit.data import PictureData
-from cifar_lit.errors import UsageError
+from cifar_lit.errors import RunError, UsageError
 from cifar_lit.loggers import ContinuedCSVLogger
 from cifar_lit.lr_finder import find_lr
 from cifar_lit.module import ImageClassifier
@@ -50,9 +51,16 @@ class FitCLI(LightningCLI):
         args: Command-line arguments. Without a `--config` among them the default recipe is taken.
     """
 
+    prog = "python -m cifar_lit.fit"
+    description = "Train a ResNet-18, show what it gets wrong, and show why."
+    ckpt_path_help = (
+        "Checkpoint to go on from: a file; `last`, to continue the recipe's newest run in its folder; or `best`, of "
+        "the newest run. Loaded without running code from it."
+    )
+
     def __init__(self, args: Sequence[str]) -> None:
         given = list(args)
-        if not any(arg in ("-c", "--config") or arg.startswith(("--config=", "-c=")) for arg in given):
+        if not option_values(given, "-c", "--config"):
             given = ["--config", str(DEFAULT_RECIPE), *given]
         self.recipe = _recipe(given)
         silence_noise()
@@ -64,10 +72,10 @@ class FitCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={
                 "allow_abbrev": False,  # a misspelt option must not pass for a short one
-                "prog": "python -m cifar_lit.fit",
+                "prog": self.prog,
                 "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
-                "description": "Train a ResNet-18, show what it gets wrong, and show why. Every option can stand in "
-                "a recipe (--config, several are merged) or on the command line.",
+                "description": f"{self.description} Every option can stand in a recipe (--config, several are "
+                "merged) or on the command line.",
             },
             args=given,
             run=False,
@@ -81,13 +89,7 @@ class FitCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add all options, our own before the Trainer's many."""
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="Checkpoint to go on from: a file; `last`, to continue the recipe's newest run in its folder; or "
-            "`best`, of the newest run. Loaded without running code from it.",
-        )
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=self.ckpt_path_help)
         parser.add_argument(
             "--lr_find",
             type=int,
@@ -100,9 +102,12 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
         parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
         parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(callbacks.Page, "page")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0})
         parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained
+        parser.link_arguments("misclassified.k", "page.k")
+        parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -121,7 +126,10 @@ class FitCLI(LightningCLI):
                 raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")
         if config.data.val_size == 0:
             self._refuse_validation_metrics()
-        self.checkpoint_file = checkpoints.find(config.ckpt_path, self.runs) if config.ckpt_path else None
+        self.checkpoint_file = self._find_checkpoint()
+
+    def _find_checkpoint(self) -> Path | None:
+        return checkpoints.find(self.config.ckpt_path, self.runs) if self.config.ckpt_path else None
 
     def _refuse_validation_metrics(self) -> None:
         config = self.config
@@ -136,14 +144,13 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
         trainer = self.config_init.trainer
-        step = 0
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
+        step = 0
         if self.checkpoint_file:
-            checkpoint = checkpoints.read(self.checkpoint_file)
-            checkpoints.check_fits(checkpoint, self.checkpoint_file, self.model)
-            step = checkpoint["global_step"]
-            if 0 < (trainer.max_epochs or 0) <= checkpoint["epoch"] + 1:
-                rank_zero_info("this training is finished; its report is made again")
+            self.checkpoint = checkpoints.read(self.checkpoint_file)
+            checkpoints.check_fits(self.checkpoint, self.checkpoint_file, self.model)
+            checkpoints.check_classes(self.checkpoint, self.checkpoint_file, self.datamodule.pictures.classes)
+            step = self.checkpoint["global_step"]
         if trainer.precision is None:
             kwargs["precision"], device = hardware.choose_precision(str(trainer.accelerator))
             rank_zero_info(
@@ -159,7 +166,9 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks_: list[Callback]) -> Trainer:
-        ours: list[Callback] = [History(), *callbacks_, callbacks.Summary()]
+        page = [one for one in callbacks_ if isinstance(one, callbacks.Page)]  # sums up what the others made
+        others = [one for one in callbacks_ if one not in page]
+        ours: list[Callback] = [History(), *others, callbacks.Scores(), callbacks.Curves(), *page, callbacks.Summary()]
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
         if config.get("enable_checkpointing") is not False:
@@ -200,13 +209,32 @@ class FitCLI(LightningCLI):
         if self.trainer.log_dir and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             rank_zero_info(f"run folder {self.trainer.log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
+        if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= self.checkpoint["epoch"] + 1:
+            rank_zero_info("this training is finished; its report is made again")
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        if not getattr(self.trainer, "fast_dev_run", False):
+            complain(Analysis.of(self.trainer, self.model), "the training is finished and kept")
+
+
+def complain(analysis: Analysis, state: str) -> None:
+    """Fail if parts of the report could not be made; `state` says what is safe."""
+    if analysis.problems:
+        raise RunError(
+            f"{state}, but parts of its report could not be made: {', '.join(analysis.problems)}; see problems.txt "
+            "in the report, and make it again with python -m cifar_lit.evaluate"
+        )
+
+
+def option_values(args: Sequence[str], *flags: str) -> list[str]:
+    """Return what is given for an option, before the arguments are parsed."""
+    names = {position: value for position, (flag, value) in enumerate(itertools.pairwise(args)) if flag in flags}
+    names |= {i: arg.split("=", 1)[1] for i, arg in enumerate(args) if arg.startswith(tuple(f"{f}=" for f in flags))}
+    return [names[position] for position in sorted(names)]
 
 
 def _recipe(args: Sequence[str]) -> str:
     """Return the name of the last `--config` file, for the run's folder; that of a run belongs to its recipe."""
-    names = [value for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")]
-    names += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
+    names = option_values(args, "-c", "--config")
     path = Path(names[-1]).absolute() if names else Path("run")
     name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
     return re.sub(r"[^\w.-]", "_", name)

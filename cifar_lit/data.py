@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,6 +150,15 @@ class PictureData(LightningDataModule):
     def prepare_data(self) -> None:
         """Load in the first process of each machine before the others do."""
         _ = self.pictures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go into the checkpoint: what the network was trained for, and on which pictures."""
+        return {
+            "classes": list(self.pictures.classes),
+            "image_size": self.image_size,
+            "train": self.pictures.train.fingerprint,
+            "test": self.pictures.test.fingerprint,
+        }
 
     def setup(self, stage: str) -> None:
         """Fail early where the data cannot be used."""

@@ -87,17 +87,29 @@ class Chunks:
         files = self.listing.files[index * self.size : (index + 1) * self.size]
         images = np.zeros((len(files), self.image_size, self.image_size, 3), np.uint8)
         failures = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for image, file in zip(images, files, strict=True):
-                path = os.path.join(self.listing.folder, file)
-                try:
-                    image[:] = decode(path, self.image_size)
-                except UnidentifiedImageError:
-                    failures.append(f"{path}: no PNG, JPEG or WebP picture")
-                except Exception as error:  # broken files make Pillow raise many kinds
-                    failures.append(f"{path}: {getattr(error, 'strerror', None) or error or repr(error)}")
+        for image, file in zip(images, files, strict=True):
+            try:
+                image[:] = read(os.path.join(self.listing.folder, file), self.image_size)
+            except UnreadableError as error:
+                failures.append(str(error))
         return images, failures
+
+
+class UnreadableError(ValueError):
+    """A file is no picture, is broken, or unpacks to a dangerous size; the text names file and reason."""
+
+
+def read(path: str, size: int) -> Images:
+    """Return what `decode` does, or raise UnreadableError, whatever is wrong with the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return decode(path, size)
+        except UnidentifiedImageError:
+            raise UnreadableError(f"{path}: no PNG, JPEG or WebP picture") from None
+        except Exception as error:  # broken files make Pillow raise many kinds
+            reason = getattr(error, "strerror", None) or error or repr(error)
+            raise UnreadableError(f"{path}: {reason}") from error
 
 
 def decode(path: str, size: int) -> Images:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import matplotlib
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 Picture = NDArray[np.uint8]
 
@@ -116,6 +118,57 @@ def class_bars(classes: Sequence[str], accuracy: NDArray[np.float64], overall: f
     return figure
 
 
+def confusion(table: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix `(C, C)`, rows true and columns predicted, each row shaded by its shares."""
+    size = max(4.5, 1.5 + 0.5 * min(len(classes), 40))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_title("test pictures: true class (row), predicted class (column)", fontsize=10)
+    axis.set_ylabel("true")
+    axis.set_xlabel("predicted")
+    if len(classes) <= 40:
+        axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+    if len(classes) <= 20:
+        for row, column in zip(*np.nonzero(table), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def reliability(
+    count: NDArray[np.int64], confidence: NDArray[np.float64], accuracy: NDArray[np.float64], error: float
+) -> Figure:
+    """Draw accuracy over confidence, and how many pictures are how confident (arXiv 1706.04599, figure 1).
+
+    Args:
+        count: Shape `(B,)`, pictures in each of B equal bins of confidence over 0..1.
+        confidence: Shape `(B,)`, their mean confidence, 0..1; nan in an empty bin.
+        accuracy: Shape `(B,)`, their accuracy, 0..1; nan in an empty bin.
+        error: The expected calibration error, 0..1.
+    """
+    figure = Figure(figsize=(5, 5.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, len(count) + 1)
+    width = edges[1]
+    upper.plot([0, 1], [0, 1], color="#555555", linestyle="--", label="as sure as right")
+    upper.bar(
+        edges[:-1], np.nan_to_num(accuracy), width, align="edge", color=TRAIN, edgecolor="white", label="accuracy"
+    )
+    upper.plot(confidence, accuracy, color=VAL, marker="o", markersize=4, linestyle="", label="at the mean confidence")
+    upper.set_ylabel("accuracy")
+    upper.set_title(f"expected calibration error {error:.1%}", fontsize=10)
+    upper.legend(fontsize=8, loc="upper left")
+    lower.bar(edges[:-1], count, width, align="edge", color=TRAIN, edgecolor="white")
+    lower.set_ylabel("pictures")
+    lower.set_xlabel("confidence, the probability of the prediction")
+    for axis in (upper.yaxis, lower.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
 def _percent(share: float) -> str:
     return "no pictures" if np.isnan(share) else f"{share:.1%}"
 
@@ -133,6 +186,16 @@ def lr_range(rates: Sequence[float], losses: Sequence[float], chosen: float) -> 
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
+
+
+def method_name(method: str) -> str:
+    """Return how a method is called in headings."""
+    return "Grad-CAM" if method == "GradCAM" else method
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file."""
+    Image.fromarray(to_array(figure)).save(path)
 
 
 def to_array(figure: Figure, dpi: int = 120) -> Picture:

@@ -1,31 +1,9 @@
 """Train, find what the network gets wrong, show why: `python -m cifar_lit.fit`."""
 
-import errno
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from cifar_lit.errors import RunError, UsageError
-
-
-@contextmanager
-def short_errors() -> Iterator[None]:
-    """Turn what a user can mend into one message and an exit code: 2 for usage, 1 for failure."""
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        yield
-    except (UsageError, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        print(f"error: {error}; what was written before is kept. Make room or choose a folder", file=sys.stderr)
-        sys.exit(1)
+from cifar_lit.errors import short_errors
 
 
 def main(args: Sequence[str] | None = None) -> None:

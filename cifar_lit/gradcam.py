@@ -12,23 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_lit.cams import package_maps
 from cifar_lit.net import LAYERS, Classifier, Layer
 
 
 def activation_maps(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
+    net: Classifier,
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    layers: Sequence[Layer],
+    method: str = "GradCAM",
 ) -> dict[Layer, NDArray[np.float32]]:
-    """Compute the maps: channels weighted by their mean gradient, summed, negative values cut off.
+    """Compute the maps; for Grad-CAM channels weighted by their mean gradient, summed, negative values cut off.
 
     Args:
         net: In evaluation mode, in float32. Left as it is: no gradient is stored, no hook stays.
         images: Shape `(B, H, W, 3)`, uint8.
         classes: Shape `(B, K)`, the classes to explain for each picture.
         layers: Names among `layer1` to `layer4`.
+        method: `GradCAM`, or another of `cams.methods`.
 
     Returns:
-        For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's own height and width.
+        For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's own height and width (of the
+        picture's, for other methods than Grad-CAM).
     """
+    if method != "GradCAM":
+        return package_maps(method, net, images, classes, layers)
     kept: dict[Layer, Tensor] = {}
 
     def keep(name: Layer) -> torch.utils.hooks.RemovableHandle:

@@ -1,9 +1,11 @@
 """What a network says about every picture of a split: one exact pass, shared among processes."""
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from cifar_lit.pictures import Split
 
 BATCH_SIZE = 256
+COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV, before one column for each class
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,21 @@ class Predictions:
         predicted: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return predicted
 
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Shape `(M,)`, the probability of the prediction, 0..1."""
+        highest: NDArray[np.float64] = self.probabilities.max(axis=1)
+        return highest
+
+    @cached_property
+    def margins(self) -> NDArray[np.float64]:
+        """Shape `(M,)`, the probability of the true class less the highest other one, -1..1; errors are below 0."""
+        rows = np.arange(len(self))
+        others = self.probabilities.copy()
+        others[rows, self.labels] = -1
+        margins: NDArray[np.float64] = self.probabilities[rows, self.labels] - others.max(axis=1)
+        return margins
+
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """Shape `(M,)`, the cross entropy of each picture, in nats."""
@@ -66,14 +84,6 @@ class Predictions:
         """Rows of the wrong predictions, the most wrong (the highest loss) first."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         return wrong[np.argsort(-self.losses[wrong], kind="stable")]
-
-    def class_accuracy(self) -> NDArray[np.float64]:
-        """Return the share of right predictions among the pictures of each true class, `(C,)`; nan where none."""
-        classes = self.log_probabilities.shape[1]
-        count = np.bincount(self.labels, minlength=classes)
-        right = np.bincount(self.labels[self.predicted == self.labels], minlength=classes)
-        with np.errstate(invalid="ignore"):
-            return right / count
 
 
 def predict(
@@ -125,3 +135,40 @@ def _gather(share: list[tuple[int, NDArray[np.float64]]]) -> list[list[tuple[int
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def write_csv(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """Write a row for each picture: index, true and predicted class, margin, loss, and the probability of each class.
+
+    Args:
+        path: The file.
+        predictions: What to write.
+        classes: The class names; those of the last C columns are `p(NAME)`.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow((*COLUMNS, *(f"p({name})" for name in classes)))
+        for row in range(len(predictions)):
+            writer.writerow(
+                (
+                    predictions.indices[row],
+                    classes[predictions.labels[row]],
+                    classes[predictions.predicted[row]],
+                    f"{predictions.margins[row]:.9g}",
+                    f"{predictions.losses[row]:.9g}",
+                    *(f"{probability:.9g}" for probability in predictions.probabilities[row]),
+                )
+            )
+
+
+def read_csv(path: Path) -> tuple[Predictions, tuple[str, ...]]:
+    """Read what `write_csv` wrote, to nine digits, and the class names."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    classes = tuple(name.removeprefix("p(").removesuffix(")") for name in header[len(COLUMNS) :])
+    number = {name: position for position, name in enumerate(classes)}
+    indices = np.array([int(row[0]) for row in rows], np.int64)
+    labels = np.array([number[row[1]] for row in rows], np.int64)
+    probabilities = np.array([row[len(COLUMNS) :] for row in rows], np.float64).reshape(len(rows), len(classes))
+    tiny = np.finfo(np.float64).tiny  # what was printed as 0 was above it
+    return Predictions(indices, labels, np.log(np.maximum(probabilities, tiny))), classes

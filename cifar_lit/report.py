@@ -2,8 +2,11 @@
 
 import csv
 import json
+import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,11 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.trainer = trainer
+
+    @property
+    def logs(self) -> bool:
+        """Whether anything goes to TensorBoard."""
+        return any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Write `NAME.png`, and the same to TensorBoard's Images."""
@@ -67,13 +75,37 @@ class ReportCallback(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute in all processes, write in the first."""
-        if getattr(trainer, "fast_dev_run", False):
+        if not getattr(trainer, "fast_dev_run", False):
+            self.make(Analysis.of(trainer, pl_module), Path(trainer.log_dir or trainer.default_root_dir) / "report")
+
+    def make(self, analysis: Analysis, folder: Path) -> None:
+        """Make this part; where that fails, note why, for the training and the other parts must not be lost.
+
+        In several processes a failure to compute is raised nevertheless: the others would wait for this one forever.
+        """
+        try:
+            self.compute(analysis)
+        except Exception as error:
+            if analysis.trainer.world_size > 1:
+                raise
+            self._note(analysis, folder, error)
             return
-        analysis = Analysis.of(trainer, pl_module)
-        self.compute(analysis)
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "report"
-        if trainer.is_global_zero:
-            self.write(analysis, Report(folder, trainer))
+        if analysis.trainer.is_global_zero:
+            try:
+                self.write(analysis, Report(folder, analysis.trainer))
+            except Exception as error:
+                self._note(analysis, folder, error)
+
+    def _note(self, analysis: Analysis, folder: Path, error: Exception) -> None:
+        name = type(self).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        mode = "a" if analysis.problems else "w"
+        analysis.problems[name] = reason
+        print(f"report: {name} could not be made: {reason}", file=sys.stderr)
+        with suppress(OSError):  # the disk may be what is full
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "problems.txt", mode, encoding="utf-8") as file:
+                file.writelines([f"{name}\n", *traceback.format_exception(error), "\n"])
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for what all processes must compute together."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from cifar_lit.callbacks import GradCAMPictures, MisclassifiedPictures, SamplePictures, Summary
+from cifar_lit.callbacks import GradCAMPictures, MisclassifiedPictures, SamplePictures, Scores
 from cifar_lit.data import PictureData
 from cifar_lit.errors import UsageError
 from cifar_lit.module import ImageClassifier
@@ -29,7 +29,7 @@ def test_in_a_trainer_of_ones_own_with_nothing_else(tmp_path: Path) -> None:
         logger=False,
         default_root_dir=tmp_path,
         enable_progress_bar=False,
-        callbacks=[MisclassifiedPictures(k=3), GradCAMPictures(k=3, layers=["layer1", "layer2"]), Summary()],
+        callbacks=[MisclassifiedPictures(k=3), GradCAMPictures(k=3, layers=["layer1", "layer2"]), Scores()],
     )
     trainer.fit(module, datamodule=data)
     names = {file.name for file in (tmp_path / "report").iterdir()}

@@ -14,6 +14,7 @@ import torch
 import yaml
 from conftest import QUICK
 from PIL import Image
+from sklearn import metrics as sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lit.data import PictureData
@@ -23,7 +24,7 @@ from cifar_lit.pictures import Split
 from cifar_lit.splits import stratified_split
 
 PICTURES = {"train_pictures", "test_pictures", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
-PICTURES |= {"curves", "class_accuracy"}
+PICTURES |= {"curves", "class_accuracy", "confusion", "calibration"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,8 @@ def test_everything_is_there(run: Path) -> None:
         "metrics.json",
         "history.csv",
         "class_accuracy.csv",
+        "confusion.csv",
+        "predictions.csv",
     }
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     for name in ("config.yaml", "run.json", "metrics.csv", "log.txt"):
@@ -85,6 +88,51 @@ def test_misclassified_and_figures_are_those_of_the_best_checkpoint(run: Path) -
     for label in range(10):
         of_class = pictures.test.labels == label
         assert by_class[str(label)] == pytest.approx((predicted == pictures.test.labels)[of_class].mean())
+
+
+def test_every_figure_follows_from_predictions_csv(run: Path) -> None:
+    listed = rows(run / "report" / "predictions.csv")
+    names = [column[2:-1] for column in listed[0] if column.startswith("p(")]
+    true, predicted = ([row[key] for row in listed] for key in ("true", "predicted"))
+    probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in listed])
+    assert [names[i] for i in probabilities.argmax(axis=1)] == predicted
+    metrics = json.loads((run / "report" / "metrics.json").read_text())["test"]
+    assert metrics["accuracy"] == pytest.approx(sklearn.accuracy_score(true, predicted))
+    assert metrics["loss"] == pytest.approx(sklearn.log_loss(true, probabilities, labels=names), rel=1e-6)
+    low, high = metrics["accuracy_interval_95"]
+    assert low < metrics["accuracy"] < high
+    precision, recall, f1, count = sklearn.precision_recall_fscore_support(true, predicted, zero_division=np.nan)
+    table = rows(run / "report" / "class_accuracy.csv")
+    assert [row["class"] for row in table] == names
+    for key, expected in (("precision", precision), ("accuracy", recall), ("f1", f1), ("test_pictures", count)):
+        np.testing.assert_allclose([float(row[key]) for row in table], expected)
+    confusion = [[int(row[name]) for name in names] for row in rows(run / "report" / "confusion.csv")]
+    np.testing.assert_array_equal(confusion, sklearn.confusion_matrix(true, predicted))
+    confidence, right = probabilities.max(axis=1), np.array(true) == np.array(predicted)
+    bins = [(confidence > i / 15) & (confidence <= (i + 1) / 15) for i in range(15)]
+    gaps = [b.mean() * abs(confidence[b].mean() - right[b].mean()) for b in bins if b.any()]
+    assert metrics["calibration_error"] == pytest.approx(sum(gaps), abs=1e-6)
+
+
+def test_a_part_that_cannot_be_drawn_does_not_stop_the_others(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError("no room for the matrix")
+
+    monkeypatch.setattr("cifar_lit.figures.confusion", broken)
+    with pytest.raises(SystemExit) as exit_:
+        fit(*QUICK)
+    assert exit_.value.code == 1
+    report = tmp_path / "lightning_logs" / "demo" / "version_0" / "report"
+    assert (report / "misclassified.png").exists() and (report / "curves.png").exists()
+    message = capsys.readouterr().err
+    assert "Scores could not be made: no room for the matrix" in message and "--ckpt_path last" in message
+    assert "MemoryError" in (report / "problems.txt").read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    again = fit(*QUICK, "--ckpt_path=last")
+    assert (again / "report" / "confusion.png").exists() and not (again / "report" / "problems.txt").exists()
 
 
 def test_final_train_figures_are_without_augmentation_and_held_out_pictures(run: Path) -> None:
@@ -193,7 +241,7 @@ def test_two_processes_give_the_same_figures_and_errors(run: Path, tmp_path: Pat
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
     arguments = [*QUICK, "--misclassified.k=7", "--data.batch_size=16", *ddp, "--ckpt_path=last"]
     subprocess.run([sys.executable, "-m", "cifar_lit.fit", *arguments], cwd=tmp_path, check=True, timeout=300)
-    for name in ("misclassified.csv", "metrics.json", "class_accuracy.csv"):
+    for name in ("misclassified.csv", "metrics.json", "class_accuracy.csv", "predictions.csv"):
         assert (report / name).read_text() == (run / "report" / name).read_text()
 
 

@@ -7,6 +7,8 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from cifar_lit.cams import check, methods
+from cifar_lit.errors import UsageError
 from cifar_lit.gradcam import activation_maps, default_layer, layer_sizes, to_picture
 from cifar_lit.net import LAYERS, Classifier
 
@@ -73,3 +75,31 @@ def test_to_picture_stretches_and_enlarges() -> None:
     np.testing.assert_allclose(got, cv2.resize((activation - 1) / 4, (8, 8)), atol=1e-6)
     assert (got.min(), got.max()) == (0.0, pytest.approx(1.0))
     assert (to_picture(np.zeros((4, 4), dtype=np.float32), 8) == 0).all()
+
+
+@pytest.mark.parametrize("method", sorted(set(methods()) - {"GradCAM"}))  # which has our own way
+def test_every_method_of_the_package_by_name(method: str) -> None:
+    net = make(stem="imagenet")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():  # as at the end of a training
+        got = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1"], method)["layer1"]
+    assert got.shape == (2, 2, 32, 32) and got.dtype == np.float32
+    assert got.min() >= 0 and got.max() <= 1 and got.max() > 0.5
+    assert not net.training and not any(module._forward_hooks for module in net.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert all((value == before[key]).all() for key, value in net.state_dict().items())
+
+
+def test_finer_cam_contrasts_the_class_that_was_asked_for() -> None:
+    net = make(stem="imagenet")
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    one, other = activation_maps(net, images, np.array([[1, 2]]), ["layer1"], "FinerCAM")["layer1"][0]
+    assert not np.allclose(one, other)
+
+
+def test_misspelt_methods_list_the_right_ones() -> None:
+    assert check("gradcam.method", "GradCAM++") == "GradCAMPlusPlus"
+    with pytest.raises(UsageError, match=r"gradcam.method=HiResCam: .* did you mean HiResCAM\? .*LayerCAM"):
+        check("gradcam.method", "HiResCam")

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cifar_lit.pictures import Pictures, Split
-from cifar_lit.predictions import Predictions, predict
+from cifar_lit.predictions import Predictions, predict, read_csv, write_csv
 
 
 class Brightness(nn.Module):
@@ -37,14 +39,16 @@ def test_figures(three: Predictions) -> None:
     assert three.accuracy == 0.5
     assert three.loss == pytest.approx(-np.log([0.7, 0.3, 0.05, 0.8]).mean())
     assert three.predicted.tolist() == [0, 0, 0, 2]
-    assert three.class_accuracy().tolist() == [1.0, 0.0, 0.5]
 
 
 def test_errors_come_most_wrong_first(three: Predictions) -> None:
     assert three.errors.tolist() == [2, 1]
 
 
-def test_a_class_without_pictures_has_no_accuracy() -> None:
-    one = Predictions(np.array([0]), np.array([0]), np.log([[0.9, 0.1]]))
-    assert np.isnan(one.class_accuracy()[1])
-    assert not len(one.errors)
+def test_csv_gives_back_what_was_written(three: Predictions, tmp_path: Path) -> None:
+    write_csv(tmp_path / "p.csv", three, ("a", "b, c", "p(d)"))
+    again, classes = read_csv(tmp_path / "p.csv")
+    assert classes == ("a", "b, c", "p(d)")
+    assert (again.indices == three.indices).all() and (again.labels == three.labels).all()
+    np.testing.assert_allclose(again.probabilities, three.probabilities, rtol=1e-8)
+    assert (tmp_path / "p.csv").read_text().splitlines()[2] == '1,"b, c",a,-0.3,1.2039728,0.6,0.3,0.1'

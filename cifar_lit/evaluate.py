@@ -1,0 +1,22 @@
+"""Figures and report again from a checkpoint, without training: `python -m cifar_lit.evaluate`."""
+
+import sys
+from collections.abc import Sequence
+
+from cifar_lit.errors import short_errors
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run with command-line arguments, those of the process by default.
+
+    Raises:
+        SystemExit: With 2 for an unusable option or file, with 1 for a failure.
+    """
+    with short_errors():
+        from cifar_lit.evaluate_cli import EvaluateCLI
+
+        EvaluateCLI(sys.argv[1:] if args is None else args).evaluate()
+
+
+if __name__ == "__main__":
+    main()

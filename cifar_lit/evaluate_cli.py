@@ -1,0 +1,75 @@
+"""The command line of `evaluate`: that of `fit`, begun with the configuration of a run."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from cifar_lit import checkpoints
+from cifar_lit.analysis import Analysis
+from cifar_lit.cli import FitCLI, complain, option_values
+from cifar_lit.errors import UsageError
+from cifar_lit.report import ReportCallback
+from cifar_lit.screen import History
+
+
+class EvaluateCLI(FitCLI):
+    """Like FitCLI, but makes the report of a checkpoint, with the configuration of its run, without training."""
+
+    prog = "python -m cifar_lit.evaluate"
+    description = "Make figures and report again from a run or a checkpoint, on its own data or on others."
+    ckpt_path_help = (
+        "Folder of a run (lightning_logs/RECIPE/version_N), whose best weights and config.yaml are taken, or a .ckpt "
+        "file. Needed. Loaded without running code from it."
+    )
+
+    def __init__(self, args: Sequence[str]) -> None:
+        given = list(args)
+        if paths := option_values(given, "--ckpt_path"):
+            config = checkpoints.config_of(checkpoints.of_run(paths[-1]))
+            if config:
+                given = ["--config", str(config), *given]
+        super().__init__(given)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of fit and where the report goes."""
+        parser.add_argument(
+            "--report_dir",
+            type=str | None,
+            default=None,
+            help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or beside the file.",
+        )
+        super().add_core_arguments_to_parser(parser)
+
+    def before_instantiate_classes(self) -> None:
+        """Evaluate in one process, and log nothing."""
+        self.config.lr_find = 0
+        alone = {"logger": False, "enable_checkpointing": False, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        for option, value in alone.items():
+            self.config.trainer[option] = value
+        super().before_instantiate_classes()
+
+    def _find_checkpoint(self) -> Path:
+        if not self.config.ckpt_path:
+            raise UsageError("--ckpt_path is not given; give a run's folder (lightning_logs/RECIPE/version_N) or file")
+        return checkpoints.of_run(self.config.ckpt_path)
+
+    def evaluate(self) -> None:
+        """Make all parts of the report."""
+        assert self.checkpoint_file is not None
+        net = self.model.net
+        net.load_state_dict(checkpoints.net_state(self.checkpoint["state_dict"]))
+        weights = f"{self.checkpoint_file.stem} weights, epoch {self.checkpoint['epoch'] + 1}"
+        history = self.checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
+        analysis = Analysis(self.trainer, self.datamodule, net, weights, history)
+        folder = Path(self.config.report_dir) if self.config.report_dir else self._next_folder(self.checkpoint_file)
+        for part in getattr(self.trainer, "callbacks", []):
+            if isinstance(part, ReportCallback):
+                part.make(analysis, folder)
+        complain(analysis, "the evaluation is finished")
+
+    @staticmethod
+    def _next_folder(checkpoint: Path) -> Path:
+        parent = checkpoint.parent.parent if checkpoints.config_of(checkpoint) else checkpoint.parent
+        return next(folder for n in itertools.count(1) if not (folder := parent / f"evaluation_{n}").exists())

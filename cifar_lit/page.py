@@ -1,0 +1,254 @@
+"""`report/index.html`: everything about a run on one page that needs nothing else."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_lit import faithfulness, figures, hardware, metrics
+from cifar_lit.analysis import Analysis
+from cifar_lit.gradcam import activation_maps, default_layer, to_picture
+from cifar_lit.net import LAYERS
+
+SUSPECTS = 20
+LARGEST = 96  # pixels of a picture on the page
+BATCH = 50  # pictures explained at once
+INK = "#123456"  # stands for the page's text colour while matplotlib draws
+PICTURES = {  # those of the short version
+    "misclassified.png": "The most wrong test pictures",
+    "gradcam_true.png": "What speaks for the true class",
+    "gradcam_predicted.png": "What speaks for the predicted class",
+    "confusion.png": "Confusion matrix",
+    "curves.png": "Loss, accuracy and learning rate over epochs",
+}
+Context = dict[str, Any]
+
+
+def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str) -> tuple[str, str]:
+    """Fill the templates; a section that cannot be made gives way to the reason, which is noted as a problem.
+
+    Args:
+        analysis: The run.
+        folder: The report's folder, for what others left in it and beside it.
+        k: How many of the most wrong pictures get the scores of their maps.
+        explained: How many of the most wrong pictures get maps.
+        method: How the maps are made, as in `activation_maps`.
+
+    Returns:
+        HTML, and a short version in Markdown.
+    """
+    import jinja2
+
+    sections: dict[str, Callable[[], Context]] = {
+        "quality": lambda: _quality(analysis),
+        "training": lambda: _training(analysis, folder),
+        "errors": lambda: _errors(analysis),
+        "pictures": lambda: _pictures(analysis, explained, method),
+        "trust": lambda: _trust(analysis, k, method),
+        "facts": lambda: _facts(analysis, folder),
+    }
+    context: dict[str, Context] = {}
+    for name, make in sections.items():
+        try:
+            context[name] = make()
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            context[name] = {"problem": reason}
+            analysis.problems[f"Page, {name}"] = reason
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cifar_lit"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    run = folder.resolve().parent
+    common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
+    html = environment.get_template("page.html").render(
+        **context,
+        **common,
+        classes=analysis.data.pictures.classes,
+        method=figures.method_name(method),
+        problems=analysis.problems,
+    )
+    drawn = [(name, alt) for name, alt in PICTURES.items() if (folder / name).exists()]
+    if "problem" in context["quality"]:
+        return html, f"# {common['title']}\n\n{context['quality']['problem']}\n"
+    readme = environment.get_template("readme.md").render(**common, quality=context["quality"], pictures=drawn)
+    return html, readme
+
+
+def _quality(analysis: Analysis) -> Context:
+    test, train = analysis.test, analysis.train
+    scores = metrics.class_scores(metrics.confusion(test))
+    bins = metrics.calibration(test)
+    counts = np.bincount(test.labels, minlength=len(analysis.data.pictures.classes))
+    by_class = zip(analysis.data.pictures.classes, counts, scores.recall, scores.precision, scores.f1, strict=True)
+    return {
+        "splits": [
+            {
+                "name": name,
+                "accuracy": one.accuracy,
+                "interval": metrics.accuracy_interval(len(one) - len(one.errors), len(one)),
+                "loss": one.loss,
+                "calibration_error": metrics.calibration(one).error,
+                "pictures": len(one),
+                "errors": len(one.errors),
+            }
+            for name, one in (("test", test), ("train", train))
+        ],
+        "classes": [[name, *map(float, row)] for name, *row in by_class],
+        "reliability": _svg(lambda: figures.reliability(bins.count, bins.confidence, bins.accuracy, bins.error)),
+    }
+
+
+def _training(analysis: Analysis, folder: Path) -> Context:
+    rows = analysis.history
+    pictures = len(analysis.data.train_dataset)
+    whole = analysis.trainer.limit_train_batches == 1.0
+    curve = folder / "lr_find.png"
+    return {
+        "curves": _svg(lambda: figures.curves(rows)) if rows else "",
+        "seconds": [row["seconds"] for row in rows],
+        "per_second": [pictures / row["seconds"] for row in rows] if whole else [],
+        "lr_find": _data_uri(curve.read_bytes(), "png") if curve.exists() else "",
+    }
+
+
+def _errors(analysis: Analysis) -> Context:
+    table = metrics.confusion(analysis.test)
+    return {
+        "confusion": table.tolist(),
+        "shares": (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist(),
+        "pairs": metrics.confused_pairs(table),
+    }
+
+
+def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
+    """Collect all errors, the suspects of wrong labels, and the maps of the first ones."""
+    test, data = analysis.test, analysis.data
+    suspects = metrics.label_suspects(test)[:SUSPECTS]
+    rows = list(dict.fromkeys([*test.errors.tolist(), *suspects.tolist()]))
+    images = data.pictures.test.images
+    items = [
+        {
+            "index": int(test.indices[row]),
+            "true": int(test.labels[row]),
+            "predicted": int(test.predicted[row]),
+            "p": [round(float(share), 4) for share in test.probabilities[row]],
+            "loss": round(float(test.losses[row]), 4),
+            "margin": round(float(test.margins[row]), 4),
+            "image": _thumbnail(images[test.indices[row]]),
+        }
+        for row in rows
+    ]
+    first = np.array(rows[:explained], dtype=np.int64)
+    for start in range(0, len(first), BATCH):
+        part = first[start : start + BATCH]
+        asked = np.stack([test.labels[part], test.predicted[part]], axis=1)
+        raw = activation_maps(analysis.net, images[test.indices[part]], asked, LAYERS, method)
+        for position, item in enumerate(items[start : start + len(part)]):
+            item["maps"] = {layer: [_quantised(one) for one in raw[layer][position]] for layer in LAYERS}
+    return {
+        "items": items,
+        "errors": len(test.errors),
+        "suspects": [rows.index(row) for row in suspects.tolist()],
+        "explained": len(first),
+        "colours": base64.b64encode(_colours("inferno")).decode(),
+        "difference": base64.b64encode(_colours("PuOr")).decode(),
+    }
+
+
+def _trust(analysis: Analysis, k: int, method: str) -> Context:
+    """Score the maps of the first pictures, and compare with those of a network that forgets."""
+    test, data = analysis.test, analysis.data
+    layer = default_layer(analysis.net, data.image_size)
+    rows = test.errors[:k]
+    if not len(rows):
+        return {"layer": layer, "road": [], "randomisation": []}
+    images = data.pictures.test.images[test.indices[rows]]
+    asked = np.stack([test.labels[rows], test.predicted[rows]], axis=1)
+    raw = activation_maps(analysis.net, images, asked, [layer], method)[layer]
+    scores = [
+        faithfulness.road(
+            analysis.net, images, asked[:, which], np.stack([to_picture(one, data.image_size) for one in raw[:, which]])
+        )
+        for which in (0, 1)
+    ]
+    return {
+        "layer": layer,
+        "road": [[None if np.isnan(x) else round(float(x), 3) for x in pair] for pair in zip(*scores, strict=True)],
+        "randomisation": faithfulness.randomisation(analysis.net, images, asked[:, 1], layer, method),
+    }
+
+
+def _facts(analysis: Analysis, folder: Path) -> Context:
+    """Tell what exactly ran: from the run's own notes where there are some."""
+    pictures, net = analysis.data.pictures, analysis.net
+    config = folder.parent / "config.yaml"
+    notes = folder.parent / "run.json"
+    known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else hardware.describe()
+    facts: dict[str, object] = {
+        "weights": analysis.weights,
+        "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
+        "training pictures": f"{len(analysis.data.train_dataset):,} of {len(pictures.train):,}",
+        "fingerprint of the training set": pictures.train.fingerprint,
+        "test pictures": f"{len(analysis.test):,} of {len(pictures.test):,}",
+        "fingerprint of the test set": pictures.test.fingerprint,
+        "device of this report": str(analysis.trainer.strategy.root_device),
+        **known,
+    }
+    return {
+        "facts": {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in facts.items()},
+        "config": config.read_text(encoding="utf-8") if config.exists() else "",
+        "network": str(net),
+    }
+
+
+def _svg(draw: Callable[[], Figure]) -> str:
+    """Draw a figure in the page's own text colour, for light and dark."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit"}
+    with matplotlib.rc_context(style | dict.fromkeys(inked, INK)):
+        file = io.StringIO()
+        draw().savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> str:
+    picture, file = Image.fromarray(image), io.BytesIO()
+    if max(picture.size) <= LARGEST:
+        picture.save(file, "PNG")
+        return _data_uri(file.getvalue(), "png")
+    picture.thumbnail((LARGEST, LARGEST))
+    picture.save(file, "WEBP", quality=85)
+    return _data_uri(file.getvalue(), "webp")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _quantised(activation: NDArray[np.float32]) -> list[object]:
+    """Return a map's width and its values, 0..255 between its lowest and highest, as the page's script wants them."""
+    small = activation
+    if small.shape[0] > LARGEST:
+        resized = Image.fromarray(small).resize((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+        small = np.asarray(resized, dtype=np.float32)
+    low, high = float(small.min()), float(small.max())
+    scaled = (small - low) * (255 / (high - low)) if high > low else np.zeros_like(small)
+    return [small.shape[1], base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode()]
+
+
+def _colours(name: str) -> bytes:
+    """Return 256 RGB triples of a colour map."""
+    table = matplotlib.colormaps[name](np.arange(256))[:, :3]
+    return (np.asarray(table) * 255).round().astype(np.uint8).tobytes()

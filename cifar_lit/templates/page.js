@@ -1,0 +1,149 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const PAGE = 120; // pictures put on the screen at once
+const SIDE = 150; // pixels of a map
+const percent = (share) => (100 * share).toFixed(1) + " %";
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const colours = bytes(data.colours), differences = bytes(data.difference);
+const form = document.querySelector(".filters"), grid = document.getElementById("grid");
+const more = document.getElementById("more"), dialog = document.getElementById("picture");
+let chosen = [], shown = 0, open = 0;
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+const describe = (item) => `${data.classes[item.true]} taken for ${data.classes[item.predicted]}, ${percent(item.p[item.predicted])}`;
+
+function choose() {
+  const { true: t, predicted: p, kind, order } = Object.fromEntries(new FormData(form));
+  const suspects = kind === "suspects";
+  chosen = (suspects ? data.suspects : [...Array(data.errors).keys()]).filter((i) => {
+    const item = data.items[i];
+    return (t === "" || item.true === +t) && (p === "" || item.predicted === +p);
+  });
+  const key = { loss: (i) => -i.loss, confidence: (i) => -i.p[i.predicted], margin: (i) => Math.abs(i.margin) }[order];
+  chosen.sort((a, b) => key(data.items[a]) - key(data.items[b]) || a - b);
+  document.getElementById("about-suspects").hidden = !suspects;
+  document.getElementById("count").textContent = `${chosen.length} of ${suspects ? data.suspects.length + " suspects" : data.errors + " misclassified pictures"}`;
+  grid.replaceChildren();
+  shown = 0;
+  showMore();
+}
+
+function showMore() {
+  for (const position of [...chosen.keys()].slice(shown, shown + PAGE)) {
+    const item = data.items[chosen[position]];
+    const tile = element("button", { type: "button" },
+      element("img", { src: item.image, alt: "", loading: "lazy" }),
+      `${data.classes[item.true]} → ${data.classes[item.predicted]} ${percent(item.p[item.predicted])}`);
+    tile.setAttribute("aria-label", `Picture ${item.index}: ${describe(item)}`);
+    tile.addEventListener("click", () => show(position));
+    grid.append(element("li", {}, tile));
+  }
+  shown = Math.min(shown + PAGE, chosen.length);
+  more.hidden = shown >= chosen.length;
+}
+
+// A map's values as a soft picture of SIDE x SIDE, 0..1: bilinear, stretched as in the PNG files.
+function enlarged([width, text]) {
+  const values = bytes(text), height = values.length / width, large = new Float32Array(SIDE * SIDE);
+  const at = (y, x) => values[Math.min(Math.max(y, 0), height - 1) * width + Math.min(Math.max(x, 0), width - 1)];
+  for (let y = 0; y < SIDE; y++) for (let x = 0; x < SIDE; x++) {
+    const v = ((y + 0.5) * height) / SIDE - 0.5, u = ((x + 0.5) * width) / SIDE - 0.5;
+    const top = Math.floor(v), left = Math.floor(u), fy = v - top, fx = u - left;
+    large[y * SIDE + x] = ((1 - fy) * ((1 - fx) * at(top, left) + fx * at(top, left + 1)) + fy * ((1 - fx) * at(top + 1, left) + fx * at(top + 1, left + 1))) / 255;
+  }
+  return large;
+}
+
+function painted(picture, values, table, label) {
+  const canvas = element("canvas", { width: SIDE, height: SIDE });
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", label);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  if (picture) context.drawImage(picture, 0, 0, SIDE, SIDE);
+  const pixels = context.getImageData(0, 0, SIDE, SIDE), share = picture ? 0.55 : 1;
+  values.forEach((value, i) => {
+    const colour = 3 * Math.round(255 * Math.min(Math.max(value, 0), 1));
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - share) * pixels.data[4 * i + c] + share * table[colour + c];
+    pixels.data[4 * i + 3] = 255;
+  });
+  context.putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+function mapsOf(item, picture) {
+  const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
+  const body = Object.entries(item.maps).map(([layer, pair]) => {
+    const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
+    const cells = [painted(picture, a, colours, `${layer} ${names[0]}`), painted(picture, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true less predicted`)];
+    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell) => element("td", {}, cell)));
+  });
+  return element("table", { className: "maps" },
+    element("caption", {}, `${data.method}: bright places speak for the class. Difference: purple where the true class has more, orange where the predicted one has.`),
+    element("thead", {}, element("tr", {}, element("td"), ...names.map((name) => element("th", { scope: "col" }, name)))),
+    element("tbody", {}, ...body));
+}
+
+async function show(position) {
+  open = position;
+  const item = data.items[chosen[position]], picture = element("img", { src: item.image, alt: `test picture ${item.index}` });
+  document.getElementById("picture-title").textContent = `Picture ${item.index}: ${describe(item)}`;
+  const order = [...item.p.keys()].sort((a, b) => item.p[b] - item.p[a]);
+  const rows = [...new Set([...order.slice(0, 10), item.true])].map((label) => {
+    const fill = element("span");
+    fill.style.width = percent(item.p[label]).replace(" ", "");
+    const mark = label === item.true ? " (true)" : label === item.predicted ? " (predicted)" : "";
+    return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
+  });
+  const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`];
+  const road = chosen[position] < data.errors ? data.road[chosen[position]] : undefined;
+  if (road) facts.push(`faithfulness (ROAD, ${data.layer}): true ${road[0] ?? "empty map"}, predicted ${road[1] ?? "empty map"}`);
+  const about = element("div", { className: "about" }, picture,
+    element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("tbody", {}, ...rows))));
+  const body = document.getElementById("picture-body");
+  body.replaceChildren(about);
+  document.getElementById("previous").disabled = position === 0;
+  document.getElementById("next").disabled = position === chosen.length - 1;
+  if (!dialog.open) dialog.showModal();
+  if (!item.maps) body.append(element("p", {}, "No maps for this picture: page.explained says how many get them."));
+  else {
+    await picture.decode();
+    if (open === position) body.append(mapsOf(item, picture));
+  }
+}
+
+const step = (by) => { if (chosen[open + by] !== undefined) show(open + by); };
+document.getElementById("previous").addEventListener("click", () => step(-1));
+document.getElementById("next").addEventListener("click", () => step(1));
+document.getElementById("close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("keydown", (event) => { if (event.key === "ArrowLeft") step(-1); if (event.key === "ArrowRight") step(1); });
+dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+more.addEventListener("click", showMore);
+form.addEventListener("change", choose);
+form.addEventListener("submit", (event) => event.preventDefault());
+form.addEventListener("reset", () => setTimeout(choose));
+document.querySelectorAll("button[data-true]").forEach((button) => button.addEventListener("click", () => {
+  Object.assign(form.elements.true, { value: button.dataset.true });
+  Object.assign(form.elements.predicted, { value: button.dataset.predicted });
+  form.elements.kind.value = "errors";
+  choose();
+  document.getElementById("all").scrollIntoView();
+}));
+document.querySelectorAll("button[data-open]").forEach((button) => button.addEventListener("click", () => {
+  form.reset();
+  choose();
+  show(chosen.indexOf(+button.dataset.open));
+}));
+document.querySelectorAll("table.sortable th button").forEach((button) => button.addEventListener("click", () => {
+  const head = button.closest("th"), body = head.closest("table").tBodies[0], column = head.cellIndex;
+  const upwards = head.getAttribute("aria-sort") === "descending" || (column === 0 && head.getAttribute("aria-sort") === "none");
+  for (const other of head.parentElement.children) other.setAttribute("aria-sort", "none");
+  head.setAttribute("aria-sort", upwards ? "ascending" : "descending");
+  const value = (row) => +row.children[column].dataset.value;
+  body.append(...[...body.rows].sort((a, b) => (upwards ? 1 : -1) * (value(a) - value(b))));
+}));
+choose();

@@ -1,0 +1,58 @@
+"""`python -m cifar_lit.evaluate`: the report again, without training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+
+from cifar_lit import evaluate
+from cifar_lit.fit import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        main(QUICK)
+        return Path("lightning_logs/demo/version_0").resolve()
+
+
+def test_a_runs_folder_is_enough(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
+    evaluate.main(["--ckpt_path", str(run)])
+    assert "test accuracy" in caplog.text
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    again = run / "evaluation_1"
+    assert {file.name for file in again.iterdir()} == {file.name for file in (run / "report").iterdir()}
+    for name in ("metrics.json", "predictions.csv", "misclassified.csv", "history.csv"):
+        assert (again / name).read_text() == (run / "report" / name).read_text()
+    assert (again / "misclassified.png").read_bytes() == (run / "report" / "misclassified.png").read_bytes()
+
+
+def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "some.ckpt"
+    file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    out = tmp_path / "out"
+    evaluate.main([*QUICK, "--ckpt_path", str(file), "--report_dir", str(out), "--misclassified.k=3"])
+    assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main(list(args))
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_unusable_checkpoints_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--ckpt_path is not given" in refused(capsys, *QUICK)
+    assert "holds no checkpoints/best.ckpt" in refused(capsys, "--ckpt_path", str(tmp_path))
+    assert "there is no such file" in refused(capsys, "--ckpt_path", str(tmp_path / "none.ckpt"))
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["PictureData"]["classes"][3] = "three"
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    message = refused(capsys, *QUICK, "--ckpt_path", str(tmp_path / "other.ckpt"))
+    assert "'three' there is '3' here" in message
+    assert not list(tmp_path.glob("evaluation_*"))

@@ -1,0 +1,120 @@
+"""`python -m cifar_lit.explain`: anyone's own pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_lit import explain
+from cifar_lit.net import Classifier
+
+CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of an untrained network, as fit leaves it."""
+    torch.manual_seed(0)
+    built = {"num_classes": 6, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "stem": "imagenet", "norm": "batch"}
+    weights = {f"net.{key}": value for key, value in Classifier(**built).state_dict().items()}
+    file = tmp_path_factory.mktemp("run") / "some.ckpt"
+    data = {"classes": CLASSES, "image_size": 32}
+    torch.save({"state_dict": weights, "hyper_parameters": built, "PictureData": data, "epoch": 0}, file)
+    return str(file)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures as people have them."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def noise(width: int, height: int, *channels: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8))
+
+    noise(4000, 3000, 3).save(folder / "large.jpg")
+    noise(50, 50).save(folder / "grey.png")
+    noise(64, 64, 4).save(folder / "clear.png")
+    noise(16, 16, 3).save(folder / "more" / "tiny.webp")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(60, 40, 3).save(folder / "more" / "grey.jpg", exif=exif)
+    return folder
+
+
+def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    explain.main([str(pictures), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
+    written = {file.name for file in Path("out").iterdir()}
+    assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "tiny.png"} | {
+        "contact_sheet.png",
+        "explain.json",
+    }
+    results = json.loads(Path("out/explain.json").read_text())
+    assert results["unreadable"] == []
+    by_file = {Path(one["file"]).name: one for one in results["pictures"]}
+    assert len(by_file) == 5
+    for one in by_file.values():
+        shares = [entry["probability"] for entry in one["top"]]
+        assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+        assert one["explained"] == one["top"][0]["class"] and one["layers"] == ["layer1", "layer3"]
+    assert any("reduced to 32" in note for note in by_file["large.jpg"]["notes"])
+    assert any("its middle 75%" in note for note in by_file["large.jpg"]["notes"])
+    assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
+    assert by_file["clear.png"]["notes"] == []
+    with Image.open("out/large.png") as image:
+        assert image.width > 4 * 300  # the picture, what the network sees, two layers
+    assert by_file["grey.png"]["top"][0]["class"] in capsys.readouterr().out
+
+
+def test_the_table_is_what_the_network_says(checkpoint: str, pictures: Path) -> None:
+    explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(pictures / "grey.png")])
+    (one,) = json.loads(Path("explain_1/explain.json").read_text())["pictures"]
+    loaded = torch.load(checkpoint, weights_only=True)
+    net = Classifier(**loaded["hyper_parameters"]).eval()
+    net.load_state_dict({key.removeprefix("net."): value for key, value in loaded["state_dict"].items()})
+    with Image.open(pictures / "grey.png") as image:
+        small = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
+    with torch.no_grad():
+        expected = net(torch.from_numpy(small.copy())[None])[0].softmax(0)
+    top = expected.argsort(descending=True)[:2].tolist()
+    assert [entry["class"] for entry in one["top"]] == [CLASSES[i] for i in top]
+    assert [entry["probability"] for entry in one["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
+    assert one["explained"] == "eel"
+
+
+def test_what_is_unreadable_is_named_and_the_rest_explained(
+    checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "text.png").write_text("no picture")
+    with pytest.raises(SystemExit) as exit_:
+        explain.main([str(pictures), "--ckpt_path", checkpoint])
+    assert exit_.value.code == 1
+    assert "text.png: no PNG, JPEG or WebP picture" in capsys.readouterr().err
+    results = json.loads(Path("explain_1/explain.json").read_text())
+    assert len(results["pictures"]) == 5 and len(results["unreadable"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "cow"], "--class cow: the network knows ape, bee"),
+        (["--method", "GradCam"], "did you mean GradCAM?"),
+        (["--out", "mine"], "--out mine is there already"),
+        (["--top", "0"], "--top must be 1 or more"),
+        (["none.png"], "none.png: there is no such picture"),
+        (["--layers", "layer5"], "invalid choice: 'layer5'"),
+    ],
+)
+def test_bad_options(
+    options: list[str], message: str, checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        explain.main([str(pictures), "--ckpt_path", checkpoint, *options])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("explain_*"))
