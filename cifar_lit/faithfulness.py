@@ -1,6 +1,7 @@
 """How far a map can be trusted: removing what it marks (ROAD), and making the network forget (randomisation)."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +46,9 @@ def road(
         torch.manual_seed(0)  # the removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[filled], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[filled]]
-        scores[filled] = ROADCombined()(pixels, ordered, targets, net.backbone)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy's, about how the package calls it
+            scores[filled] = ROADCombined()(pixels, ordered, targets, net.backbone)
     return scores
 
 

@@ -37,7 +37,7 @@ function showMore() {
     const item = data.items[chosen[position]];
     const tile = element("button", { type: "button" },
       element("img", { src: item.image, alt: "", loading: "lazy" }),
-      `${data.classes[item.true]} → ${data.classes[item.predicted]} ${percent(item.p[item.predicted])}`);
+      `${data.classes[item.true]} → ${data.classes[item.predicted]}`, element("br"), percent(item.p[item.predicted]));
     tile.setAttribute("aria-label", `Picture ${item.index}: ${describe(item)}`);
     tile.addEventListener("click", () => show(position));
     grid.append(element("li", {}, tile));
@@ -62,7 +62,7 @@ function painted(picture, values, table, label) {
   const canvas = element("canvas", { width: SIDE, height: SIDE });
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
   if (picture) context.drawImage(picture, 0, 0, SIDE, SIDE);
   const pixels = context.getImageData(0, 0, SIDE, SIDE), share = picture ? 0.55 : 1;

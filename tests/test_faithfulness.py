@@ -1,0 +1,59 @@
+"""Scores of maps, on networks whose right answer is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifar_lit.faithfulness import STAGES, randomisation, road
+from cifar_lit.net import Classifier, Normalize
+
+
+class BrightCorner(nn.Module):
+    """Knows one thing: class 1 is a bright upper left corner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalize = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def backbone(self, pixels: torch.Tensor) -> torch.Tensor:
+        corner = pixels[:, :, :8, :8].mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(corner), 10 * corner - 5], dim=1)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    images[:, :8, :8] = 255
+    return images
+
+
+def test_road_tells_a_right_map_from_a_wrong_one(images: np.ndarray) -> None:
+    net: Any = BrightCorner().eval()
+    right, wrong = np.zeros((2, 32, 32), dtype=np.float32)
+    right[:8, :8] = 1
+    wrong[24:, 24:] = 1
+    scores = road(net, images, np.array([1, 1]), np.stack([right, wrong]))
+    assert scores[0] > 0.2 > scores[1]
+    again = road(net, images, np.array([1, 1]), np.stack([right, wrong]))
+    np.testing.assert_array_equal(scores, again)
+
+
+def test_road_of_an_empty_map_is_not_defined(images: np.ndarray) -> None:
+    net: Any = BrightCorner().eval()
+    assert np.isnan(road(net, images, np.array([1, 1]), np.zeros((2, 32, 32), dtype=np.float32))).all()
+
+
+def test_randomisation_changes_the_maps_and_leaves_the_network() -> None:
+    torch.manual_seed(0)
+    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval().requires_grad_(False)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    stages = randomisation(net, pictures, np.array([0, 1, 2]), "layer3")
+    assert tuple(name for name, _ in stages) == STAGES
+    assert all(-1 <= similar < 0.9 for _, similar in stages)
+    assert all((value == before[key]).all() for key, value in net.state_dict().items())
+    assert (torch.random.get_rng_state() == state).all()
