@@ -159,7 +159,16 @@ class Scores(ReportCallback):
             }
             for name, one in (("test", test), ("train", train))
         }
-        report.json("metrics", {"weights": analysis.weights, **final})
+        pictures = analysis.data.pictures
+        report.json(
+            "metrics",
+            {
+                "weights": analysis.weights,
+                "parameters": sum(parameter.numel() for parameter in analysis.net.parameters()),
+                "fingerprints": {"train": pictures.train.fingerprint, "test": pictures.test.fingerprint},
+                **final,
+            },
+        )
         report.scalars(
             {
                 "test/loss": test.loss,

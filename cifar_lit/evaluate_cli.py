@@ -1,6 +1,5 @@
 """The command line of `evaluate`: that of `fit`, begun with the configuration of a run."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cifar_lit import checkpoints
 from cifar_lit.analysis import Analysis
 from cifar_lit.cli import FitCLI, complain, option_values
 from cifar_lit.errors import UsageError
+from cifar_lit.folders import new_folder
 from cifar_lit.report import ReportCallback
 from cifar_lit.screen import History
 
@@ -35,7 +35,7 @@ class EvaluateCLI(FitCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of fit and where the report goes."""
         parser.add_argument(
-            "--report_dir",
+            "--out",
             type=str | None,
             default=None,
             help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or beside the file.",
@@ -63,13 +63,10 @@ class EvaluateCLI(FitCLI):
         weights = f"{self.checkpoint_file.stem} weights, epoch {self.checkpoint['epoch'] + 1}"
         history = self.checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history)
-        folder = Path(self.config.report_dir) if self.config.report_dir else self._next_folder(self.checkpoint_file)
+        file = self.checkpoint_file
+        parent = file.parent.parent if checkpoints.config_of(file) else file.parent
+        folder = new_folder(self.config.out, "evaluation", parent)
         for part in getattr(self.trainer, "callbacks", []):
             if isinstance(part, ReportCallback):
                 part.make(analysis, folder)
         complain(analysis, "the evaluation is finished")
-
-    @staticmethod
-    def _next_folder(checkpoint: Path) -> Path:
-        parent = checkpoint.parent.parent if checkpoints.config_of(checkpoint) else checkpoint.parent
-        return next(folder for n in itertools.count(1) if not (folder := parent / f"evaluation_{n}").exists())

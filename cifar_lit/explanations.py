@@ -20,6 +20,7 @@ from cifar_lit import cams, checkpoints, figures
 from cifar_lit.decode import UnreadableError, read
 from cifar_lit.errors import RunError, UsageError
 from cifar_lit.folder import SUFFIXES
+from cifar_lit.folders import new_folder
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
 from cifar_lit.net import Classifier, Layer
 
@@ -123,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
     """
     method = cams.check("--method", options.method)
     files = list(_files(options.pictures))
-    folder = _folder(options.out)
+    folder = new_folder(options.out, "explain")
     trained = load(options.ckpt_path)
     if options.class_name is not None and options.class_name not in trained.classes:
         raise UsageError(f"--class {options.class_name}: the network knows {', '.join(trained.classes)}")
@@ -189,16 +190,6 @@ def _files(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
         else:
             raise UsageError(f"{argument}: there is no such picture or folder")
-
-
-def _folder(out: str | None) -> Path:
-    """Return where the results go; nothing that is there is overwritten."""
-    if out is None:
-        return next(folder for n in itertools.count(1) if not (folder := Path(f"explain_{n}")).exists())
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {out} is there already and not empty; name a new folder")
-    return folder
 
 
 class _Names:

@@ -45,8 +45,6 @@ def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str)
     Returns:
         HTML, and a short version in Markdown.
     """
-    import jinja2
-
     sections: dict[str, Callable[[], Context]] = {
         "quality": lambda: _quality(analysis),
         "training": lambda: _training(analysis, folder),
@@ -63,15 +61,10 @@ def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str)
             reason = " ".join(str(error).split()) or type(error).__name__
             context[name] = {"problem": reason}
             analysis.problems[f"Page, {name}"] = reason
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_lit"),
-        autoescape=jinja2.select_autoescape(),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
     run = folder.resolve().parent
     common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
-    html = environment.get_template("page.html").render(
+    html = render(
+        "page.html",
         **context,
         **common,
         classes=analysis.data.pictures.classes,
@@ -81,8 +74,21 @@ def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str)
     drawn = [(name, alt) for name, alt in PICTURES.items() if (folder / name).exists()]
     if "problem" in context["quality"]:
         return html, f"# {common['title']}\n\n{context['quality']['problem']}\n"
-    readme = environment.get_template("readme.md").render(**common, quality=context["quality"], pictures=drawn)
+    readme = render("readme.md", **common, quality=context["quality"], pictures=drawn)
     return html, readme
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill one of the package's templates; what goes into HTML is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cifar_lit"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(template).render(**context)
 
 
 def _quality(analysis: Analysis) -> Context:
@@ -145,7 +151,7 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
             "p": [round(float(share), 4) for share in test.probabilities[row]],
             "loss": round(float(test.losses[row]), 4),
             "margin": round(float(test.margins[row]), 4),
-            "image": _thumbnail(images[test.indices[row]]),
+            "image": thumbnail(images[test.indices[row]]),
         }
         for row in rows
     ]
@@ -223,7 +229,8 @@ def _svg(draw: Callable[[], Figure]) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> str:
+def thumbnail(image: NDArray[np.uint8]) -> str:
+    """Return a picture as a data URI, no larger than it has to be."""
     picture, file = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= LARGEST:
         picture.save(file, "PNG")

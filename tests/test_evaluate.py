@@ -35,7 +35,7 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
-    evaluate.main([*QUICK, "--ckpt_path", str(file), "--report_dir", str(out), "--misclassified.k=3"])
+    evaluate.main([*QUICK, "--ckpt_path", str(file), "--out", str(out), "--misclassified.k=3"])
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 

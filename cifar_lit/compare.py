@@ -1,0 +1,37 @@
+"""Put finished runs side by side: `python -m cifar_lit.compare RUN RUN...`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cifar_lit.errors import short_errors
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m cifar_lit.compare",
+        description="Compare runs on the same test pictures: a table on the screen, compare.json and compare.html. Of "
+        "two runs also which errors were fixed, which are new and which stay, with an exact McNemar test.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, lightning_logs/RECIPE/version_N")
+    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
+    return parser.parse_args(args)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run with command-line arguments, those of the process by default.
+
+    Raises:
+        SystemExit: With 2 for unusable options or runs, with 1 for a failure.
+    """
+    with short_errors():
+        options = parse(sys.argv[1:] if args is None else args)
+        from cifar_lit.comparison import run
+
+        run(options.runs, options.out)
+
+
+if __name__ == "__main__":
+    main()

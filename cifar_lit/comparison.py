@@ -1,0 +1,233 @@
+"""Runs side by side: what they reach, what differs in them, and whose errors the other one makes too."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from cifar_lit.errors import UsageError
+from cifar_lit.folders import new_folder
+from cifar_lit.page import render, thumbnail
+from cifar_lit.predictions import Predictions, read_csv
+from cifar_lit.sources import load
+
+SHOWN = 500  # pictures of each kind on the page
+REMEDY = "make its report with python -m cifar_lit.evaluate --ckpt_path RUN --out RUN/report"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left behind.
+
+    Attributes:
+        name: Its recipe and version.
+        metrics: `metrics.json`.
+        predictions: What it says about the test pictures.
+        classes: The class names.
+        config: `config.yaml`, flattened to dotted names.
+        notes: `run.json`.
+        epochs: Epochs trained.
+        seconds: Time of all epochs.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    predictions: Predictions
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+    notes: dict[str, Any]
+    epochs: int
+    seconds: float
+
+
+def read(folder: str) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        UsageError: It is none, or its report is missing or from an older version.
+    """
+    run = Path(folder)
+    if not run.is_dir():
+        raise UsageError(f"{folder}: there is no such folder; give lightning_logs/RECIPE/version_N")
+    report = run / "report"
+    try:
+        metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+        _ = metrics["fingerprints"], metrics["parameters"]
+        predictions, classes = read_csv(report / "predictions.csv")
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        history: list[dict[str, str]] = []
+        if (report / "history.csv").exists():
+            with open(report / "history.csv", newline="", encoding="utf-8") as file:
+                history = list(csv.DictReader(file))
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"{getattr(error, 'filename', None) or report}: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
+    seconds = sum(float(row["seconds"]) for row in history)
+    absolute = run.resolve()
+    name = f"{absolute.parent.name}/{absolute.name}"
+    return Run(name, metrics, predictions, classes, _flat(config), notes, len(history), seconds)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, dict):
+        return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): config}
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that were tested on different pictures."""
+    first = runs[0]
+    for other in runs[1:]:
+        if other.classes != first.classes:
+            ours, theirs = ", ".join(first.classes[:10]), ", ".join(other.classes[:10])
+            problem = f"they tell different classes apart ({ours} and {theirs})"
+        elif other.metrics["fingerprints"]["test"] != first.metrics["fingerprints"]["test"]:
+            fingerprints = [run.metrics["fingerprints"]["test"] for run in (first, other)]
+            problem = f"they were tested on different pictures (fingerprints {fingerprints[0]} and {fingerprints[1]})"
+        elif not np.array_equal(other.predictions.indices, first.predictions.indices):
+            problem = (
+                f"they were tested on different parts of the test set ({len(first.predictions)} and "
+                f"{len(other.predictions)} pictures; trainer.limit_test_batches)"
+            )
+        else:
+            continue
+        raise UsageError(f"{first.name} and {other.name} cannot be compared: {problem}; compare runs on the same data")
+
+
+def table(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the figures of each run as text, a row a figure, its name first."""
+
+    def row(name: str, *texts: str) -> list[str]:
+        return [name, *texts]
+
+    test = [run.metrics["test"] for run in runs]
+    return [
+        row("run", *(run.name for run in runs)),
+        row("test accuracy", *(f"{one['accuracy']:.2%}" for one in test)),
+        row("95 % interval", *("{:.2%} to {:.2%}".format(*one["accuracy_interval_95"]) for one in test)),
+        row("test loss", *(f"{one['loss']:.3f}" for one in test)),
+        row("calibration error", *(f"{one['calibration_error']:.1%}" for one in test)),
+        row("train accuracy", *(f"{run.metrics['train']['accuracy']:.2%}" for run in runs)),
+        row("weights", *(run.metrics["weights"] for run in runs)),
+        row("parameters", *(f"{run.metrics['parameters']:,}" for run in runs)),
+        row("epochs", *(str(run.epochs) for run in runs)),
+        row("training time", *(f"{run.seconds:,.0f} s" for run in runs)),
+        row("hardware", *(", ".join(run.notes.get("gpus") or []) or str(run.notes.get("cpu")) for run in runs)),
+        row("commit", *(str(run.notes.get("commit"))[:12] for run in runs)),
+    ]
+
+
+def differences(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the options that differ as text, a row an option, its name first."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    return [
+        [name, *("(none)" if name not in run.config else str(run.config[name]) for run in runs)]
+        for name in names
+        if len({str(run.config.get(name)) for run in runs}) > 1
+    ]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """From one run's errors to another's, as rows of their predictions.
+
+    Attributes:
+        fixed: Wrong in the first run, right in the second.
+        new: Right in the first, wrong in the second.
+        stay: Wrong in both.
+        p_value: Of the exact McNemar test that both are wrong equally often.
+    """
+
+    fixed: NDArray[np.int64]
+    new: NDArray[np.int64]
+    stay: NDArray[np.int64]
+    p_value: float
+
+
+def changes(one: Predictions, other: Predictions) -> Changes:
+    """Compare two sets of predictions for the same pictures (McNemar 1947; exact, by the binomial distribution)."""
+    from scipy.stats import binomtest
+
+    before, after = (p.predicted != p.labels for p in (one, other))
+    fixed, new, stay = (np.flatnonzero(rows) for rows in (before & ~after, ~before & after, before & after))
+    changed = len(fixed) + len(new)
+    p_value = float(binomtest(len(new), changed).pvalue) if changed else 1.0
+    return Changes(fixed, new, stay, p_value)
+
+
+def run(folders: Sequence[str], out: str | None) -> None:
+    """Compare, print the table, write `compare.json` and `compare.html`."""
+    if len(folders) < 2:
+        raise UsageError("give at least two runs to compare")
+    runs = [read(folder) for folder in folders]
+    check_comparable(runs)
+    folder = new_folder(out, "compare")
+    rows, differ = table(runs), differences(runs)
+    content: dict[str, Any] = {
+        "runs": [
+            {"name": run.name, "epochs": run.epochs, "seconds": run.seconds, "notes": run.notes, **run.metrics}
+            for run in runs
+        ],
+        "differences": {name: values for name, *values in differ},
+    }
+    print(_aligned([*rows, ["", *[""] * len(runs)], *differ]))
+    between = None
+    if len(runs) == 2:
+        found = changes(runs[0].predictions, runs[1].predictions)
+        indices = runs[0].predictions.indices
+        kinds = {"fixed": found.fixed, "new": found.new, "stay": found.stay}
+        content["errors"] = {kind: indices[part].tolist() for kind, part in kinds.items()}
+        content["mcnemar_p_value"] = found.p_value
+        print(f"\nerrors: {', '.join(f'{len(part)} {kind}' for kind, part in kinds.items())}; {_verdict(found)}")
+        between = {"verdict": _verdict(found), "kinds": _pictures(runs, kinds)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    html = render("compare.html", rows=rows, differences=differ, between=between, shown=SHOWN)
+    (folder / "compare.html").write_text(html, encoding="utf-8")
+    print(f"written: {folder / 'compare.html'}")
+
+
+def _verdict(found: Changes) -> str:
+    chance = "could well be chance" if found.p_value >= 0.05 else "is hardly chance"
+    return f"the difference {chance} (exact McNemar test, p = {found.p_value:.2g})"
+
+
+def _pictures(runs: Sequence[Run], kinds: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Collect what the page shows of each kind, from the first run's data."""
+    names = ("source", "root", "image_size", "mirrors", "cache_dir")
+    options: dict[str, Any] = {name: runs[0].config.get(f"data.{name}") for name in names}
+    options["mirrors"] = options["mirrors"] or []
+    pictures = load(**options)
+    if pictures.test.fingerprint != runs[0].metrics["fingerprints"]["test"]:
+        raise UsageError(f"data.root={options['root']}: the test pictures there are no longer those of {runs[0].name}")
+    one, other = (run.predictions for run in runs)
+    classes = runs[0].classes
+    return {
+        kind: {
+            "count": len(rows),
+            "items": [
+                {
+                    "index": int(one.indices[row]),
+                    "true": classes[one.labels[row]],
+                    "before": f"{classes[one.predicted[row]]} {one.confidence[row]:.0%}",
+                    "after": f"{classes[other.predicted[row]]} {other.confidence[row]:.0%}",
+                    "image": thumbnail(pictures.test.images[one.indices[row]]),
+                }
+                for row in rows[:SHOWN]
+            ],
+        }
+        for kind, rows in kinds.items()
+    }
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)

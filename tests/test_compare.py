@@ -1,0 +1,84 @@
+"""`python -m cifar_lit.compare`: finished runs side by side."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import QUICK
+from scipy.stats import binom
+
+from cifar_lit import compare
+from cifar_lit.comparison import changes
+from cifar_lit.fit import main
+from cifar_lit.predictions import Predictions, read_csv
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two short runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(QUICK)
+        main([*QUICK, "--trainer.limit_train_batches=8", "--page.explained=0"])
+    return folder / "lightning_logs" / "demo"
+
+
+def test_two_runs(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    compare.main([str(runs / "version_0"), str(runs / "version_1")])
+    result = json.loads(Path("compare_1/compare.json").read_text())
+    one, other = (read_csv(runs / name / "report" / "predictions.csv")[0] for name in ("version_0", "version_1"))
+    before, after = (set(np.flatnonzero(p.predicted != p.labels).tolist()) for p in (one, other))
+    assert set(result["errors"]["fixed"]) == before - after
+    assert set(result["errors"]["new"]) == after - before
+    assert set(result["errors"]["stay"]) == before & after
+    assert [float(x) for x in result["differences"]["trainer.limit_train_batches"]] == [3, 8]
+    screen = capsys.readouterr().out
+    assert "trainer.limit_train_batches" in screen and f"{other.accuracy:.2%}" in screen
+    html = Path("compare_1/compare.html").read_text()
+    assert html.count("<img") == len(before | after)
+    assert f"Stay: both are wrong ({len(before & after)})" in html
+    compare.main([str(runs / "version_0"), str(runs / "version_1"), str(runs / "version_0"), "--out", "three"])
+    assert len(json.loads(Path("three/compare.json").read_text())["runs"]) == 3
+
+
+def test_mcnemar_is_the_exact_one() -> None:
+    labels = np.zeros(40, dtype=np.int64)
+
+    def wrong(rows: list[int]) -> Predictions:
+        first = np.where(np.isin(np.arange(40), rows), 0.1, 0.9)
+        return Predictions(np.arange(40), labels, np.log(np.stack([first, 1 - first], axis=1)))
+
+    found = changes(wrong([*range(12)]), wrong([10, 11, 20, 21]))
+    assert (found.fixed.tolist(), found.new.tolist(), found.stay.tolist()) == ([*range(10)], [20, 21], [10, 11])
+    assert found.p_value == pytest.approx(2 * binom.cdf(2, 12, 0.5))
+    assert changes(wrong([3]), wrong([3])).p_value == 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        compare.main([str(arg) for arg in args])
+    assert exit_.value.code == 2
+    assert not list(Path().glob("compare_*"))
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = runs / "version_0"
+    assert "at least two runs" in refused(capsys, first)
+    assert "there is no such folder" in refused(capsys, first, "none")
+    assert "has no complete report" in refused(capsys, first, tmp_path)
+    shutil.copytree(first, "other")
+    metrics = json.loads(Path("other/report/metrics.json").read_text())
+    metrics["fingerprints"]["test"] = "0123"
+    Path("other/report/metrics.json").write_text(json.dumps(metrics))
+    message = refused(capsys, first, "other")
+    assert "tested on different pictures" in message and "0123" in message
