@@ -18,6 +18,7 @@ QUICK = [
     "--trainer.limit_train_batches=3",
     "--trainer.log_every_n_steps=1",
     "--data.num_workers=0",
+    "--misclassified.k=3",
 ]
 
 

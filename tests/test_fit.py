@@ -58,6 +58,8 @@ def test_everything_is_there(run: Path) -> None:
         "class_accuracy.csv",
         "confusion.csv",
         "predictions.csv",
+        "index.html",
+        "README.md",
     }
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     for name in ("config.yaml", "run.json", "metrics.csv", "log.txt"):
