@@ -213,15 +213,19 @@ class FitCLI(LightningCLI):
             rank_zero_info("this training is finished; its report is made again")
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         if not getattr(self.trainer, "fast_dev_run", False):
-            complain(Analysis.of(self.trainer, self.model), "the training is finished and kept")
+            complain(
+                Analysis.of(self.trainer, self.model),
+                f"the training is finished and kept; python -m cifar_lit.evaluate --ckpt_path {self.trainer.log_dir} "
+                "makes its report again",
+            )
 
 
-def complain(analysis: Analysis, state: str) -> None:
-    """Fail if parts of the report could not be made; `state` says what is safe."""
+def complain(analysis: Analysis, remedy: str) -> None:
+    """Fail if parts of the report could not be made; `remedy` says what is safe and what to do."""
     if analysis.problems:
         raise RunError(
-            f"{state}, but parts of its report could not be made: {', '.join(analysis.problems)}; see problems.txt "
-            "in the report, and make it again with python -m cifar_lit.evaluate"
+            f"parts of the report could not be made: {', '.join(analysis.problems)}; the reasons are above, and in "
+            f"full in the report's problems.txt; {remedy}"
         )
 
 

@@ -69,4 +69,4 @@ class EvaluateCLI(FitCLI):
         for part in getattr(self.trainer, "callbacks", []):
             if isinstance(part, ReportCallback):
                 part.make(analysis, folder)
-        complain(analysis, "the evaluation is finished")
+        complain(analysis, "the others are made")

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn import metrics as sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_lit import evaluate
 from cifar_lit.data import PictureData
 from cifar_lit.fit import main
 from cifar_lit.module import ImageClassifier
@@ -129,12 +130,14 @@ def test_a_part_that_cannot_be_drawn_does_not_stop_the_others(
     report = tmp_path / "lightning_logs" / "demo" / "version_0" / "report"
     assert (report / "misclassified.png").exists() and (report / "curves.png").exists()
     message = capsys.readouterr().err
-    assert "Scores could not be made: no room for the matrix" in message and "--ckpt_path last" in message
+    assert "Scores could not be made: no room for the matrix" in message
+    assert "evaluate --ckpt_path lightning_logs/demo/version_0 makes its report again" in message
     assert "MemoryError" in (report / "problems.txt").read_text()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    again = fit(*QUICK, "--ckpt_path=last")
-    assert (again / "report" / "confusion.png").exists() and not (again / "report" / "problems.txt").exists()
+    evaluate.main(["--ckpt_path", "lightning_logs/demo/version_0"])
+    again = report.parent / "evaluation_1"
+    assert (again / "confusion.png").exists() and not (again / "problems.txt").exists()
 
 
 def test_final_train_figures_are_without_augmentation_and_held_out_pictures(run: Path) -> None:
