@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
 from cifar_lit import checkpoints
 from cifar_lit.data import PictureData
@@ -73,15 +74,18 @@ class Analysis:
 
     @cached_property
     def test(self) -> Predictions:
-        """One pass over the test set; only part of it under trainer.limit_test_batches."""
-        return self._predict("test", self.data.test_dataset.indices, self.trainer.limit_test_batches)
+        """One pass over the test set, with features; only part of it under trainer.limit_test_batches."""
+        indices, limit = self.data.test_dataset.indices, self.trainer.limit_test_batches
+        return self._predict("test", indices, limit, last=self.net.backbone.fc)
 
     @cached_property
     def train(self) -> Predictions:
         """One pass over the training pictures, not augmented; part of it under trainer.limit_train_batches."""
         return self._predict("train", self.data.train_dataset.indices, self.trainer.limit_train_batches)
 
-    def _predict(self, name: str, indices: NDArray[np.int64], limit: float | int) -> Predictions:
+    def _predict(
+        self, name: str, indices: NDArray[np.int64], limit: float | int, last: nn.Module | None = None
+    ) -> Predictions:
         split: Split = getattr(self.data.pictures, name)
         per_batch = self.data.batch_size * self.trainer.world_size
         count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
@@ -94,6 +98,7 @@ class Analysis:
             device=self.trainer.strategy.root_device,
             context=self.trainer.precision_plugin.forward_context,
             progress=f"final pass, {name}",
+            last=last,
         )
 
 

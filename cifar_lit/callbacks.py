@@ -16,6 +16,8 @@ from cifar_lit.net import Layer
 from cifar_lit.predictions import Predictions, write_csv
 from cifar_lit.report import Report, ReportCallback
 
+THUMBNAIL = 40  # pixels; more would not fit into the one texture that the Projector makes of 10,000
+
 
 class SamplePictures(ReportCallback):
     """Draws training pictures as the network sees them (augmented) and test pictures.
@@ -137,7 +139,13 @@ class GradCAMPictures(ReportCallback):
 
 
 class Scores(ReportCallback):
-    """Writes how good the network is, overall and class by class, and what it says about every test picture."""
+    """Writes how good the network is, overall and class by class, and what it says about every test picture.
+
+    Attributes:
+        FINAL: Names of the final figures in the loggers.
+    """
+
+    FINAL = ("test/loss", "test/accuracy", "test/calibration_error", "final_train/loss", "final_train/accuracy")
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for the passes over test and training set."""
@@ -169,15 +177,8 @@ class Scores(ReportCallback):
                 **final,
             },
         )
-        report.scalars(
-            {
-                "test/loss": test.loss,
-                "test/accuracy": test.accuracy,
-                "test/calibration_error": calibration.error,
-                "final_train/loss": train.loss,
-                "final_train/accuracy": train.accuracy,
-            }
-        )
+        final_figures = (test.loss, test.accuracy, calibration.error, train.loss, train.accuracy)
+        report.scalars(dict(zip(self.FINAL, final_figures, strict=True)))
         write_csv(report.folder / "predictions.csv", test, classes)
         rows = zip(classes, table.sum(axis=1), by_class.recall, by_class.precision, by_class.f1, strict=True)
         report.table("class_accuracy", ("class", "test_pictures", "accuracy", "precision", "f1"), rows)
@@ -188,6 +189,40 @@ class Scores(ReportCallback):
         report.figure(
             "calibration",
             figures.reliability(calibration.count, calibration.confidence, calibration.accuracy, calibration.error),
+        )
+
+
+class Projector(ReportCallback):
+    """Shows the test set as the network's last layer sees it, in TensorBoard's Projector.
+
+    Args:
+        pictures: How many of them, drawn at random, 0 or more; 0 turns it off.
+    """
+
+    def __init__(self, pictures: int = 10_000) -> None:
+        if pictures < 0:
+            raise UsageError(f"projector.pictures must be 0 or more, got {pictures}")
+        self.pictures = pictures
+
+    def compute(self, analysis: Analysis) -> None:
+        """Ask for the pass over the test set."""
+        _ = analysis.test
+
+    def write(self, analysis: Analysis, report: Report) -> None:
+        """Hand the features, reduced to their principal components, with labels and thumbnails to TensorBoard."""
+        test, split, classes = analysis.test, analysis.data.pictures.test, analysis.data.pictures.classes
+        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[: self.pictures])
+        if test.features is None or len(chosen) < 2 or not report.logs:
+            return
+        names = np.array(classes)
+        true, predicted = names[test.labels[chosen]], names[test.predicted[chosen]]
+        right = np.where(true == predicted, "right", "wrong")
+        report.embedding(
+            "test_features",
+            metrics.principal_components(test.features[chosen]),
+            ("true", "predicted", "right", "index"),
+            list(zip(true, predicted, right, test.indices[chosen], strict=True)),
+            figures.thumbnails(split.images[test.indices[chosen]], THUMBNAIL),
         )
 
 

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit import callbacks, checkpoints, hardware
 from cifar_lit.analysis import Analysis
@@ -26,11 +27,12 @@ from cifar_lit.module import ImageClassifier
 from cifar_lit.parser import Parser
 from cifar_lit.screen import History, ProgressBar, silence_noise
 
+HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
 
 
 class SaveRun(SaveConfigCallback):
-    """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware."""
+    """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware; tells TensorBoard of it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder, which all processes must ask for together: save_config runs in one of them."""
@@ -42,6 +44,19 @@ class SaveRun(SaveConfigCallback):
         name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
         notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
         (self.folder / name).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell TensorBoard's HParams, by the options' names, what led to the final figures."""
+        options = {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for prefix in HYPERPARAMETERS  # their order is that of the columns
+            for name, value in vars(self.config.as_flat()).items()
+            if name.startswith(prefix) and value is not None
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                for summary in hparams(options, dict.fromkeys(callbacks.Scores.FINAL, 0.0)):
+                    logger.experiment._get_file_writer().add_summary(summary)
 
 
 class FitCLI(LightningCLI):
@@ -103,6 +118,7 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
         parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
         parser.add_lightning_class_args(callbacks.Page, "page")
+        parser.add_lightning_class_args(callbacks.Projector, "projector")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0})
         parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained

@@ -19,6 +19,13 @@ TRAIN, VAL = "#4477aa", "#ee7733"  # told apart by the colour-blind too (Paul To
 CELL = 160  # pixels a picture is enlarged to, at least
 
 
+def thumbnails(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Shrink pictures `(N, H, H, 3)` to `most` pixels a side if they are larger."""
+    if images.shape[1] <= most:
+        return images
+    return np.stack([cv2.resize(image, (most, most), interpolation=cv2.INTER_AREA) for image in images])
+
+
 def enlarge(image: Picture) -> Picture:
     """Enlarge a picture `(H, W, 3)` without blur, by a whole factor, to 160 px or more."""
     factor = -(-CELL // image.shape[0])

@@ -95,6 +95,14 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     return Calibration(count, mean, right)
 
 
+def principal_components(features: NDArray[np.float32], most: int = 50) -> NDArray[np.float32]:
+    """Reduce features `(M, D)` to at most `most` dimensions by principal component analysis, `(M, <= most)`."""
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    reduced: NDArray[np.float32] = PCA(min(most, *features.shape), svd_solver="covariance_eigh").fit_transform(features)
+    return reduced
+
+
 def label_suspects(predictions: Predictions) -> Counts:
     """Return rows whose label is probably wrong by confident learning (arXiv 1911.00068), the most suspect first.
 

@@ -1,17 +1,19 @@
 """What a network says about every picture of a split: one exact pass, shared among processes."""
 
 import csv
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from tqdm import tqdm
 
 from cifar_lit.pictures import Split
@@ -28,11 +30,13 @@ class Predictions:
         indices: Shape `(M,)`, int64, positions in the split, ascending.
         labels: Shape `(M,)`, int64, the true classes.
         log_probabilities: Shape `(M, C)`, float64, natural logarithms.
+        features: Shape `(M, D)`, float32, what the network's last layer was given; None where they were not kept.
     """
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     log_probabilities: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -94,6 +98,7 @@ def predict(
     device: torch.device | str = "cpu",
     context: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: str | None = None,
+    last: nn.Module | None = None,
 ) -> Predictions:
     """Run a network once over the given pictures.
 
@@ -107,30 +112,36 @@ def predict(
         device: Where to compute.
         context: Entered around each forward pass, for mixed precision.
         progress: Name of a progress bar on the screen of the first process; None for no bar.
+        last: The network's last layer, if what it is given shall be kept as features.
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     starts = range(rank * BATCH_SIZE, len(indices), world_size * BATCH_SIZE)
     bar = tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress and rank == 0 else True)
-    rows = []
-    with torch.inference_mode():
-        for start in bar:
-            images = torch.from_numpy(split.images[indices[start : start + BATCH_SIZE]])
-            with context():
-                logits = net(images.to(device))
-            rows.append((start, logits.float().cpu().double().log_softmax(1).numpy()))
-    rows = sorted((row for share in _gather(rows) for row in share), key=lambda row: row[0])
-    classes = rows[0][1].shape[1]
-    table = np.concatenate([row for _, row in rows]).reshape(len(indices), classes)
-    return Predictions(indices, split.labels[indices], table)
+    given: list[Tensor] = []
+    handles = [last.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))] if last else []
+    tables, features = [], []
+    try:
+        with torch.inference_mode():
+            for start in bar:
+                images = torch.from_numpy(split.images[indices[start : start + BATCH_SIZE]])
+                with context():
+                    logits = net(images.to(device))
+                tables.append((start, logits.float().cpu().double().log_softmax(1).numpy()))
+                features += [(start, given.pop().float().cpu().numpy())] if last else []
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Predictions(indices, split.labels[indices], _gather(tables), _gather(features) if last else None)
 
 
-def _gather(share: list[tuple[int, NDArray[np.float64]]]) -> list[list[tuple[int, NDArray[np.float64]]]]:
-    if not _distributed():
-        return [share]
-    shares: list[list[tuple[int, NDArray[np.float64]]]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(shares, share)
-    return shares
+def _gather(share: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
+    """Put the batches of all processes one after another, in the order of their starts."""
+    shares = [share]
+    if _distributed():
+        shares = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(shares, share)
+    return np.concatenate([rows for _, rows in sorted(itertools.chain(*shares), key=lambda one: one[0])])
 
 
 def _distributed() -> bool:

@@ -10,7 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -56,6 +59,22 @@ class Report:
         """Write `NAME.json`."""
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (self.folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+    def embedding(
+        self,
+        name: str,
+        vectors: NDArray[np.float32],
+        header: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        images: NDArray[np.uint8],
+    ) -> None:
+        """Put vectors `(N, D)`, a row of labels for each, and pictures `(N, H, W, 3)` into TensorBoard's Projector."""
+        thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        clean = [[" ".join(str(cell).split()) for cell in row] for row in rows]  # a class may have any name
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                step = self.trainer.global_step
+                logger.experiment.add_embedding(vectors, clean, thumbnails, step, name, list(header))
 
     def scalars(self, values: Mapping[str, float]) -> None:
         """Add the numbers to every logger."""

@@ -16,6 +16,7 @@ from conftest import QUICK
 from PIL import Image
 from sklearn import metrics as sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_lit import evaluate
 from cifar_lit.data import PictureData
@@ -162,6 +163,33 @@ def test_tensorboard_has_curves_and_pictures(run: Path) -> None:
     with Image.open(run / "report" / "misclassified.png") as image:
         logged = events.Images("report/misclassified")[-1]
         assert (logged.width, logged.height) == image.size
+
+
+def test_hyperparameters_stand_with_the_final_figures(run: Path) -> None:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    plugin = events.summary_metadata
+    start = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"].plugin_data.content)
+    options = start.session_start_info.hparams
+    assert options["model.stem"].string_value == "imagenet" and options["data.batch_size"].number_value == 32
+    assert options["model.optimizer.init_args.weight_decay"].number_value == 5e-4
+    told = HParamsPluginData.FromString(plugin["_hparams_/experiment"].plugin_data.content)
+    names = [info.name.tag for info in told.experiment.metric_infos]
+    assert "test/accuracy" in names and set(names) <= set(events.Tags()["scalars"])
+
+
+def test_the_projector_has_all_test_pictures(run: Path) -> None:
+    (folder,) = run.glob("*/test_features")
+    header, *labels = (folder / "metadata.tsv").read_text().splitlines()
+    listed = rows(run / "report" / "predictions.csv")
+    assert header.split("\t") == ["true", "predicted", "right", "index"]
+    assert [line.split("\t")[::3] for line in labels] == [[row["true"], row["index"]] for row in listed]
+    vectors = np.loadtxt(folder / "tensors.tsv")
+    assert vectors.shape == (len(listed), 50)
+    with Image.open(folder / "sprite.png") as sprite:
+        columns = int(np.ceil(len(listed) ** 0.5))
+        assert sprite.size == (32 * columns, 32 * columns)
+    assert "test_features" in (run / "projector_config.pbtxt").read_text()
 
 
 def test_config_alone_repeats_the_run(run: Path, fit: Callable[..., Path]) -> None:

@@ -13,6 +13,7 @@ from cifar_lit.metrics import (
     confused_pairs,
     confusion,
     label_suspects,
+    principal_components,
 )
 from cifar_lit.predictions import Predictions
 
@@ -25,6 +26,16 @@ def some() -> Predictions:
     logits = rng.normal(size=(500, 4)) * 2
     logits[np.arange(500), labels] += 2
     return Predictions(np.arange(500), labels, logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+
+
+def test_principal_components_keep_the_distances_of_flat_features() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(100, 3)) @ rng.normal(size=(3, 40))).astype(np.float32)  # a space of 3 dimensions
+    reduced = principal_components(features, 5)
+    assert reduced.shape == (100, 5) and reduced.dtype == np.float32
+    distances = [np.linalg.norm(one[:, None] - one[None], axis=2) for one in (features, reduced)]
+    np.testing.assert_allclose(*distances, atol=1e-2)
+    assert principal_components(features[:4]).shape == (4, 4)
 
 
 def test_interval_of_a_published_example() -> None:

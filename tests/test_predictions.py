@@ -29,6 +29,19 @@ def test_each_picture_once_and_in_order(pictures: Pictures) -> None:
     np.testing.assert_allclose(part.log_probabilities, got.log_probabilities[chosen])
 
 
+def test_features_are_what_the_last_layer_was_given(pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Brightness(), nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 2)).eval()
+    split = Split(np.tile(pictures.train.images, (10, 1, 1, 1)), np.tile(pictures.train.labels, 10))
+    got = predict(net, split, last=net[3])
+    with torch.no_grad():
+        expected = net[:3](torch.from_numpy(split.images))
+    assert got.features is not None and got.features.dtype == np.float32
+    np.testing.assert_allclose(got.features, expected, rtol=1e-5, atol=1e-6)
+    assert not net[3]._forward_pre_hooks
+    assert predict(net, split).features is None
+
+
 @pytest.fixture
 def three() -> Predictions:
     table = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.9, 0.05, 0.05], [0.1, 0.1, 0.8]])
