@@ -122,7 +122,6 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0})
         parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained
-        parser.link_arguments("misclassified.k", "page.k")
         parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")

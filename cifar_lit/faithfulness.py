@@ -1,6 +1,7 @@
 """How far a map can be trusted: removing what it marks (ROAD), and making the network forget (randomisation)."""
 
 import copy
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from tqdm import tqdm
 
 from cifar_lit.gradcam import activation_maps, to_picture
 from cifar_lit.net import Classifier, Layer
@@ -15,13 +17,20 @@ from cifar_lit.net import Classifier, Layer
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
 
 
+SHARES = (20, 40, 60, 80)  # of the pixels, in percent
+
+
 def road(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], heat: NDArray[np.float32]
+    net: Classifier,
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    heat: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Score maps by what happens to a class's probability when the marked places are removed (arXiv 2202.00449).
 
-    It is computed by the grad-cam package's ROADCombined: half the difference between the probability after removing
-    the least and after removing the most relevant pixels, averaged over nine shares of the picture.
+    It is what the grad-cam package's ROADCombined computes: half the difference between the probability after removing
+    the least and after removing the most relevant pixels, averaged over shares of the picture. That class also runs the
+    network on the whole pictures, to subtract the same probability from both; here it is left out.
 
     Args:
         net: In evaluation mode, in float32.
@@ -33,7 +42,7 @@ def road(
         Shape `(B,)`, -0.5..0.5: above 0, the map marks what the class lives on; 0, it is as good as chance; nan where
         the map is empty.
     """
-    from pytorch_grad_cam.metrics.road import ROADCombined
+    from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst, ROADMostRelevantFirst
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     scores = np.full(len(images), np.nan, dtype=np.float32)
@@ -48,7 +57,11 @@ def road(
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[filled]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy's, about how the package calls it
-            scores[filled] = ROADCombined()(pixels, ordered, targets, net.backbone)
+            steps = list(itertools.product((ROADLeastRelevantFirst, ROADMostRelevantFirst), SHARES))
+            bar = tqdm(steps, desc="faithfulness of the maps", leave=False, disable=None)
+            after = [remove(share)(pixels, ordered, targets, net.backbone, return_diff=False) for remove, share in bar]
+    least, most = np.split(np.array(after), 2)
+    scores[filled] = (least.mean(axis=0) - most.mean(axis=0)) / 2
     return scores
 
 
@@ -73,7 +86,7 @@ def randomisation(
     similar = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for stage in STAGES:
+        for stage in tqdm(STAGES, desc="sanity check of the maps", leave=False, disable=None):
             for module in forgetful.backbone.get_submodule(stage).modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     nn.init.normal_(module.weight, std=float(module.weight.std()))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from cifar_lit import faithfulness, figures, hardware, metrics
 from cifar_lit.analysis import Analysis
@@ -20,7 +22,7 @@ from cifar_lit.net import LAYERS
 
 SUSPECTS = 20
 LARGEST = 96  # pixels of a picture on the page
-BATCH = 50  # pictures explained at once
+BATCH = 20  # pictures explained at once
 INK = "#123456"  # stands for the page's text colour while matplotlib draws
 PICTURES = {  # those of the short version
     "misclassified.png": "The most wrong test pictures",
@@ -32,14 +34,14 @@ PICTURES = {  # those of the short version
 Context = dict[str, Any]
 
 
-def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str) -> tuple[str, str]:
+def build(analysis: Analysis, folder: Path, explained: int, scored: int, method: str) -> tuple[str, str]:
     """Fill the templates; a section that cannot be made gives way to the reason, which is noted as a problem.
 
     Args:
         analysis: The run.
         folder: The report's folder, for what others left in it and beside it.
-        k: How many of the most wrong pictures get the scores of their maps.
         explained: How many of the most wrong pictures get maps.
+        scored: How many of those get the scores of their maps.
         method: How the maps are made, as in `activation_maps`.
 
     Returns:
@@ -50,7 +52,7 @@ def build(analysis: Analysis, folder: Path, k: int, explained: int, method: str)
         "training": lambda: _training(analysis, folder),
         "errors": lambda: _errors(analysis),
         "pictures": lambda: _pictures(analysis, explained, method),
-        "trust": lambda: _trust(analysis, k, method),
+        "trust": lambda: _trust(analysis, min(scored, explained), method),
         "facts": lambda: _facts(analysis, folder),
     }
     context: dict[str, Context] = {}
@@ -156,7 +158,7 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
         for row in rows
     ]
     first = np.array(rows[:explained], dtype=np.int64)
-    for start in range(0, len(first), BATCH):
+    for start in tqdm(range(0, len(first), BATCH), desc="explaining the errors", leave=False, disable=None):
         part = first[start : start + BATCH]
         asked = np.stack([test.labels[part], test.predicted[part]], axis=1)
         raw = activation_maps(analysis.net, images[test.indices[part]], asked, LAYERS, method)
@@ -172,27 +174,37 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
     }
 
 
-def _trust(analysis: Analysis, k: int, method: str) -> Context:
+def _trust(analysis: Analysis, scored: int, method: str) -> Context:
     """Score the maps of the first pictures, and compare with those of a network that forgets."""
     test, data = analysis.test, analysis.data
     layer = default_layer(analysis.net, data.image_size)
-    rows = test.errors[:k]
+    rows = test.errors[:scored]
     if not len(rows):
-        return {"layer": layer, "road": [], "randomisation": []}
+        return {"layer": layer, "scored": 0, "road": {}, "means": {}, "randomisation": []}
     images = data.pictures.test.images[test.indices[rows]]
     asked = np.stack([test.labels[rows], test.predicted[rows]], axis=1)
-    raw = activation_maps(analysis.net, images, asked, [layer], method)[layer]
-    scores = [
-        faithfulness.road(
-            analysis.net, images, asked[:, which], np.stack([to_picture(one, data.image_size) for one in raw[:, which]])
-        )
-        for which in (0, 1)
-    ]
+    raw = activation_maps(analysis.net, images, asked, LAYERS, method)
+    heat = [to_picture(one, data.image_size) for name in LAYERS for pair in raw[name] for one in pair]
+    scores = faithfulness.road(
+        analysis.net,
+        np.concatenate([images.repeat(2, axis=0)] * len(LAYERS)),
+        np.tile(asked.ravel(), len(LAYERS)),
+        np.stack(heat),
+    ).reshape(len(LAYERS), len(rows), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy's, where all maps of a layer are empty
+        means = np.nanmean(scores, axis=1)
     return {
         "layer": layer,
-        "road": [[None if np.isnan(x) else round(float(x), 3) for x in pair] for pair in zip(*scores, strict=True)],
+        "scored": len(rows),
+        "road": {name: [_rounded(pair) for pair in one] for name, one in zip(LAYERS, scores, strict=True)},
+        "means": {name: _rounded(pair) for name, pair in zip(LAYERS, means, strict=True)},
         "randomisation": faithfulness.randomisation(analysis.net, images, asked[:, 1], layer, method),
     }
+
+
+def _rounded(scores: NDArray[np.float32]) -> list[float | None]:
+    return [None if np.isnan(score) else round(float(score), 3) for score in scores]
 
 
 def _facts(analysis: Analysis, folder: Path) -> Context:

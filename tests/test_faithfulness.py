@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
-from cifar_lit.faithfulness import STAGES, randomisation, road
+from cifar_lit.faithfulness import SHARES, STAGES, randomisation, road
 from cifar_lit.net import Classifier, Normalize
 
 
@@ -39,6 +41,24 @@ def test_road_tells_a_right_map_from_a_wrong_one(images: np.ndarray) -> None:
     assert scores[0] > 0.2 > scores[1]
     again = road(net, images, np.array([1, 1]), np.stack([right, wrong]))
     np.testing.assert_array_equal(scores, again)
+
+
+def test_road_is_what_the_package_computes(images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    heat = rng.random((2, 32, 32), dtype=np.float32)  # no two places alike
+    classes = np.array([1, 3])
+    ours = road(net, pictures, classes, heat)
+    torch.manual_seed(0)  # of the noise
+    pixels, targets = (
+        net.normalize(torch.from_numpy(pictures)),
+        [ClassifierOutputSoftmaxTarget(int(c)) for c in classes],
+    )
+    theirs = ROADCombined(list(SHARES))(pixels, heat, targets, net.backbone)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.abs(ours).min() > 1e-4
 
 
 def test_road_of_an_empty_map_is_not_defined(images: np.ndarray) -> None:

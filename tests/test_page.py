@@ -87,7 +87,7 @@ def analysis(pictures: Pictures) -> Any:
 
 def build(analysis: Any, folder: Path, **options: Any) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    html, readme = page.build(analysis, folder, **{"k": 3, "explained": 8, "method": "GradCAM", **options})
+    html, readme = page.build(analysis, folder, **{"scored": 3, "explained": 8, "method": "GradCAM", **options})
     (folder / "index.html").write_text(html)
     (folder / "README.md").write_text(readme)
     return html
@@ -126,7 +126,7 @@ def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
         assert item["p"] == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
     assert ["maps" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
     assert set(data["items"][0]["maps"]) == {"layer1", "layer2", "layer3", "layer4"}
-    assert len(data["road"]) == 3
+    assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["maps"], 3)
     readme = (tmp_path / "README.md").read_text()
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
 

@@ -76,11 +76,16 @@ function painted(picture, values, table, label) {
 }
 
 function mapsOf(item, picture) {
+  const score = (layer, which) => {
+    const pair = (data.road[layer] ?? [])[data.items.indexOf(item)];
+    if (pair === undefined) return "";
+    return element("span", { className: "score" }, pair[which] === null ? "empty map" : `ROAD ${pair[which] < 0 ? "−" : "+"}${Math.abs(pair[which]).toFixed(3)}`);
+  };
   const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
   const body = Object.entries(item.maps).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
     const cells = [painted(picture, a, colours, `${layer} ${names[0]}`), painted(picture, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true less predicted`)];
-    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell) => element("td", {}, cell)));
+    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell, which) => element("td", {}, cell, which < 2 ? score(layer, which) : "")));
   });
   return element("table", { className: "maps" },
     element("caption", {}, `${data.method}: bright places speak for the class. Difference: purple where the true class has more, orange where the predicted one has.`),
@@ -100,8 +105,6 @@ async function show(position) {
     return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
   });
   const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`];
-  const road = chosen[position] < data.errors ? data.road[chosen[position]] : undefined;
-  if (road) facts.push(`faithfulness (ROAD, ${data.layer}): true ${road[0] ?? "empty map"}, predicted ${road[1] ?? "empty map"}`);
   const about = element("div", { className: "about" }, picture,
     element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("tbody", {}, ...rows))));
   const body = document.getElementById("picture-body");
@@ -132,11 +135,6 @@ document.querySelectorAll("button[data-true]").forEach((button) => button.addEve
   form.elements.kind.value = "errors";
   choose();
   document.getElementById("all").scrollIntoView();
-}));
-document.querySelectorAll("button[data-open]").forEach((button) => button.addEventListener("click", () => {
-  form.reset();
-  choose();
-  show(chosen.indexOf(+button.dataset.open));
 }));
 document.querySelectorAll("table.sortable th button").forEach((button) => button.addEventListener("click", () => {
   const head = button.closest("th"), body = head.closest("table").tBodies[0], column = head.cellIndex;
