@@ -55,7 +55,8 @@ class SaveRun(SaveConfigCallback):
         }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                for summary in hparams(options, dict.fromkeys(callbacks.Scores.FINAL, 0.0)):
+                metrics = dict.fromkeys(callbacks.Scores.FINAL, 0.0)  # only the names count
+                for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
                     logger.experiment._get_file_writer().add_summary(summary)
 
 
