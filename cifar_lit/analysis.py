@@ -36,19 +36,27 @@ class Analysis:
         net: The network to look at, with its final weights; it is put into evaluation mode and float32.
         weights: Which weights these are, in a few words.
         history: A row of figures for each epoch of the training, as `History` keeps them.
+        run: The folder of the run, with its `config.yaml` and `run.json` if it was started from the command line.
 
     Attributes:
         problems: Why parts of the report could not be made, by the part's name.
     """
 
     def __init__(
-        self, trainer: Trainer, data: PictureData, net: Classifier, weights: str, history: list[dict[str, float]]
+        self,
+        trainer: Trainer,
+        data: PictureData,
+        net: Classifier,
+        weights: str,
+        history: list[dict[str, float]],
+        run: Path,
     ) -> None:
         self.trainer = trainer
         self.data = data
         self.net = net.to(trainer.strategy.root_device).float().eval().requires_grad_(False)
         self.weights = weights
         self.history = history
+        self.run = run
         self.problems: dict[str, str] = {}
 
     @classmethod
@@ -64,7 +72,8 @@ class Analysis:
             net = copy.deepcopy(module.net)
             weights = _load_best(trainer, net)
             history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
-            _CURRENT[trainer] = cls(trainer, data, net, weights, history)
+            run = Path(trainer.log_dir or trainer.default_root_dir)
+            _CURRENT[trainer] = cls(trainer, data, net, weights, history, run)
         return _CURRENT[trainer]
 
     @staticmethod

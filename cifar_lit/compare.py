@@ -15,7 +15,12 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "two runs also which errors were fixed, which are new and which stay, with an exact McNemar test.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, lightning_logs/RECIPE/version_N")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, lightning_logs/RECIPE/version_N; or of a later report in it, such as RUN/evaluation_1",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
     return parser.parse_args(args)
 

@@ -18,7 +18,7 @@ from cifar_lit.predictions import Predictions, read_csv
 from cifar_lit.sources import load
 
 SHOWN = 500  # pictures of each kind on the page
-REMEDY = "make its report with python -m cifar_lit.evaluate --ckpt_path RUN --out RUN/report"
+REMEDY = "make it again with python -m cifar_lit.evaluate --ckpt_path RUN, and give the folder that this writes"
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ class Run:
 
 
 def read(folder: str) -> Run:
-    """Read a run's folder.
+    """Read a run's folder with the report that its training left, or another report in it, such as `evaluation_1`.
 
     Raises:
         UsageError: It is none, or its report is missing or from an older version.
     """
-    run = Path(folder)
-    if not run.is_dir():
+    given = Path(folder)
+    if not given.is_dir():
         raise UsageError(f"{folder}: there is no such folder; give lightning_logs/RECIPE/version_N")
-    report = run / "report"
+    other = (given / "metrics.json").exists()  # a report; a run's folder has config.yaml
+    run, report = (given.absolute().parent, given) if other else (given, given / "report")
     try:
         metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
         _ = metrics["fingerprints"], metrics["parameters"]
@@ -71,7 +72,7 @@ def read(folder: str) -> Run:
         raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
     seconds = sum(float(row["seconds"]) for row in history)
     absolute = run.resolve()
-    name = f"{absolute.parent.name}/{absolute.name}"
+    name = f"{absolute.parent.name}/{absolute.name}" + (f"/{given.name}" if other and given.name != "report" else "")
     return Run(name, metrics, predictions, classes, _flat(config), notes, len(history), seconds)
 
 

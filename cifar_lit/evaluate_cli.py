@@ -62,10 +62,10 @@ class EvaluateCLI(FitCLI):
         net.load_state_dict(checkpoints.net_state(self.checkpoint["state_dict"]))
         weights = f"{self.checkpoint_file.stem} weights, epoch {self.checkpoint['epoch'] + 1}"
         history = self.checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
-        analysis = Analysis(self.trainer, self.datamodule, net, weights, history)
         file = self.checkpoint_file
-        parent = file.parent.parent if checkpoints.config_of(file) else file.parent
-        folder = new_folder(self.config.out, "evaluation", parent)
+        run = file.parent.parent if checkpoints.config_of(file) else file.parent
+        analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
+        folder = new_folder(self.config.out, "evaluation", run)
         for part in getattr(self.trainer, "callbacks", []):
             if isinstance(part, ReportCallback):
                 part.make(analysis, folder)

@@ -39,7 +39,7 @@ def build(analysis: Analysis, folder: Path, explained: int, scored: int, method:
 
     Args:
         analysis: The run.
-        folder: The report's folder, for what others left in it and beside it.
+        folder: The report's folder, for the pictures that others left in it.
         explained: How many of the most wrong pictures get maps.
         scored: How many of those get the scores of their maps.
         method: How the maps are made, as in `activation_maps`.
@@ -49,11 +49,11 @@ def build(analysis: Analysis, folder: Path, explained: int, scored: int, method:
     """
     sections: dict[str, Callable[[], Context]] = {
         "quality": lambda: _quality(analysis),
-        "training": lambda: _training(analysis, folder),
+        "training": lambda: _training(analysis),
         "errors": lambda: _errors(analysis),
         "pictures": lambda: _pictures(analysis, explained, method),
         "trust": lambda: _trust(analysis, min(scored, explained), method),
-        "facts": lambda: _facts(analysis, folder),
+        "facts": lambda: _facts(analysis),
     }
     context: dict[str, Context] = {}
     for name, make in sections.items():
@@ -63,7 +63,7 @@ def build(analysis: Analysis, folder: Path, explained: int, scored: int, method:
             reason = " ".join(str(error).split()) or type(error).__name__
             context[name] = {"problem": reason}
             analysis.problems[f"Page, {name}"] = reason
-    run = folder.resolve().parent
+    run = analysis.run.resolve()
     common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
     html = render(
         "page.html",
@@ -117,11 +117,11 @@ def _quality(analysis: Analysis) -> Context:
     }
 
 
-def _training(analysis: Analysis, folder: Path) -> Context:
+def _training(analysis: Analysis) -> Context:
     rows = analysis.history
     pictures = len(analysis.data.train_dataset)
     whole = analysis.trainer.limit_train_batches == 1.0
-    curve = folder / "lr_find.png"
+    curve = analysis.run / "report" / "lr_find.png"
     return {
         "curves": _svg(lambda: figures.curves(rows)) if rows else "",
         "seconds": [row["seconds"] for row in rows],
@@ -207,11 +207,10 @@ def _rounded(scores: NDArray[np.float32]) -> list[float | None]:
     return [None if np.isnan(score) else round(float(score), 3) for score in scores]
 
 
-def _facts(analysis: Analysis, folder: Path) -> Context:
+def _facts(analysis: Analysis) -> Context:
     """Tell what exactly ran: from the run's own notes where there are some."""
     pictures, net = analysis.data.pictures, analysis.net
-    config = folder.parent / "config.yaml"
-    notes = folder.parent / "run.json"
+    config, notes = analysis.run / "config.yaml", analysis.run / "run.json"
     known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else hardware.describe()
     facts: dict[str, object] = {
         "weights": analysis.weights,

@@ -95,7 +95,8 @@ class ReportCallback(Callback, ABC):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute in all processes, write in the first."""
         if not getattr(trainer, "fast_dev_run", False):
-            self.make(Analysis.of(trainer, pl_module), Path(trainer.log_dir or trainer.default_root_dir) / "report")
+            analysis = Analysis.of(trainer, pl_module)
+            self.make(analysis, analysis.run / "report")
 
     def make(self, analysis: Analysis, folder: Path) -> None:
         """Make this part; where that fails, note why, for the training and the other parts must not be lost.

@@ -45,6 +45,11 @@ def test_two_runs(
     assert f"Stay: both are wrong ({len(before & after)})" in html
     compare.main([str(runs / "version_0"), str(runs / "version_1"), str(runs / "version_0"), "--out", "three"])
     assert len(json.loads(Path("three/compare.json").read_text())["runs"]) == 3
+    shutil.copytree(runs / "version_0", "again")
+    shutil.move("again/report", "again/evaluation_1")  # as evaluate leaves it
+    compare.main(["again/evaluation_1", str(runs / "version_1")])
+    assert json.loads(Path("compare_2/compare.json").read_text())["errors"] == result["errors"]
+    assert "again/evaluation_1" in capsys.readouterr().out
 
 
 def test_mcnemar_is_the_exact_one() -> None:

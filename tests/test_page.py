@@ -81,6 +81,7 @@ def analysis(pictures: Pictures) -> Any:
         ),
         weights="best weights, epoch 3",
         history=rows,
+        run=Path("demo/version_0"),
         problems={},
     )
 
