@@ -88,7 +88,7 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
             _line(axis, history, f"{split}/{name}", colour, marker, label=split)
-    _line(rate, history, "lr", "#555555", "o", label="at the end of the epoch")
+    _line(rate, history, "lr", matplotlib.rcParams["text.color"], "o", label="at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
         axis.set_title(title)
         axis.set_xlabel("epoch")
@@ -160,7 +160,7 @@ def reliability(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, len(count) + 1)
     width = edges[1]
-    upper.plot([0, 1], [0, 1], color="#555555", linestyle="--", label="as sure as right")
+    upper.plot([0, 1], [0, 1], color=matplotlib.rcParams["text.color"], linestyle="--", label="as sure as right")
     upper.bar(
         edges[:-1], np.nan_to_num(accuracy), width, align="edge", color=TRAIN, edgecolor="white", label="accuracy"
     )
