@@ -136,7 +136,7 @@ def _small_jpeg(path: str) -> Images | None:
     if len(data) == SMALL or not data.startswith(b"\xff\xd8"):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # upright, blue first
-    return None if image is None else np.asarray(image[..., ::-1], np.uint8)
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _any_picture(path: str, size: int) -> Image.Image:

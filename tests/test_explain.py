@@ -38,6 +38,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8))
 
     noise(4000, 3000, 3).save(folder / "large.jpg")
+    noise(32, 32, 3).save(folder / "same_size.jpg")
     noise(50, 50).save(folder / "grey.png")
     noise(64, 64, 4).save(folder / "clear.png")
     noise(16, 16, 3).save(folder / "more" / "tiny.webp")
@@ -50,14 +51,14 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     explain.main([str(pictures), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
     written = {file.name for file in Path("out").iterdir()}
-    assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "tiny.png"} | {
+    assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "same_size.png", "tiny.png"} | {
         "contact_sheet.png",
         "explain.json",
     }
     results = json.loads(Path("out/explain.json").read_text())
     assert results["unreadable"] == []
     by_file = {Path(one["file"]).name: one for one in results["pictures"]}
-    assert len(by_file) == 5
+    assert len(by_file) == 6
     for one in by_file.values():
         shares = [entry["probability"] for entry in one["top"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
@@ -65,7 +66,7 @@ def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.Ca
     assert any("reduced to 32" in note for note in by_file["large.jpg"]["notes"])
     assert any("its middle 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
-    assert by_file["clear.png"]["notes"] == []
+    assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
     with Image.open("out/large.png") as image:
         assert image.width > 4 * 300  # the picture, what the network sees, two layers
     assert by_file["grey.png"]["top"][0]["class"] in capsys.readouterr().out
@@ -96,7 +97,7 @@ def test_what_is_unreadable_is_named_and_the_rest_explained(
     assert exit_.value.code == 1
     assert "text.png: no PNG, JPEG or WebP picture" in capsys.readouterr().err
     results = json.loads(Path("explain_1/explain.json").read_text())
-    assert len(results["pictures"]) == 5 and len(results["unreadable"]) == 1
+    assert len(results["pictures"]) == 6 and len(results["unreadable"]) == 1
 
 
 @pytest.mark.parametrize(
