@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> None:
     results: list[dict[str, Any]] = []
     sheet: list[tuple[figures.Picture, str]] = []
     failures = []
-    for file in tqdm(files, unit="picture", delay=2, leave=False):
+    for file in tqdm(files, unit="picture", delay=2, leave=False, disable=None):
         try:
             one = explain(trained, file, options.class_name, layers, method)
             picture = _at_drawn_size(read(file, DRAWN))
