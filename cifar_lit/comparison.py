@@ -69,6 +69,8 @@ def read(folder: str) -> Run:
                 history = list(csv.DictReader(file))
     except (OSError, ValueError, KeyError) as error:
         reason = f"{getattr(error, 'filename', None) or report}: {getattr(error, 'strerror', None) or error}"
+        if isinstance(error, KeyError):
+            reason = f"{report / 'metrics.json'} has no {error}, so an older version wrote it"
         raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
     seconds = sum(float(row["seconds"]) for row in history)
     absolute = run.resolve()
@@ -137,12 +139,12 @@ def differences(runs: Sequence[Run]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Changes:
-    """From one run's errors to another's, as rows of their predictions.
+    """From one run's errors to another's, as rows of their predictions, the most wrong first.
 
     Attributes:
-        fixed: Wrong in the first run, right in the second.
-        new: Right in the first, wrong in the second.
-        stay: Wrong in both.
+        fixed: Wrong in the first run, right in the second; by the first run's loss.
+        new: Right in the first, wrong in the second; by the second run's loss.
+        stay: Wrong in both; by the second run's loss.
         p_value: Of the exact McNemar test that both are wrong equally often.
     """
 
@@ -156,8 +158,9 @@ def changes(one: Predictions, other: Predictions) -> Changes:
     """Compare two sets of predictions for the same pictures (McNemar 1947; exact, by the binomial distribution)."""
     from scipy.stats import binomtest
 
-    before, after = (p.predicted != p.labels for p in (one, other))
-    fixed, new, stay = (np.flatnonzero(rows) for rows in (before & ~after, ~before & after, before & after))
+    before, after = one.errors, other.errors  # the most wrong first
+    still = np.isin(after, before)
+    fixed, new, stay = before[~np.isin(before, after)], after[~still], after[still]
     changed = len(fixed) + len(new)
     p_value = float(binomtest(len(new), changed).pvalue) if changed else 1.0
     return Changes(fixed, new, stay, p_value)

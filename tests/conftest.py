@@ -19,6 +19,7 @@ QUICK = [
     "--trainer.log_every_n_steps=1",
     "--data.num_workers=0",
     "--misclassified.k=3",
+    "--page.scored=1",
 ]
 
 

@@ -61,6 +61,10 @@ def test_mcnemar_is_the_exact_one() -> None:
 
     found = changes(wrong([*range(12)]), wrong([10, 11, 20, 21]))
     assert (found.fixed.tolist(), found.new.tolist(), found.stay.tolist()) == ([*range(10)], [20, 21], [10, 11])
+    surer = np.log([[0.4, 0.6], [0.1, 0.9], [0.3, 0.7], [0.9, 0.1]])
+    ordered = Predictions(np.arange(4), labels[:4], surer)
+    right = Predictions(np.arange(4), labels[:4], np.log(np.full((4, 2), (0.9, 0.1))))
+    assert changes(ordered, right).fixed.tolist() == [1, 2, 0] == changes(right, ordered).new.tolist()
     assert found.p_value == pytest.approx(2 * binom.cdf(2, 12, 0.5))
     assert changes(wrong([3]), wrong([3])).p_value == 1
 
@@ -81,6 +85,9 @@ def test_what_cannot_be_compared_is_refused(
     assert "at least two runs" in refused(capsys, first)
     assert "there is no such folder" in refused(capsys, first, "none")
     assert "has no complete report" in refused(capsys, first, tmp_path)
+    shutil.copytree(first, "old")
+    Path("old/report/metrics.json").write_text('{"test": {}}')
+    assert "has no 'fingerprints', so an older version wrote it" in refused(capsys, first, "old")
     shutil.copytree(first, "other")
     metrics = json.loads(Path("other/report/metrics.json").read_text())
     metrics["fingerprints"]["test"] = "0123"
