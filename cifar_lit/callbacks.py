@@ -1,5 +1,6 @@
 """The parts of the report, each a thin callback: what to look at, what to write."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -60,11 +61,15 @@ class MisclassifiedPictures(ReportCallback):
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `misclassified.csv`, the highest loss first, and `misclassified.png`."""
         test, classes = analysis.test, analysis.data.pictures.classes
-        header = ("index", "true", "predicted", "probability_true", "probability_predicted", "loss")
-        report.table("misclassified", header, [_error_row(test, i, classes) for i in test.errors])
+        header = ["index", "true", "predicted", "probability_true", "probability_predicted", "loss"]
+        rows = [_error_row(test, i, classes) for i in test.errors]
+        if files := analysis.data.pictures.test.files:
+            header.append("file")
+            rows = [(*row, files[row[0]]) for row in rows]
+        report.table("misclassified", header, rows)
         drawn = test.errors[: self.k]
         images = analysis.data.pictures.test.images[test.indices[drawn]]
-        heading = f"{len(drawn)} of {len(test.errors)} misclassified test pictures, the most wrong first\n"
+        heading = f"{len(drawn)} of {len(test.errors)} misclassified test pictures, the highest loss first\n"
         report.figure(
             "misclassified",
             figures.grid(
@@ -179,7 +184,7 @@ class Scores(ReportCallback):
         )
         final_figures = (test.loss, test.accuracy, calibration.error, train.loss, train.accuracy)
         report.scalars(dict(zip(self.FINAL, final_figures, strict=True)))
-        write_csv(report.folder / "predictions.csv", test, classes)
+        write_csv(report.folder / "predictions.csv", test, classes, pictures.test.files)
         rows = zip(classes, table.sum(axis=1), by_class.recall, by_class.precision, by_class.f1, strict=True)
         report.table("class_accuracy", ("class", "test_pictures", "accuracy", "precision", "f1"), rows)
         report.figure("class_accuracy", figures.class_bars(classes, by_class.recall, test.accuracy))
@@ -276,14 +281,18 @@ class Summary(ReportCallback):
         low, high = metrics.accuracy_interval(len(test) - len(test.errors), len(test))
         by_class = metrics.class_scores(metrics.confusion(test)).recall
         worst = int(np.nanargmin(by_class))
-        command = "tensorboard" if shutil.which("tensorboard") else Path(sys.executable).with_name("tensorboard")
+        command = "tensorboard" if shutil.which("tensorboard") else str(Path(sys.executable).with_name("tensorboard"))
         rank_zero_info(
             f"\ntest accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
             f"({analysis.weights}; {len(test.errors)} of {len(test)} pictures wrong)\n"
             f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
             f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
             f"report         {report.folder / 'index.html'}"
-            + (f"\nTensorBoard    {command} --logdir {report.folder.parent.parent.parent}" if report.logs else "")
+            + (
+                f"\nTensorBoard    {shlex.join([command, '--logdir', str(report.folder.parent.parent.parent)])}"
+                if report.logs
+                else ""
+            )
         )
 
 

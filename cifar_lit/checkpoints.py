@@ -33,14 +33,14 @@ def find(ckpt_path: str, runs: Path) -> Path:
                 "or give the path of a checkpoint"
             )
         return found
-    return _file(ckpt_path)
+    return _file(ckpt_path, "a .ckpt file, or last, or best")
 
 
-def _file(ckpt_path: str) -> Path:
+def _file(ckpt_path: str, remedy: str) -> Path:
     path = Path(ckpt_path)
     if not path.is_file():
         near = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        hint = f"; there are: {', '.join(near)}" if near else "; give a .ckpt file, or last, or best"
+        hint = f"; there are: {', '.join(near)}" if near else f"; give {remedy}"
         raise UsageError(f"--ckpt_path {ckpt_path}: there is no such file{hint}")
     return path
 
@@ -57,7 +57,7 @@ def of_run(path: str) -> Path:
                 "run (lightning_logs/RECIPE/version_N) or a .ckpt file"
             )
         return found
-    return _file(path)
+    return _file(path, "the folder of a run, lightning_logs/RECIPE/version_N, or a .ckpt file")
 
 
 def config_of(checkpoint: Path) -> Path | None:

@@ -18,10 +18,12 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "runs",
         nargs="+",
-        metavar="RUN",
+        metavar=("RUN RUN", "RUN"),
         help="folder of a run, lightning_logs/RECIPE/version_N; or of a later report in it, such as RUN/evaluation_1",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder for the results (default: a new compare_N in the current one)"
+    )
     return parser.parse_args(args)
 
 

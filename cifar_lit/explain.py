@@ -30,7 +30,9 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--method", default="GradCAM", help="method of the grad-cam package (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes in the table (default: %(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder for the results (default: a new explain_N in the current one)"
+    )
     # A list option would swallow the pictures that follow it, so they may stand on both sides of the options.
     found = parser.parse_intermixed_args(args)
     if found.top < 1:

@@ -168,7 +168,7 @@ def run(options: argparse.Namespace) -> None:
         )
     text = json.dumps({"checkpoint": options.ckpt_path, "pictures": results, "unreadable": failures}, indent=2)
     (folder / "explain.json").write_text(text + "\n", encoding="utf-8")
-    print(f"{len(results)} pictures explained in {folder}")
+    print(f"{len(results)} picture{'s' * (len(results) != 1)} explained in {folder}")
     if failures:
         raise RunError("unreadable, and left out:\n  " + "\n  ".join(failures))
 

@@ -208,7 +208,5 @@ def save(figure: Figure, path: Path) -> None:
 def to_array(figure: Figure, dpi: int = 120) -> Picture:
     """Render a figure to `(H, W, 3)`, uint8."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="rgba", dpi=dpi)
-    width, height = (int(side) for side in figure.get_size_inches() * dpi)
-    pixels = np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(height, width, 4)
-    return pixels[..., :3].copy()
+    figure.savefig(buffer, format="png", dpi=dpi)  # says its own size, which is not always inches times dpi
+    return np.array(Image.open(buffer).convert("RGB"))

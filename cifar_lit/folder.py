@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,7 @@ def _open(cache: str, fingerprint: str) -> Pictures | None:
             Split(
                 np.load(os.path.join(cache, f"{name}_images.npy"), mmap_mode="r"),
                 np.load(os.path.join(cache, f"{name}_labels.npy")),
+                Path(cache, f"{name}_files.txt"),
             )
             for name in ("train", "test")
         )

@@ -145,7 +145,7 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
     test, data = analysis.test, analysis.data
     suspects = metrics.label_suspects(test)[:SUSPECTS]
     rows = list(dict.fromkeys([*test.errors.tolist(), *suspects.tolist()]))
-    images = data.pictures.test.images
+    images, files = data.pictures.test.images, data.pictures.test.files
     items = [
         {
             "index": int(test.indices[row]),
@@ -155,6 +155,7 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
             "loss": round(float(test.losses[row]), 4),
             "margin": round(float(test.margins[row]), 4),
             "image": thumbnail(images[test.indices[row]]),
+            **({"file": files[test.indices[row]]} if files else {}),
         }
         for row in rows
     ]

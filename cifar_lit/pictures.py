@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +19,19 @@ class Split:
     Attributes:
         images: Shape `(N, H, W, 3)`, uint8, RGB; possibly a read-only memory map.
         labels: Shape `(N,)`, int64, positions in `Pictures.classes`.
+        listing: A text file with a line for each picture, the name of its file; None where they come from none.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    listing: Path | None = None
+
+    @cached_property
+    def files(self) -> list[str] | None:
+        """The name of each picture's file, `<class>/...`, None where they come from none."""
+        if self.listing is None:
+            return None
+        return self.listing.read_text(encoding="utf-8", errors="replace").split("\n")[: len(self)]
 
     @cached_property
     def fingerprint(self) -> str:

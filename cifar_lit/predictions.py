@@ -71,7 +71,7 @@ class Predictions:
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """Shape `(M,)`, the cross entropy of each picture, in nats."""
-        return -self.log_probabilities[np.arange(len(self)), self.labels]
+        return 0 - self.log_probabilities[np.arange(len(self)), self.labels]  # no -0
 
     @property
     def loss(self) -> float:
@@ -148,17 +148,18 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def write_csv(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], files: Sequence[str] | None = None) -> None:
     """Write a row for each picture: index, true and predicted class, margin, loss, and the probability of each class.
 
     Args:
         path: The file.
         predictions: What to write.
-        classes: The class names; those of the last C columns are `p(NAME)`.
+        classes: The class names; their columns are `p(NAME)`.
+        files: The name of each picture's file, by its index, for a last column `file`; None for no such column.
     """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow((*COLUMNS, *(f"p({name})" for name in classes)))
+        writer.writerow((*COLUMNS, *(f"p({name})" for name in classes), *(["file"] if files else [])))
         for row in range(len(predictions)):
             writer.writerow(
                 (
@@ -168,6 +169,7 @@ def write_csv(path: Path, predictions: Predictions, classes: Sequence[str]) -> N
                     f"{predictions.margins[row]:.9g}",
                     f"{predictions.losses[row]:.9g}",
                     *(f"{probability:.9g}" for probability in predictions.probabilities[row]),
+                    *([files[predictions.indices[row]]] if files else []),
                 )
             )
 
@@ -176,10 +178,11 @@ def read_csv(path: Path) -> tuple[Predictions, tuple[str, ...]]:
     """Read what `write_csv` wrote, to nine digits, and the class names."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    classes = tuple(name.removeprefix("p(").removesuffix(")") for name in header[len(COLUMNS) :])
+    end = -1 if header[-1] == "file" else len(header)
+    classes = tuple(name.removeprefix("p(").removesuffix(")") for name in header[len(COLUMNS) : end])
     number = {name: position for position, name in enumerate(classes)}
     indices = np.array([int(row[0]) for row in rows], np.int64)
     labels = np.array([number[row[1]] for row in rows], np.int64)
-    probabilities = np.array([row[len(COLUMNS) :] for row in rows], np.float64).reshape(len(rows), len(classes))
+    probabilities = np.array([row[len(COLUMNS) : end] for row in rows], np.float64).reshape(len(rows), len(classes))
     tiny = np.finfo(np.float64).tiny  # what was printed as 0 was above it
     return Predictions(indices, labels, np.log(np.maximum(probabilities, tiny))), classes

@@ -52,6 +52,15 @@ def test_class_bars_from_best_to_worst() -> None:
     assert [text.get_text() for text in axis.texts] == ["no pictures", "50.0%", "90.0%"]
 
 
+@pytest.mark.parametrize("size", [32, 48, 64, 96, 224])
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_to_array_takes_figures_of_any_size(size: int, count: int) -> None:
+    figure = figures.grid([figures.enlarge(picture(size))] * count, ["cat → dog\n50%"] * count, "one\ntwo")
+    pixels = figures.to_array(figure)
+    assert pixels.ndim == 3 and pixels.shape[2] == 3
+    np.testing.assert_allclose(pixels.shape[1::-1], figure.get_size_inches() * 120, atol=1)
+
+
 def test_to_array_gives_the_whole_figure() -> None:
     pixels = figures.to_array(figures.sentence("No test picture is misclassified."), dpi=100)
     assert pixels.shape == (100, 600, 3) and pixels.dtype == np.uint8

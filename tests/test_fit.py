@@ -298,6 +298,23 @@ def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     assert len(used) == 1 and float(used.pop()) in [pytest.approx(lr, rel=1e-4) for lr in tested]
 
 
+def test_errors_in_a_folder_of_ones_own_are_named(fit: Callable[..., Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 12)):
+        for name in ("bee", "wasp"):  # not to be told apart
+            (tmp_path / "mine" / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+                noise.save(tmp_path / "mine" / split / name / f"{i}.png")
+    options = ["--data.source=folder", "--data.root=mine", "--data.image_size=48", "--data.val_size=4"]
+    report = fit(*QUICK, *options, "--data.batch_size=16") / "report"
+    listed = rows(report / "misclassified.csv")
+    assert listed and all(row["file"].split("/")[0] == row["true"] for row in listed)
+    assert {row["file"] for row in rows(report / "predictions.csv")} >= {"bee/0.png", "wasp/11.png"}
+    assert (report / "misclassified.png").exists() and (report / "gradcam_layer2.png").exists()
+    assert f'"file": "{listed[0]["file"]}"' in (report / "index.html").read_text()
+
+
 def test_callbacks_of_a_user_are_added_to_ours(fit: Callable[..., Path], tmp_path: Path) -> None:
     extra = tmp_path / "extra.yaml"
     extra.write_text(

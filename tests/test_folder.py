@@ -66,6 +66,7 @@ def test_pictures_labels_and_statistics(load) -> None:
     assert (pictures.train.images[:2] == RED).all() and (pictures.train.images[2:] == BLUE).all()
     assert isinstance(pictures.train.images, np.memmap) and not pictures.train.images.flags.writeable
     assert pictures.mean == (0.5, 0, 0.5) and pictures.std == (0.5, 0, 0.5)
+    assert pictures.test.files == ["apple/1.png", "berry/1.png"] and len(pictures.train.files) == 4
 
 
 def test_statistics_agree_with_plain_numpy(load, root) -> None:

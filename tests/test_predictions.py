@@ -65,3 +65,7 @@ def test_csv_gives_back_what_was_written(three: Predictions, tmp_path: Path) -> 
     assert (again.indices == three.indices).all() and (again.labels == three.labels).all()
     np.testing.assert_allclose(again.probabilities, three.probabilities, rtol=1e-8)
     assert (tmp_path / "p.csv").read_text().splitlines()[2] == '1,"b, c",a,-0.3,1.2039728,0.6,0.3,0.1'
+    write_csv(tmp_path / "files.csv", three, ("a", "b, c", "p(d)"), ["a/1.png", "b/2, 3.png", "c.png", "d.png"])
+    assert (tmp_path / "files.csv").read_text().splitlines()[2].endswith('0.6,0.3,0.1,"b/2, 3.png"')
+    again, classes = read_csv(tmp_path / "files.csv")
+    assert classes == ("a", "b, c", "p(d)") and again.probabilities.shape == (4, 3)

@@ -104,7 +104,7 @@ async function show(position) {
     const mark = label === item.true ? " (true)" : label === item.predicted ? " (predicted)" : "";
     return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
   });
-  const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`];
+  const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`, ...(item.file ? [`file ${item.file}`] : [])];
   const about = element("div", { className: "about" }, picture,
     element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("tbody", {}, ...rows))));
   const body = document.getElementById("picture-body");
