@@ -20,6 +20,7 @@ from cifar_lit import faithfulness, figures, hardware, metrics
 from cifar_lit.analysis import Analysis
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
 from cifar_lit.net import LAYERS
+from cifar_lit.report import note_problem
 
 SUSPECTS = 20
 LARGEST = 96  # pixels of a picture on the page
@@ -61,9 +62,7 @@ def build(analysis: Analysis, folder: Path, explained: int, scored: int, method:
         try:
             context[name] = make()
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            context[name] = {"problem": reason}
-            analysis.problems[f"Page, {name}"] = reason
+            context[name] = {"problem": note_problem(analysis, folder, f"Page ({name})", error)}
     run = analysis.run.resolve()
     common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
     html = render(

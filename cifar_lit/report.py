@@ -82,6 +82,19 @@ class Report:
             logger.log_metrics(dict(values), self.trainer.global_step)
 
 
+def note_problem(analysis: Analysis, folder: Path, name: str, error: Exception) -> str:
+    """Say on the screen and in the report's `problems.txt` why a part of it could not be made; return the reason."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    mode = "a" if analysis.problems else "w"
+    analysis.problems[name] = reason
+    print(f"report: {name} could not be made: {reason}", file=sys.stderr)
+    with suppress(OSError):  # the disk may be what is full
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "problems.txt", mode, encoding="utf-8") as file:
+            file.writelines([f"{name}\n", *traceback.format_exception(error), "\n"])
+    return reason
+
+
 class ReportCallback(Callback, ABC):
     """A part of the report, made at the end of fitting from the best checkpoint's weights (else the last ones).
 
@@ -108,24 +121,13 @@ class ReportCallback(Callback, ABC):
         except Exception as error:
             if analysis.trainer.world_size > 1:
                 raise
-            self._note(analysis, folder, error)
+            note_problem(analysis, folder, type(self).__name__, error)
             return
         if analysis.trainer.is_global_zero:
             try:
                 self.write(analysis, Report(folder, analysis.trainer))
             except Exception as error:
-                self._note(analysis, folder, error)
-
-    def _note(self, analysis: Analysis, folder: Path, error: Exception) -> None:
-        name = type(self).__name__
-        reason = " ".join(str(error).split()) or type(error).__name__
-        mode = "a" if analysis.problems else "w"
-        analysis.problems[name] = reason
-        print(f"report: {name} could not be made: {reason}", file=sys.stderr)
-        with suppress(OSError):  # the disk may be what is full
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "problems.txt", mode, encoding="utf-8") as file:
-                file.writelines([f"{name}\n", *traceback.format_exception(error), "\n"])
+                note_problem(analysis, folder, type(self).__name__, error)
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for what all processes must compute together."""

@@ -133,14 +133,16 @@ def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
 
 
 def test_a_section_that_fails_gives_way_to_the_reason(
-    analysis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    analysis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
     monkeypatch.setattr("cifar_lit.faithfulness.road", broken)
     html = build(analysis, tmp_path)
-    assert analysis.problems == {"Page, trust": "the matrix is <singular>"}
+    assert analysis.problems == {"Page (trust)": "the matrix is <singular>"}
+    assert "Page (trust) could not be made: the matrix is <singular>" in capsys.readouterr().err
+    assert "RuntimeError: the matrix is <singular>" in (tmp_path / "problems.txt").read_text()
     assert html.count("the matrix is &lt;singular&gt;") == 2  # at the top and in its place
     assert len(embedded(html)["items"]) >= analysis.test.errors.size
 
