@@ -24,6 +24,7 @@ from cifar_lit.report import note_problem
 
 SUSPECTS = 20
 LARGEST = 96  # pixels of a picture on the page
+LOSSLESS = 48  # pixels up to which a picture stays as it is, and those of a map
 BATCH = 20  # pictures explained at once
 INK = "#123456"  # stands for the page's text colour while matplotlib draws
 PICTURES = {  # those of the short version
@@ -248,9 +249,9 @@ def _svg(draw: Callable[[], Figure]) -> str:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
-    """Return a picture as a data URI: unchanged up to 96 px, else reduced."""
+    """Return a picture as a data URI, unchanged if it is small: a hundred of them must not make a page heavy."""
     picture, file = Image.fromarray(image), io.BytesIO()
-    if max(picture.size) <= LARGEST:
+    if max(picture.size) <= LOSSLESS:
         picture.save(file, "WEBP", lossless=True, method=0)  # of CIFAR-10, 28 % smaller than PNG, and faster
     else:
         picture.thumbnail((LARGEST, LARGEST))
@@ -265,8 +266,8 @@ def _data_uri(content: bytes, kind: str) -> str:
 def _quantised(activation: NDArray[np.float32]) -> list[object]:
     """Return a map's width and its values, 0..255 between its lowest and highest, as the page's script wants them."""
     small = activation
-    if small.shape[0] > LARGEST:
-        resized = Image.fromarray(small).resize((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+    if small.shape[0] > LOSSLESS:
+        resized = Image.fromarray(small).resize((LOSSLESS, LOSSLESS), Image.Resampling.BILINEAR)
         small = np.asarray(resized, dtype=np.float32)
     low, high = float(small.min()), float(small.max())
     scaled = (small - low) * (255 / (high - low)) if high > low else np.zeros_like(small)

@@ -15,7 +15,7 @@ import torch
 
 from cifar_lit import page
 from cifar_lit.net import Classifier
-from cifar_lit.pictures import Pictures
+from cifar_lit.pictures import Pictures, Split
 from cifar_lit.predictions import Predictions
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
@@ -130,6 +130,21 @@ def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
     assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["maps"], 3)
     readme = (tmp_path / "README.md").read_text()
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
+
+
+@pytest.mark.parametrize("size", [32, 48, 96])
+def test_a_hundred_errors_stay_below_5_mb(analysis: Any, tmp_path: Path, size: int) -> None:
+    pictures = analysis.data.pictures
+    large = pictures.test.images.repeat(3, axis=1).repeat(3, axis=2)[:, :size, :size]
+    noisy = large ^ np.random.default_rng(0).integers(0, 64, large.shape, dtype=np.uint8)  # hard to compress
+    analysis.data.pictures = Pictures(
+        pictures.train, Split(noisy, pictures.test.labels), CLASSES, pictures.mean, pictures.std
+    )
+    analysis.data.image_size = size
+    html = build(analysis, tmp_path, explained=3, scored=1)
+    item = max(len(json.dumps(item)) for item in embedded(html)["items"])
+    assert len(html) + 100 * item < 5e6
+    assert analysis.problems == {}
 
 
 def test_a_section_that_fails_gives_way_to_the_reason(
