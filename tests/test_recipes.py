@@ -16,6 +16,8 @@ SHORT = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
     "--trainer.limit_test_batches=20",
+    "--page.explained=5",
+    "--page.scored=1",
 ]
 DRAWN = {"imagenet_stem": 4}  # layers with a picture of their own
 
