@@ -33,12 +33,12 @@ class SamplePictures(ReportCallback):
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `train_pictures.png` and `test_pictures.png`, drawn at random but always the same ones."""
         data = analysis.data
-        for name, dataset, how in (
-            ("train", data.train_dataset, "as the network sees them (augmented)"),
-            ("test", data.test_dataset, "(never augmented)"),
+        for name, dataset, fetch, how in (
+            ("train", data.train_dataset, data.samples, "as the network sees them (augmented)"),
+            ("test", data.test_dataset, data.test_dataset.fetch, "(never augmented)"),
         ):
             chosen = np.random.default_rng(0).permutation(len(dataset))[: self.k]
-            batch = dataset.__getitems__([(0, int(position)) for position in chosen])
+            batch = fetch(chosen)
             pictures = [figures.enlarge(image) for image in batch.images.numpy()]
             titles = [data.pictures.classes[label] for label in batch.labels]
             report.figure(f"{name}_pictures", figures.grid(pictures, titles, f"{name} pictures {how}"))

@@ -2,20 +2,25 @@
 
 import os
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.dataset import Batch, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
-from cifar_lit.errors import UsageError
+from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
+from cifar_lit.device_augment import DeviceAugmentation, pack
+from cifar_lit.errors import RunError, UsageError
+from cifar_lit.hardware import available_cores
 from cifar_lit.pictures import Pictures
 from cifar_lit.sources import Source, load
 from cifar_lit.splits import stratified_split
+
+AugmentOn = Literal["auto", "workers", "device"]
 
 
 class PictureData(LightningDataModule):
@@ -30,8 +35,11 @@ class PictureData(LightningDataModule):
         val_size: Training pictures held out for validation, class by class in proportion, 0 or more. 0 trains on
             everything and keeps the last weights.
         batch_size: Pictures a training step in each process, 1 or more.
-        num_workers: Processes that prepare batches, 0 or more; 0 does it in the training process. Default: one for
-            each core that this process may use, at most 8.
+        augment_on: `workers` augments in other processes, with albumentations; `device` holds the training pictures on
+            the device and augments whole batches there, in the same way; `auto` takes the device if that is a CUDA GPU
+            with room for the pictures in half of its free memory, and workers elsewhere.
+        num_workers: Processes that prepare batches, 0 or more; 0 does it in the training process. Default: the cores
+            that this process may use, shared among the training processes of this machine, at most 8.
         crop_padding: Pixels added on each side before cropping back at random, 0 or more; 0 turns it off.
         flip: Probability of a horizontal flip, 0 to 1; 0 turns it off.
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
@@ -49,6 +57,7 @@ class PictureData(LightningDataModule):
         image_size: int = 32,
         val_size: int = 5000,
         batch_size: int = 512,
+        augment_on: AugmentOn = "auto",
         num_workers: int | None = None,
         crop_padding: int = 4,
         flip: float = 0.5,
@@ -79,7 +88,8 @@ class PictureData(LightningDataModule):
         self.image_size = image_size
         self.val_size = val_size
         self.batch_size = batch_size
-        self.num_workers = available_cores() if num_workers is None else num_workers
+        self.augment_on: AugmentOn = augment_on
+        self.num_workers = num_workers
         self.crop_padding = crop_padding
         self.flip = flip
         self.rotate_degrees = rotate_degrees
@@ -98,7 +108,7 @@ class PictureData(LightningDataModule):
             image_size=self.image_size,
             mirrors=self.mirrors,
             cache_dir=self.cache_dir,
-            num_workers=self.num_workers,
+            num_workers=self._workers(),
         )
 
     @property
@@ -130,10 +140,10 @@ class PictureData(LightningDataModule):
     @cached_property
     def train_dataset(self) -> PictureDataset:
         """The pictures to train on, augmented."""
-        augmentation = Augmentation(
-            self.image_size, self.mean, self.crop_padding, self.rotate_degrees, self.flip, self.cutout_size
-        )
-        return PictureDataset(self.pictures.train, self._selection[0], augmentation, self.seed)
+        return PictureDataset(self.pictures.train, self._selection[0], Augmentation(*self._changes()), self.seed)
+
+    def _changes(self) -> tuple[int, tuple[float, float, float], int, float, float, int]:
+        return self.image_size, self.mean, self.crop_padding, self.rotate_degrees, self.flip, self.cutout_size
 
     @cached_property
     def val_dataset(self) -> PictureDataset:
@@ -164,13 +174,54 @@ class PictureData(LightningDataModule):
         """Fail early where the data cannot be used."""
         _ = self._selection
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> LazyLoader | DeviceLoader:
         """Return batches of augmented training pictures, in a new order each epoch."""
-        rank, world_size = self._place()
-        sampler = TrainSampler(self.train_dataset, self.seed, self._current_epoch, rank, world_size)
+        dataset = self.train_dataset
+        sampler = TrainSampler(dataset, self.seed, self._current_epoch, *self._place())
         # BatchNorm cannot learn from a single picture: a last batch of one is left out.
         drop_last = len(sampler) > self.batch_size > 1 == len(sampler) % self.batch_size
-        return self._loader(self.train_dataset, sampler, self.batch_size, self.num_workers, drop_last)
+        device = self._device()
+        if not self._augments_on_device():
+            workers = self._workers()
+            rank_zero_info(f"augmentation in {workers} worker processes (data.augment_on, data.num_workers)")
+            return self._loader(dataset, sampler, self.batch_size, workers, drop_last)
+        rank_zero_info(f"augmentation on {device}, without worker processes (data.augment_on)")
+        try:
+            return DeviceLoader(dataset, sampler, self._device_augmentation, self.batch_size, drop_last, device)
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"data.augment_on=device: {len(dataset)} pictures do not fit into the memory of {device}; give "
+                "--data.augment_on workers"
+            ) from None
+
+    def samples(self, positions: NDArray[np.int64]) -> Batch:
+        """Return training pictures as the network sees them in its first epoch, by their positions in train_dataset."""
+        dataset = self.train_dataset
+        if not self._augments_on_device():
+            return dataset.fetch(positions)
+        batch = PictureDataset(dataset.split, dataset.indices).fetch(positions)  # as they are
+        draws = self._device_augmentation.draw(self.seed, 0, len(dataset))[positions]
+        return batch._replace(images=self._device_augmentation(pack(batch.images), torch.from_numpy(draws)))
+
+    @cached_property
+    def _device_augmentation(self) -> DeviceAugmentation:
+        return DeviceAugmentation(*self._changes())
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _augments_on_device(self) -> bool:
+        device = self._device()
+        if self.augment_on != "auto" or device.type != "cuda":
+            return self.augment_on == "device"
+        free, _ = torch.cuda.mem_get_info(device)
+        return len(self.train_dataset) * self.image_size**2 * 4 < free / 2  # bytes of the words
+
+    def _workers(self) -> int:
+        """Return the number of worker processes of this process."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return max(1, min(8, available_cores() // (self.trainer.num_devices if self.trainer else 1)))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return batches of held-out pictures; an empty list if there are none."""
@@ -198,7 +249,7 @@ class PictureData(LightningDataModule):
         batch_size: int,
         num_workers: int = 0,
         drop_last: bool = False,
-    ) -> DataLoader[Batch]:
+    ) -> LazyLoader:
         return LazyLoader(
             dataset,
             batch_size=batch_size,
@@ -215,10 +266,3 @@ class PictureData(LightningDataModule):
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def available_cores(most: int = 8) -> int:
-    """Return how many cores this process may use, `most` at most."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), most)
-    return min(os.cpu_count() or 1, most)

@@ -1,6 +1,7 @@
 """What the machine can do, and what a run should note about it."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def has_amx() -> bool:
     # torch says so only in a private function; where that has gone, float32 is the safe answer
     supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return bool(supported())
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use: all, or what affinity, a container or SLURM leaves of them."""
+    from joblib import cpu_count  # knows of affinity and containers
+
+    cores: int = cpu_count()
+    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
 
 
 def describe() -> dict[str, object]:

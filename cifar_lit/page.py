@@ -120,13 +120,12 @@ def _quality(analysis: Analysis) -> Context:
 
 def _training(analysis: Analysis) -> Context:
     rows = analysis.history
-    pictures = len(analysis.data.train_dataset)
-    whole = analysis.trainer.limit_train_batches == 1.0
     curve = analysis.run / "report" / "lr_find.png"
     return {
         "curves": _svg(lambda: figures.curves(rows)) if rows else "",
         "seconds": [row["seconds"] for row in rows],
-        "per_second": [pictures / row["seconds"] for row in rows] if whole else [],
+        "per_second": [row["train/pictures_per_second"] for row in rows],
+        "waiting": [row["train/waiting"] for row in rows],
         "lr_find": _data_uri(curve.read_bytes(), "png") if curve.exists() else "",
     }
 

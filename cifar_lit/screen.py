@@ -1,6 +1,7 @@
 """What stands on the screen while training: the progress bar, a line for each epoch, and no noise."""
 
 import logging
+import math
 import time
 import warnings
 from pathlib import Path
@@ -11,14 +12,31 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from cifar_lit.module import ImageClassifier
 
+WORTH_A_HINT = 5  # seconds of waiting in an epoch
+HINT = (
+    "hint: the training waits for its pictures; --data.augment_on device prepares them on the device itself, "
+    "--data.num_workers N in more processes (if there are cores for them)"
+)
+
 
 class ProgressBar(TQDMProgressBar):
-    """Loss, accuracy and learning rate in the bar; reading them waits for the device, so twice a second at most."""
+    """Loss, accuracy and learning rate in the bar.
+
+    It is drawn ten times a second at most, because that takes longer than a small step; its figures are read twice a
+    second at most, because that waits for the device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._shown: dict[str, Any] = {}
         self._read_at = 0.0
+        self._drawn_at = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Draw the bar."""
+        if trainer.is_last_batch or time.monotonic() - self._drawn_at > 0.1:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+            self._drawn_at = time.monotonic()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands at the end of the bar."""
@@ -32,12 +50,19 @@ class History(Callback):
     """Keeps a row of figures for each epoch, prints it, and writes `log.txt`; survives resumption.
 
     Attributes:
-        rows: For each epoch `epoch` (from 0), `seconds`, `lr` and what the module logged under `train/` and `val/`.
+        rows: For each epoch `epoch` (from 0), `seconds`, `lr`, what the module logged under `train/` and `val/`, and
+            of the training without the validation `train/pictures_per_second`, over all processes, and `train/waiting`,
+            the share of the time, 0..1, that went by until the loader gave the next batch.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self._began = 0.0
+        self._began = self._ended = 0.0  # of the epoch, and of its last training step
+        self._validated = 0.0  # seconds of it
+        self._validation_began = 0.0
+        self._pictures = 0
+        self._waited_before = 0.0
+        self._hinted = False
         self._log: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,13 +71,39 @@ class History(Callback):
             self._log = Path(trainer.log_dir) / "log.txt"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clocks."""
         self._began = time.monotonic()
+        self._validated = 0.0
+        self._pictures = 0
+        self._waited_before = _waited(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the pictures."""
+        self._pictures += len(batch[0])
+        self._ended = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock of the training."""
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on."""
+        self._validated += time.monotonic() - self._validation_began
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
+        within = self._validated if self._ended > self._validation_began else 0.0  # usually it comes after all steps
+        seconds = max(self._ended - self._began - within, 1e-9)
+        waited = _waited(trainer) - self._waited_before
+        speed = {
+            "train/pictures_per_second": self._pictures * trainer.world_size / seconds,
+            "train/waiting": min(waited / seconds, 1.0),
+        }
+        pl_module.log_dict(speed, rank_zero_only=True)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self._began, **metrics}
+        row = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self._began, **metrics, **speed}
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
             return
@@ -63,6 +114,11 @@ class History(Callback):
             if f"{split}/loss" in row:
                 line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
         line += f"   lr {row['lr']:.3g}   {row['seconds']:.0f} s"
+        line += f"   {_figures(speed['train/pictures_per_second'])} pictures/s"
+        line += f", {speed['train/waiting']:.0%} waiting for data"
+        if speed["train/waiting"] > 0.1 and waited > WORTH_A_HINT and not self._hinted:
+            self._hinted = True
+            line += f"\n{HINT}"
         bar = trainer.progress_bar_callback
         bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
         if self._log:
@@ -77,6 +133,17 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from it."""
         self.rows = state_dict["rows"]
+
+
+def _waited(trainer: Trainer) -> float:
+    """Return the seconds that the training loader took so far; 0 for one that is not ours."""
+    waited: float = getattr(trainer.train_dataloader, "waited", 0.0)
+    return waited
+
+
+def _figures(value: float) -> str:
+    """Write a number with three figures and no exponent."""
+    return f"{value:.3g}" if value < 100 else f"{round(value, 2 - int(math.log10(value))):,.0f}"
 
 
 def silence_noise() -> None:

@@ -11,7 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.data import PictureData
-from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
+from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, PictureDataset, TrainSampler
+from cifar_lit.device_augment import DeviceAugmentation
 from cifar_lit.errors import UsageError
 from cifar_lit.pictures import Pictures
 
@@ -24,6 +25,7 @@ class Seen(LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.epochs: dict[int, list[tuple[int, bytes]]] = {}
         self.held_out: list[int] = []
+        self.options: dict[str, Any] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         assert batch.images.dtype == torch.uint8 and batch.labels.dtype == torch.int64
@@ -57,10 +59,12 @@ def run(folder: Path, num_workers: int = 0, ckpt_path: str | None = None, **opti
     return module
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+@pytest.fixture(scope="module", params=["workers", "device"])
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
     folder = tmp_path_factory.mktemp("plain")
-    return folder, run(folder)
+    seen = run(folder, augment_on=request.param)
+    seen.options = {"augment_on": request.param}
+    return folder, seen
 
 
 def test_an_epoch_is_every_training_picture_once_and_no_held_out_one(plain: tuple[Path, Seen]) -> None:
@@ -81,15 +85,15 @@ def test_no_picture_looks_the_same_in_two_epochs_and_the_order_changes(plain: tu
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(plain: tuple[Path, Seen], tmp_path: Path, num_workers: int) -> None:
-    assert run(tmp_path, num_workers).epochs == plain[1].epochs
+    assert run(tmp_path, num_workers, **plain[1].options).epochs == plain[1].epochs
 
 
 def test_another_batch_size_changes_the_batches_not_the_pictures(plain: tuple[Path, Seen], tmp_path: Path) -> None:
-    assert run(tmp_path, batch_size=100).epochs == plain[1].epochs
+    assert run(tmp_path, batch_size=100, **plain[1].options).epochs == plain[1].epochs
 
 
 def test_another_seed_changes_everything(plain: tuple[Path, Seen], tmp_path: Path) -> None:
-    other = run(tmp_path, seed=4)
+    other = run(tmp_path, seed=4, **plain[1].options)
     assert set(other.held_out) != set(plain[1].held_out)
     assert not set(other.epochs[0]) & set(plain[1].epochs[0][:50])
 
@@ -99,7 +103,7 @@ def test_a_resumed_training_sees_what_the_whole_one_saw(
     plain: tuple[Path, Seen], tmp_path: Path, num_workers: int
 ) -> None:
     folder, seen = plain
-    resumed = run(tmp_path, num_workers, ckpt_path=str(folder / "0.ckpt"))
+    resumed = run(tmp_path, num_workers, ckpt_path=str(folder / "0.ckpt"), **seen.options)
     assert resumed.epochs == {epoch: seen.epochs[epoch] for epoch in (1, 2)}
 
 
@@ -113,6 +117,33 @@ def test_processes_together_see_what_one_sees(pictures: Pictures) -> None:
     thirds = [list(TrainSampler(PictureDataset(pictures.train, np.arange(59)), 0, lambda: 0, r, 3)) for r in range(3)]
     assert [len(third) for third in thirds] == [20, 20, 20]  # processes must take equally many steps
     assert {position for third in thirds for _, position in third} == set(range(59))
+
+
+def test_processes_together_see_what_one_sees_on_the_device(pictures: Pictures) -> None:
+    dataset = PictureDataset(pictures.train, np.arange(60), seed=1)
+    augmentation = DeviceAugmentation(32, pictures.mean)
+
+    def seen(rank: int, world_size: int) -> dict[int, bytes]:
+        sampler = TrainSampler(dataset, 1, lambda: 5, rank, world_size)
+        loader = DeviceLoader(dataset, sampler, augmentation, 10 // world_size, False, "cpu")
+        assert len(loader) == 6
+        batches = [zip(batch.indices.tolist(), batch.images.numpy(), strict=True) for batch in loader]
+        return {index: image.tobytes() for batch in batches for index, image in batch}
+
+    whole = seen(0, 1)
+    assert len(whole) == 60
+    assert seen(0, 2) | seen(1, 2) == whole
+
+
+@pytest.mark.parametrize("augment_on", ["workers", "device"])
+def test_samples_are_what_training_sees(tmp_path: Path, augment_on: str) -> None:
+    data = PictureData("digits", val_size=137, num_workers=0, batch_size=1300, augment_on=augment_on, seed=0)
+    batch = next(iter(data.train_dataloader()))
+    images = {int(i): image for i, image in zip(batch.indices, batch.images, strict=True)}
+    samples = data.samples(np.array([3, 500]))
+    for i, image in zip(samples.indices, samples.images, strict=True):
+        assert (images[int(i)] == image).all()
+        assert not (image.numpy() == data.pictures.train.images[i]).all()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
@@ -135,6 +166,8 @@ def test_a_last_batch_of_one_is_left_out_of_training() -> None:
     data = PictureData("digits", val_size=137, batch_size=433, image_size=8, num_workers=0)  # 1300 = 3 * 433 + 1
     assert len(data.train_dataloader()) == 3
     assert len(PictureData("digits", val_size=137, batch_size=1, num_workers=0).train_dataloader()) == 1300
+    on_device = PictureData("digits", val_size=137, batch_size=433, image_size=8, augment_on="device")
+    assert [len(batch.labels) for batch in on_device.train_dataloader()] == [433] * 3
 
 
 def test_val_size_0_trains_on_everything() -> None:
