@@ -10,7 +10,7 @@ from cifar_lit.analysis import Analysis
 from cifar_lit.cli import FitCLI, complain, option_values
 from cifar_lit.errors import UsageError
 from cifar_lit.folders import new_folder
-from cifar_lit.report import ReportCallback
+from cifar_lit.report import ReportCallback, WholeReport
 from cifar_lit.screen import History
 
 
@@ -67,6 +67,6 @@ class EvaluateCLI(FitCLI):
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
         folder = new_folder(self.config.out, "evaluation", run)
         for part in getattr(self.trainer, "callbacks", []):
-            if isinstance(part, ReportCallback):
+            if isinstance(part, ReportCallback | WholeReport):
                 part.make(analysis, folder)
         complain(analysis, "the others are made")

@@ -17,6 +17,7 @@ from cifar_lit.net import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.schedules import Schedule
 
 CONSTANT = Schedule()
+COMPILING_PAYS = 100  # steps; BENCHMARKS.md
 CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite
 
 
@@ -40,6 +41,8 @@ class ImageClassifier(LightningModule):
         label_smoothing: Share of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         memory_format: How the network's weights lie in memory; channels_last is faster on most devices.
+        compile: Whether torch.compile makes faster code of the network first, which takes a minute or so and needs a
+            C++ compiler on a CPU.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ImageClassifier(LightningModule):
         schedule: Schedule = CONSTANT,
         label_smoothing: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -68,6 +72,7 @@ class ImageClassifier(LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing
+        self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}
@@ -119,8 +124,18 @@ class ImageClassifier(LightningModule):
         """Log the metrics."""
         self._log("test", self.test_scores)
 
+    def setup(self, stage: str) -> None:
+        """Compile the network if asked to; it does so at its first batch, and keeps its weights and their names."""
+        if self.compile_net and stage == "fit":
+            self.net.compile()
+
     def on_train_start(self) -> None:
-        """Refuse what cannot work, tell what has no effect."""
+        """Refuse what cannot work, tell what has no effect or does not pay."""
+        if self.compile_net and self.trainer.estimated_stepping_batches < COMPILING_PAYS:
+            rank_zero_warn(
+                f"model.compile takes about as long as it saves in {COMPILING_PAYS} steps; this training has "
+                f"{self.trainer.estimated_stepping_batches:.0f}"
+            )
         if self.plateau is not None and not any(self.trainer.num_val_batches):
             raise UsageError(
                 "model.schedule.name=plateau waits for the validation loss, but there is no validation: give "

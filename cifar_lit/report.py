@@ -135,3 +135,29 @@ class ReportCallback(Callback, ABC):
     @abstractmethod
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write this part; called in the first process only."""
+
+
+class WholeReport(Callback):
+    """All parts of the report as one callback, because Lightning calls every callback six times a step.
+
+    Args:
+        parts: What to make, in this order.
+    """
+
+    def __init__(self, parts: Sequence[ReportCallback]) -> None:
+        self.parts = parts
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell all parts."""
+        for part in self.parts:
+            part.on_fit_start(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make all parts."""
+        for part in self.parts:
+            part.on_fit_end(trainer, pl_module)
+
+    def make(self, analysis: Analysis, folder: Path) -> None:
+        """Make all parts of an analysis, in a folder."""
+        for part in self.parts:
+            part.make(analysis, folder)

@@ -1,7 +1,12 @@
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from cifar_lit.hardware import choose_precision, describe
+from cifar_lit.hardware import available_cores, choose_precision, describe
 
 
 @pytest.mark.parametrize(
@@ -24,3 +29,40 @@ def test_a_run_can_be_repeated_from_its_notes() -> None:
     notes = describe()
     assert notes["torch"] == torch.__version__.split("+")[0]
     assert notes["cpu"] and notes["threads"]
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code += "\nfrom cifar_lit.hardware import available_cores; print(available_cores())"
+    if hasattr(os, "sched_setaffinity"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "1\n"
+    cores = available_cores()
+    assert 1 <= cores <= (os.cpu_count() or 1)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert available_cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
+    assert available_cores() == cores
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no mallopt")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import resource, sys, torch
+from cifar_lit.hardware import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+torch.set_num_threads(1)
+for _ in range(3):
+    torch.zeros(64, 1024, 256).add(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.zeros(64, 1024, 256).add(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert faults["keep"] < faults["return"] / 10

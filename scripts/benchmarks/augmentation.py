@@ -1,0 +1,78 @@
+"""Augmentation of training pictures on one core: pad-and-crop, flip, rotate, cutout."""
+
+import random
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from harness import Row, Settings, alternate, faster
+from PIL import Image
+
+from cifar_lit.augment import Augmentation
+from cifar_lit.dataset import PictureDataset
+from cifar_lit.device_augment import DeviceAugmentation, pack
+from cifar_lit.net import Normalize
+from cifar_lit.pictures import Split
+
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+BATCH = 512
+
+
+class Usual(torch.utils.data.Dataset):
+    """As in most notebooks: a PIL picture at a time, normalised in the transform."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.pictures = [Image.fromarray(image) for image in images]
+        self.transform = A.Compose(
+            [
+                A.PadIfNeeded(40, 40, border_mode=cv2.BORDER_CONSTANT, p=1),
+                A.RandomCrop(32, 32, p=1),
+                A.HorizontalFlip(p=0.5),
+                A.Rotate((-5, 5), border_mode=cv2.BORDER_REFLECT_101, p=1),
+                A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16), p=1),
+                A.Normalize(MEAN, STD),
+                ToTensorV2(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.transform(image=np.array(self.pictures[i]))["image"], 0
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Prepare one batch of 512 in each way; all on one thread."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    random.seed(0)
+    rounds = 2 if settings.quick else 15
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
+    usual = Usual(images)
+    split = Split(images, np.zeros(BATCH, np.int64))
+    dataset = PictureDataset(split, np.arange(BATCH), Augmentation(32, MEAN))
+    keys = [(0, i) for i in range(BATCH)]
+    in_batches, normalize = DeviceAugmentation(32, MEAN), Normalize(MEAN, STD)
+    draws = torch.from_numpy(in_batches.draw(0, 0, BATCH))
+    words = pack(torch.from_numpy(images))
+    times = alternate(
+        rounds,
+        usual=lambda: _nothing(torch.utils.data.default_collate([usual[i] for i in range(BATCH)])),
+        workers=lambda: _nothing(dataset.__getitems__(keys)),
+        batches=lambda: _nothing(normalize(in_batches(words, draws))),
+    )
+    against = "albumentations per picture, PIL to tensor"
+    rows = [
+        faster("augmentation", "in workers, one core", times["workers"], times["usual"], BATCH, against, 2, 4),
+        faster("augmentation", "in batches, one core", times["batches"], times["usual"], BATCH, against, 10, 25),
+    ]
+    torch.set_num_threads(torch.get_num_interop_threads())
+    return rows
+
+
+def _nothing(_: object) -> None:
+    """Forget a result, so that the clock of `alternate` counts."""

@@ -1,0 +1,69 @@
+"""The end of fitting: test pass, errors, Grad-CAM and all pictures, against the bare forward pass over the test set."""
+
+import os
+import time
+
+import numpy as np
+import torch
+from harness import Row, Settings, alternate, quiet, slower_by
+
+from cifar_lit import callbacks
+from cifar_lit.analysis import Analysis
+from cifar_lit.cli import FitCLI
+from cifar_lit.report import ReportCallback, WholeReport
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Make the parts of the report of a network that was trained for a moment."""
+    here = os.getcwd()
+    os.chdir(settings.scratch)
+    try:
+        with quiet():
+            cli = FitCLI(
+                [
+                    *("--data.source", "folder", "--data.root", str(settings.root), "--data.val_size", "0"),
+                    *("--data.num_workers", "0", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+                    *("--data.cache_dir", str(settings.scratch.parent / "cache")),
+                    *("--gradcam.layers", "[layer1,layer2,layer3,layer4]", "--misclassified.k", "10"),
+                    *("--model.stem", "imagenet") * settings.quick,
+                ]
+            )
+    finally:
+        os.chdir(here)
+    data, device = cli.datamodule, cli.trainer.strategy.root_device
+    if settings.quick:
+        cli.trainer.limit_test_batches = 1
+    context = cli.trainer.precision_plugin.forward_context
+    (report,) = (one for one in cli.trainer.callbacks if isinstance(one, WholeReport))
+    net = cli.model.net.to(device).eval()
+
+    def forward() -> None:
+        images = data.pictures.test.images[: 256 if settings.quick else None]
+        with torch.inference_mode(), context():
+            for start in range(0, len(images), 256):
+                net(torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).to(device)).argmax(1).cpu()
+
+    seconds: dict[str, float] = {}
+
+    def ending(names: set[type[ReportCallback]]) -> float:
+        analysis = Analysis(cli.trainer, data, net, "some weights", [], settings.scratch)
+        began = time.perf_counter()
+        for part in report.parts:
+            if type(part) in names:
+                now = time.perf_counter()
+                part.make(analysis, settings.scratch / "report")
+                seconds[type(part).__name__] = time.perf_counter() - now
+        assert not analysis.problems, analysis.problems
+        return time.perf_counter() - began
+
+    pictures = {callbacks.SamplePictures, callbacks.MisclassifiedPictures, callbacks.GradCAMPictures}
+    everything = {type(part) for part in report.parts}
+    with quiet():
+        times = alternate(1, forward=forward, errors=lambda: ending(pictures), everything=lambda: ending(everything))
+    count = len(data.pictures.test)
+    against = f"bare forward pass over {count:,} test pictures"
+    parts = ", ".join(f"{name} {took:.1f}" for name, took in seconds.items())
+    return [
+        slower_by("ending", "test pass, errors, Grad-CAM", times["errors"], times["forward"], against, 10, 4),
+        slower_by("ending", f"the whole report ({parts})", times["everything"], times["forward"], against, None, None),
+    ]

@@ -1,0 +1,109 @@
+"""Ten and a hundred times more pictures: time and memory of everything that handles all of them."""
+
+import json
+
+from harness import Row, Settings, python
+
+WORK = """
+import json, os, resource, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+from cifar_lit import metrics
+from cifar_lit.dataset import DeviceLoader, PictureDataset, TrainSampler
+from cifar_lit.device_augment import DeviceAugmentation
+from cifar_lit.pictures import Split, channel_statistics
+from cifar_lit.predictions import Predictions, write_csv
+from cifar_lit.splits import stratified_split
+
+torch.set_num_threads(1)
+count, file = int(sys.argv[1]), Path(sys.argv[2])
+rng = np.random.default_rng(0)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+def work(count):
+    images = np.lib.format.open_memmap(file, "w+", np.uint8, (count, 32, 32, 3))
+    for start in range(0, count, 1000):
+        images[start : start + 1000] = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
+    images = np.load(file, mmap_mode="r")
+    split = Split(images, rng.integers(0, 10, count))
+    seconds = {}
+    began = time.perf_counter()
+    def lap(name):
+        nonlocal began
+        seconds[name] = time.perf_counter() - began
+        began = time.perf_counter()
+    split.fingerprint
+    channel_statistics(images)
+    lap("fingerprint and statistics")
+    indices, _ = stratified_split(split.labels, count // 10, 0)
+    dataset = PictureDataset(split, indices)
+    sampler = TrainSampler(dataset, 0, lambda: 0, 0, 1)
+    list(sampler)
+    lap("split and order")
+    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(32, (0.5, 0.5, 0.5)), 512, False, "cpu")
+    for batch in loader:
+        pass
+    lap("one epoch, augmented in batches")
+    logits = torch.from_numpy(rng.standard_normal((count, 10))).log_softmax(1).numpy()
+    began = time.perf_counter()
+    predictions = Predictions(np.arange(count), split.labels, logits)
+    metrics.class_scores(metrics.confusion(predictions)), metrics.calibration(predictions)
+    metrics.label_suspects(predictions), predictions.errors
+    lap("scores")
+    write_csv(file.with_suffix(".csv"), predictions, [str(i) for i in range(10)])
+    lap("predictions.csv")
+    return seconds
+
+work(1000)
+before = peak()
+print(json.dumps([work(count), peak() - before]))
+os.unlink(file)
+"""
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Do the same with 5,000, 50,000 and 500,000 pictures, each in a process of its own."""
+    sizes = (100, 1000) if settings.quick else (5_000, 50_000, 500_000)
+    found = {}
+    for size in sizes:
+        runs = []
+        for _ in range(1 if settings.quick else 2):
+            done = python(WORK, str(size), str(settings.scratch / "pictures.npy"), threads=1)
+            assert done.returncode == 0, done.stderr
+            runs.append(json.loads(done.stdout))
+        seconds = {name: min(run[0][name] for run in runs) for name in runs[0][0]}
+        found[size] = seconds, min(run[1] for run in runs)
+    small, *larger = sizes
+    rows = []
+    for size in larger:
+        parts = {name: took / size * 1e6 for name, took in found[size][0].items()}
+        each, base = sum(parts.values()), sum(found[small][0].values()) / small * 1e6
+        rows.append(
+            Row(
+                "growth",
+                f"{size:,} pictures (" + ", ".join(f"{name} {took:.1f}" for name, took in parts.items()) + ")",
+                f"{each:.1f} us a picture",
+                f"{small:,} pictures: {base:.1f} us a picture",
+                f"{each / base - 1:+.0%}",
+                "must within +10 %",
+                each / base < 1.1,
+            )
+        )
+    for size in larger[1:]:
+        middle = larger[0]
+        per, base = found[size][1] / size * 1e3, found[middle][1] / middle * 1e3
+        rows.append(
+            Row(
+                "growth",
+                f"memory, {size:,} pictures",
+                f"{per:.2f} kB a picture",
+                f"{middle:,} pictures: {base:.2f} kB a picture",
+                f"{per / base - 1:+.0%}",
+                "must within +10 %",
+                per / base < 1.1,
+            )
+        )
+    return rows

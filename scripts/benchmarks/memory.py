@@ -1,0 +1,46 @@
+"""What every additional worker costs in memory, beside the data set that all share."""
+
+from pathlib import Path
+
+import numpy as np
+from harness import Row, Settings
+
+from cifar_lit.data import PictureData
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Let workers go through an epoch and read what is theirs alone."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        return [Row("memory", "per worker", "not measured", "needs Linux", "")]
+    data = PictureData(
+        "folder",
+        str(settings.root),
+        num_workers=2,
+        batch_size=512,
+        cache_dir=str(settings.scratch.parent / "cache"),
+        val_size=0,
+    )
+    images = data.pictures.train.images
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    for _ in range(max(1, min(len(loader) - 2, 80))):  # every worker has touched pictures all over the data set
+        next(batches)
+    private = [_private(worker.pid) for worker in loader._iterator._workers]
+    batches.close()
+    most = max(private)
+    return [
+        Row(
+            "memory",
+            "per worker, private",
+            f"{np.mean(private):.0f} MB (at most {most:.0f})",
+            f"a copy of the data set: {images.nbytes / 1e6:.0f} MB",
+            f"{most:.0f} MB",
+            "must 30 MB",
+            most < 30,
+        )
+    ]
+
+
+def _private(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1000

@@ -1,0 +1,74 @@
+"""One training step of ResNet-18: our defaults for this device against a plain float32 loop."""
+
+import time
+
+import torch
+from harness import Row, Settings, alternate, faster
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torchvision.models import resnet18
+
+from cifar_lit.hardware import choose_precision
+from cifar_lit.net import Classifier
+
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Train on one batch that is there already, over and over."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = 8 if settings.quick else 512 if device.type == "cuda" else 128
+    images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 10, (batch,), device=device)
+    floats = images.permute(0, 3, 1, 2).contiguous().float() / 255
+
+    plain = resnet18(num_classes=10)
+    plain.conv1, plain.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    precision, reason = choose_precision("auto")
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+
+    def trainer(net: nn.Module, pictures: torch.Tensor, mixed: torch.dtype | None, fused: bool) -> object:
+        net.to(device).train()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=fused)
+        steps = 20 if device.type == "cuda" else 1
+
+        def train() -> float:
+            began = time.perf_counter()
+            for _ in range(steps):
+                with torch.autocast(device.type, mixed, enabled=mixed is not None):
+                    loss = cross_entropy(net(pictures), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            float(loss)  # waits for the device
+            return (time.perf_counter() - began) / steps
+
+        return train
+
+    contenders = {
+        "plain": trainer(plain, floats, None, False),
+        "ours": trainer(Classifier(10, MEAN, STD), images, kind, True),
+    }
+    if not settings.quick:
+        compiled = Classifier(10, MEAN, STD)
+        compiled.compile()
+        contenders["compiled"] = trainer(compiled, images, kind, True)
+    times = alternate(1 if settings.quick else 3, **contenders)
+    against = "plain float32 loop"
+    amx = "AMX" in reason and "without" not in reason
+    must, aim = (3.3, 4) if amx else (None, None)
+    what = f"ResNet-18, batch {batch}, {precision}, {reason}"
+    return [
+        faster(
+            "step",
+            what + (", compiled" if name == "compiled" else ""),
+            times[name],
+            times["plain"],
+            batch,
+            against,
+            must,
+            aim,
+        )
+        for name in contenders
+        if name != "plain"
+    ]

@@ -1,0 +1,41 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from cifar_lit.data import PictureData
+from cifar_lit.module import ImageClassifier
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(images.float().mean((1, 2)))
+
+
+def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    data = PictureData("digits", val_size=137, image_size=8, batch_size=650, augment_on="device", seed=0)
+    module = ImageClassifier(10, data.mean, data.std, compile=compile)
+    module.net = Tiny()
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, default_root_dir=folder, **options)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(folder / "one.ckpt", weights_only=True)
+    return torch.load(folder / "one.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(tmp_path: Path) -> None:
+    plain = train(tmp_path, compile=False)
+    with pytest.warns(UserWarning, match=r"model\.compile takes about as long .* this training has 2"):
+        compiled = train(tmp_path, compile=True)
+    assert list(compiled) == list(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-6)

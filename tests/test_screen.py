@@ -1,0 +1,98 @@
+"""What is said of a training's speed."""
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+
+from cifar_lit import screen
+from cifar_lit.data import PictureData
+from cifar_lit.dataset import Batch, Key, PictureDataset
+from cifar_lit.module import ImageClassifier
+
+
+class Tiny(nn.Module):
+    """A network that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(images.float().mean((1, 2)))
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., screen.History]:
+    def run(**options: Any) -> screen.History:
+        data = PictureData("digits", val_size=137, image_size=8, batch_size=130, num_workers=0, **options)
+        module = ImageClassifier(10, data.mean, data.std)
+        module.net = Tiny()
+        history = screen.History()
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            logger=CSVLogger(tmp_path, "", ""),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[history],
+        )
+        trainer.fit(module, datamodule=data)
+        return history
+
+    return run
+
+
+@pytest.mark.parametrize("augment_on", ["workers", "device"])
+def test_every_epoch_tells_its_speed(
+    train: Callable[..., screen.History], tmp_path: Path, capsys: pytest.CaptureFixture[str], augment_on: str
+) -> None:
+    rows = train(augment_on=augment_on).rows
+    assert len(rows) == 2
+    for row in rows:
+        assert 0 < row["train/waiting"] <= 1
+        assert 1300 / row["seconds"] < row["train/pictures_per_second"] < 1300 / 1e-4
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.endswith("waiting for data") for line in lines)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        logged = [row for row in csv.DictReader(file) if row["train/waiting"]]
+    assert [float(row["train/pictures_per_second"]) for row in logged] == pytest.approx(
+        [row["train/pictures_per_second"] for row in rows]
+    )
+
+
+def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
+    train: Callable[..., screen.History], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch = PictureDataset.__getitems__
+
+    def slow(self: PictureDataset, keys: list[Key]) -> Batch:
+        time.sleep(0.02 if self.augmentation else 0)
+        return fetch(self, keys)
+
+    monkeypatch.setattr(PictureDataset, "__getitems__", slow)
+    monkeypatch.setattr(screen, "WORTH_A_HINT", 0.1)
+    first, second = train(augment_on="workers").rows
+    for row in (first, second):
+        assert row["train/waiting"] > 0.1
+        assert (
+            row["train/waiting"] * 1300 / row["train/pictures_per_second"] > 10 * 0.02
+        )  # seconds; a sleep is no shorter
+    said = capsys.readouterr().out
+    assert said.count("--data.augment_on device") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (15.75, "15.8"), (162.4, "162"), (25612.0, "25,600"), (1.084e6, "1,080,000")],
+)
+def test_speeds_have_three_figures(value: float, text: str) -> None:
+    assert screen._figures(value) == text
