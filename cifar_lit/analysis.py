@@ -89,15 +89,22 @@ class Analysis:
 
     @cached_property
     def train(self) -> Predictions:
-        """One pass over the training pictures, not augmented; part of it under trainer.limit_train_batches."""
-        return self._predict("train", self.data.train_dataset.indices, self.trainer.limit_train_batches)
+        """One pass over some training pictures, not augmented: data.train_eval_size, or what was trained on if less."""
+        indices, limit = self.data.train_dataset.indices, self.trainer.limit_train_batches
+        return self._predict("train", indices, limit, most=self.data.train_eval_size)
 
     def _predict(
-        self, name: str, indices: NDArray[np.int64], limit: float | int, last: nn.Module | None = None
+        self,
+        name: str,
+        indices: NDArray[np.int64],
+        limit: float | int,
+        most: int | None = None,
+        last: nn.Module | None = None,
     ) -> Predictions:
         split: Split = getattr(self.data.pictures, name)
         per_batch = self.data.batch_size * self.trainer.world_size
         count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
+        count = min(count, most or count)
         # Part of a split is a part of each class: a folder's pictures lie class after class.
         indices = indices[stratified_split(split.labels[indices], count, self.data.seed)[1]]
         return predict(

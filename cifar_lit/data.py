@@ -34,6 +34,8 @@ class PictureData(LightningDataModule):
         image_size: Height and width in pixels that the network sees, 8 or more; other pictures are resized.
         val_size: Training pictures held out for validation, class by class in proportion, 0 or more. 0 trains on
             everything and keeps the last weights.
+        train_eval_size: Training pictures that are looked at once more at the end, not augmented, to compare with the
+            test set; drawn class by class in proportion, 1 or more.
         batch_size: Pictures a training step in each process, 1 or more.
         augment_on: `workers` augments in other processes, with albumentations; `device` holds the training pictures on
             the device and augments whole batches there, in the same way; `auto` takes the device if that is a CUDA GPU
@@ -56,6 +58,7 @@ class PictureData(LightningDataModule):
         root: str = "data",
         image_size: int = 32,
         val_size: int = 5000,
+        train_eval_size: int = 2000,
         batch_size: int = 512,
         augment_on: AugmentOn = "auto",
         num_workers: int | None = None,
@@ -71,6 +74,7 @@ class PictureData(LightningDataModule):
         ranges = {
             "image_size": ("8 or more", image_size >= 8),
             "val_size": ("0 or more", val_size >= 0),
+            "train_eval_size": ("1 or more", train_eval_size >= 1),
             "batch_size": ("1 or more", batch_size >= 1),
             "num_workers": ("0 or more", num_workers is None or num_workers >= 0),
             "crop_padding": ("0 or more", crop_padding >= 0),
@@ -87,6 +91,7 @@ class PictureData(LightningDataModule):
         self.root = root
         self.image_size = image_size
         self.val_size = val_size
+        self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers

@@ -180,6 +180,7 @@ def test_val_size_0_trains_on_everything() -> None:
     "option",
     [
         {"batch_size": 0},
+        {"train_eval_size": 0},
         {"val_size": -1},
         {"num_workers": -1},
         {"image_size": 0},

@@ -1,5 +1,6 @@
 """`python -m cifar_lit.evaluate`: the report again, without training."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
-    evaluate.main([*QUICK, "--ckpt_path", str(file), "--out", str(out), "--misclassified.k=3"])
+    options = ["--out", str(out), "--misclassified.k=3", "--data.train_eval_size=37"]
+    evaluate.main([*QUICK, "--ckpt_path", str(file), *options])
+    assert json.loads((out / "metrics.json").read_text())["train"]["pictures"] == 37
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 

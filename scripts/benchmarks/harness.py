@@ -69,10 +69,10 @@ class Row:
 def alternate(rounds: int, **contenders: Callable[[], float | None]) -> dict[str, Times]:
     """Run each contender in turn, `rounds` times after one warm-up, and return its times.
 
-    A contender may return the seconds that count; else its whole call does.
+    A contender may return the seconds that count; else its whole call does. With 0 rounds the warm-up counts.
     """
     times = {name: Times() for name in contenders}
-    for turn in range(rounds + 1):
+    for turn in range(0 if rounds else 1, rounds + 1 if rounds else 2):
         for name, contender in contenders.items():
             began = time.perf_counter()
             told = contender()
