@@ -150,6 +150,11 @@ class FitCLI(LightningCLI):
             raise UsageError(
                 "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
             )
+        if config.trainer.overfit_batches:
+            raise UsageError(
+                "trainer.overfit_batches would put a sampler of its own in place of the project's; give a small "
+                "trainer.limit_train_batches instead"
+            )
         for name in ("limit_train_batches", "limit_test_batches"):
             if config.trainer[name] == 0:
                 raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")

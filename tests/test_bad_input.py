@@ -49,6 +49,8 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
         (["--misclassified.k=0"], ["misclassified.k must be 1 or more"]),
         (["--gradcam.layers=[layer9]"], ["gradcam.layers", "layer9"]),
         (["--trainer.limit_test_batches=0"], ["trainer.limit_test_batches=0"]),
+        (["--trainer.overfit_batches=2"], ["trainer.overfit_batches", "trainer.limit_train_batches"]),
+        (["--data.augment_on=gpu"], ["data.augment_on", "workers", "device"]),
         (["--lr_find=-1"], ["lr_find must be 0 or more"]),
         (["--data.val_size=0", "--model.schedule.name=plateau"], ["data.val_size=0", "model.schedule.name=plateau"]),
         (["--ckpt_path=nowhere.ckpt"], ["--ckpt_path nowhere.ckpt", "no such file"]),
