@@ -31,7 +31,7 @@ def measure(settings: Settings) -> list[Row]:
         shutil.rmtree(cache, ignore_errors=True)
         return load()
 
-    times = alternate(0 if settings.quick else 3, usual=usual, first=first, later=load)
+    times = alternate(0 if settings.quick else 2, usual=usual, first=first, later=load)
     later = Times([max(times["later"].seconds)])
     what = f"{count:,} JPEG files"
     return [

@@ -40,7 +40,7 @@ def measure(settings: Settings) -> list[Row]:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            float(loss)  # waits for the device
+            float(loss.detach())  # waits for the device
             return (time.perf_counter() - began) / steps
 
         return train

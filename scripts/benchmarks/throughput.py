@@ -52,7 +52,7 @@ def measure(settings: Settings) -> list[Row]:
             loss.backward()
             optimizer.step()
             images, labels = next(batches, (images, labels))
-        float(loss)
+        float(loss.detach())
         return time.perf_counter() - began
 
     waiting = []
