@@ -14,6 +14,29 @@ import albumentations as A
 import cv2
 
 
+class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Turn about the centre, bilinear, borders reflected: what albumentations' own does, in a tenth of its time.
+
+    It spends that on boxes and masks, which are not there.
+    """
+
+    def __init__(self, degrees: float) -> None:
+        """Take the largest angle in either direction."""
+        super().__init__(p=1)
+        self.degrees = degrees
+
+    def get_params(self) -> dict[str, float]:
+        """Draw the angle."""
+        return {"angle": self.py_random.uniform(-self.degrees, self.degrees)}
+
+    def apply(self, img: NDArray[np.uint8], angle: float, **params: Any) -> NDArray[np.uint8]:
+        """Return a turned copy."""
+        height, width = img.shape[:2]
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1)
+        turned = cv2.warpAffine(img, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+        return turned.astype(np.uint8, copy=False)  # as it is; OpenCV's types only promise numbers
+
+
 class Cutout(A.ImageOnlyTransform):  # type: ignore[misc]
     """Fill one square, its centre anywhere in the picture, so that it may overlap the border (arXiv 1708.04552).
 
@@ -64,8 +87,7 @@ class Augmentation:
         if crop_padding:
             steps += [A.Pad(crop_padding, p=1), A.RandomCrop(image_size, image_size, p=1)]
         if rotate_degrees:
-            reflect = cv2.BORDER_REFLECT_101
-            steps.append(A.Rotate((-rotate_degrees, rotate_degrees), border_mode=reflect, p=1))
+            steps.append(Rotate(rotate_degrees))
         if flip:
             steps.append(A.HorizontalFlip(p=flip))
         if cutout_size:

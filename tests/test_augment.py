@@ -1,7 +1,9 @@
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
-from cifar_lit.augment import Augmentation
+from cifar_lit.augment import Augmentation, Rotate
 
 MEAN = (0.2, 0.4, 0.6)
 FILL = (51, 102, 153)  # MEAN in 0..255
@@ -65,6 +67,15 @@ def test_rotation_turns_both_ways_and_leaves_no_black_corners() -> None:
     top = (after[:, 2, :, 0] > 150).argmax(axis=1)  # where the bar begins, two rows from the top
     assert top.min() < 12 and top.max() > 18  # 30 degrees move it by 7 px
     assert (make(rotate_degrees=1e-6)(np.stack([bar] * 5), range(5)) == bar).all()
+
+
+@pytest.mark.parametrize("angle", [-170.0, -5.0, 0.3, 45.0, 90.0])
+def test_rotation_is_that_of_albumentations(images: np.ndarray, angle: float) -> None:
+    theirs = A.Rotate((angle, angle), border_mode=cv2.BORDER_REFLECT_101, p=1)
+    ours = Rotate(0)
+    for picture in images[:20]:
+        expected = theirs(image=picture)["image"].astype(int)
+        assert np.abs(ours.apply(picture, angle).astype(int) - expected).max() <= 1
 
 
 def test_cutout_is_one_square_of_the_mean_colour_anywhere(images: np.ndarray) -> None:

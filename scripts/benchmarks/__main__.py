@@ -52,8 +52,9 @@ def main() -> None:
     import torch
     from pictures import generate
 
-    from cifar_lit.hardware import choose_precision, describe
+    from cifar_lit.hardware import choose_precision, describe, keep_freed_memory
 
+    keep_freed_memory()  # as fit does, on a CPU; for both sides
     precision, device = choose_precision("auto")
     rows: list[Row] = []
     began = time.monotonic()
