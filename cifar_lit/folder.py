@@ -108,11 +108,11 @@ def _listing(folder: str, digest: Any) -> Listing:
     others: list[str] = []
     counts = []
     for name in classes:
-        start = len(files)
-        for file, status in _walk(os.path.join(folder, name), f"{name}/", others):
-            files.append(file)
-            digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-        counts.append(len(files) - start)
+        found = list(_walk(os.path.join(folder, name), f"{name}/", others))
+        files += [file for file, _ in found]
+        lines = [f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" for file, status in found]
+        digest.update(os.fsencode("".join(lines)))
+        counts.append(len(found))
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise UsageError(
             f"data.root: {os.path.join(folder, empty[0])} holds no pictures ({', '.join(SUFFIXES)}); "
@@ -127,17 +127,19 @@ def _listing(folder: str, digest: Any) -> Listing:
 def _walk(folder: str, prefix: str, others: list[str]) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the pictures in a folder and its sub-folders, sorted, named and with their status; note the others."""
     with os.scandir(folder) as found:
-        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
+        entries = sorted([(e.name, e) for e in found])
+    for name, entry in entries:
+        if name[0] == ".":
+            continue
         if entry.is_dir(follow_symlinks=False):  # a link may lead back here
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", others)
-        elif entry.name.lower().endswith(SUFFIXES):
+            yield from _walk(entry.path, f"{prefix}{name}/", others)
+        elif name.lower().endswith(SUFFIXES):
             try:
-                yield prefix + entry.name, entry.stat()
+                yield prefix + name, entry.stat()
             except OSError:  # a link to nowhere: decoding will name it
-                yield prefix + entry.name, entry.stat(follow_symlinks=False)
+                yield prefix + name, entry.stat(follow_symlinks=False)
         else:
-            others.append(prefix + entry.name)
+            others.append(prefix + name)
 
 
 def _open(cache: str, fingerprint: str) -> Pictures | None:

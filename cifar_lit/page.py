@@ -214,6 +214,10 @@ def _facts(analysis: Analysis) -> Context:
     config, notes = analysis.run / "config.yaml", analysis.run / "run.json"
     known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else hardware.describe()
     options = config.read_text(encoding="utf-8") if config.exists() else ""
+    for later in sorted(analysis.run.glob("run_*.json"), key=lambda path: int(path.stem.split("_")[1])):
+        resumed = json.loads(later.read_text(encoding="utf-8"))
+        part = later.stem.replace("run_", "resumed, part ")
+        known |= {f"{part}, {name}": value for name, value in resumed.items() if value != known.get(name)}
     facts: dict[str, object] = {
         "weights": analysis.weights,
         "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",

@@ -248,6 +248,7 @@ def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(fi
     assert resumed.name == "version_1"
     assert "ckpt_path: null" in (resumed / "config.yaml").read_text()  # as the run was begun
     assert "ckpt_path: last" in (resumed / "config_2.yaml").read_text() and (resumed / "run_2.json").exists()
+    assert "resumed, part 2, command" in (resumed / "report" / "index.html").read_text(encoding="utf-8")
     ours, theirs = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (resumed, whole))
     assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
     for name in ("report/misclassified.csv", "report/metrics.json"):

@@ -32,9 +32,13 @@ def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("amx", "warning"), [(True, "takes a minute or so, .* 2 steps"), (False, "without AMX")])
+def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool, warning: str
+) -> None:
+    monkeypatch.setattr("cifar_lit.module.has_amx", lambda: amx)
     plain = train(tmp_path, compile=False)
-    with pytest.warns(UserWarning, match=r"model\.compile takes about as long .* this training has 2"):
+    with pytest.warns(UserWarning, match=rf"model\.compile .*{warning}"):
         compiled = train(tmp_path, compile=True)
     assert list(compiled) == list(plain)
     for name, value in plain.items():

@@ -147,7 +147,7 @@ def measure(settings: Settings) -> list[Row]:
             os.chdir(here)
 
     times = alternate(
-        0 if settings.quick else 5,
+        0 if settings.quick else 4,
         raw=raw,
         barebones=lambda: lightning(True),
         usual=lambda: lightning(False),

@@ -20,7 +20,7 @@ def measure(settings: Settings) -> list[Row]:
     """Train for an epoch on a GPU, for a few steps on a CPU; workers are started before the clock."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    batch = 8 if settings.quick else 512 if on_gpu else 128
+    batch = 8 if settings.quick else 512 if on_gpu else 64
     steps = 90 if on_gpu and not settings.quick else 1 if settings.quick else 3
     workers = 16 if on_gpu else available_cores()
     usual = transforms.Compose(
