@@ -18,7 +18,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "runs",
         nargs="+",
-        metavar=("RUN RUN", "RUN"),
+        metavar="RUN",
         help="folder of a run, lightning_logs/RECIPE/version_N; or of a later report in it, such as RUN/evaluation_1",
     )
     parser.add_argument(

@@ -92,7 +92,9 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
         axis.set_title(title)
         axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if len(history) == 1:
+            axis.set_xlim(0.5, 1.5)  # around the one epoch, or there would be no whole number on the axis
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)

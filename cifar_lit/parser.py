@@ -18,6 +18,9 @@ class Parser(LightningArgumentParser):
         if group := re.match(r'Parser key "([\w.]+)": Unable to load config', text):
             options = [f"--{name}" for name in self._option_names() if name.startswith(f"{group[1]}.")]
             text = f"{group[1]} is a group of options; give {options[0] if options else 'one of them'}"
+        if missing := re.match(r'Parser key "config": File does not exist: \'(.*)\'', text):
+            text = f"--config {missing[1]}: there is no such file; the recipes are in configs/"
+        text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
         known = self._option_names()
         for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):
             near = difflib.get_close_matches(name, known, n=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.module import ImageClassifier
 
@@ -70,6 +71,11 @@ class History(Callback):
         if trainer.log_dir and not getattr(trainer, "fast_dev_run", False):
             self._log = Path(trainer.log_dir) / "log.txt"
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is to come: the first epoch's line may be minutes away."""
+        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "any number of"
+        rank_zero_info(f"training: {epochs} epochs of {trainer.num_training_batches} steps")
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._began = time.monotonic()
@@ -114,7 +120,7 @@ class History(Callback):
             if f"{split}/loss" in row:
                 line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
         line += f"   lr {row['lr']:.3g}   {row['seconds']:.0f} s"
-        line += f"   {_figures(speed['train/pictures_per_second'])} pictures/s"
+        line += f"   {figures(speed['train/pictures_per_second'])} pictures/s"
         line += f", {speed['train/waiting']:.0%} waiting for data"
         if speed["train/waiting"] > 0.1 and waited > WORTH_A_HINT and not self._hinted:
             self._hinted = True
@@ -141,7 +147,7 @@ def _waited(trainer: Trainer) -> float:
     return waited
 
 
-def _figures(value: float) -> str:
+def figures(value: float) -> str:
     """Write a number with three figures and no exponent."""
     return f"{value:.3g}" if value < 100 else f"{round(value, 2 - int(math.log10(value))):,.0f}"
 

@@ -60,7 +60,7 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
         (["--trainer.max_epochs=-3"], ["trainer:", "max_epochs"]),
         (["--trainer.devices=0"], ["trainer:", "devices"]),
         (["--model.optimizer.init_args.lr=-1"], ["model.optimizer", "learning rate", "-1"]),
-        (["--config=nowhere.yaml"], ["nowhere.yaml"]),
+        (["--config=nowhere.yaml"], ["nowhere.yaml: there is no such file", "the recipes are in configs/"]),
         (["--data.source=folder", "--data.root=nowhere"], ["data.root", "nowhere"]),
     ],
     ids=lambda value: value[0].lstrip("-") if isinstance(value, list) and value[0].startswith("-") else "",

@@ -26,6 +26,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lightning_logs" / "demo"
 
 
+def test_help_and_a_missing_run_tell_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        compare.main(["--help"])
+    assert "RUN [RUN ...]" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        compare.main([])
+    assert "required: RUN" in capsys.readouterr().err
+
+
 def test_two_runs(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,3 +65,11 @@ def test_to_array_gives_the_whole_figure() -> None:
     pixels = figures.to_array(figures.sentence("No test picture is misclassified."), dpi=100)
     assert pixels.shape == (100, 600, 3) and pixels.dtype == np.uint8
     assert pixels.min() < 50 and pixels.max() == 255
+
+
+def test_the_curves_of_one_epoch_have_whole_epochs_on_their_axes() -> None:
+    figure = figures.curves([{"epoch": 0, "train/loss": 1.0, "train/accuracy": 0.5, "lr": 0.1}])
+    figures.to_array(figure)
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [1]

@@ -94,5 +94,5 @@ def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
     ("value", "text"),
     [(0.01234, "0.0123"), (15.75, "15.8"), (162.4, "162"), (25612.0, "25,600"), (1.084e6, "1,080,000")],
 )
-def test_speeds_have_three_figures(value: float, text: str) -> None:
-    assert screen._figures(value) == text
+def test_speeds_have_threefigures(value: float, text: str) -> None:
+    assert screen.figures(value) == text

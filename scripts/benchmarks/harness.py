@@ -125,8 +125,10 @@ def slower_by(
 
 
 def _speed(pictures: int, times: Times) -> str:
+    from cifar_lit.screen import figures  # takes seconds to import
+
     low, high = pictures / max(times.seconds), pictures / min(times.seconds)
-    return f"{pictures / times.median:,.4g} ({low:,.4g} to {high:,.4g})"
+    return f"{figures(pictures / times.median)} ({figures(low)} to {figures(high)})"
 
 
 def _spread(times: Times, factor: float = 1.0) -> str:
