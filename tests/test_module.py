@@ -8,6 +8,7 @@ from torch import nn
 
 from cifar_lit.data import PictureData
 from cifar_lit.module import ImageClassifier
+from cifar_lit.net import Normalize
 
 
 class Tiny(nn.Module):
@@ -43,3 +44,39 @@ def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(
     assert list(compiled) == list(plain)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_training_ends_alike_wherever_its_pictures_are_augmented(tmp_path: Path, seed: int) -> None:
+    accuracy = {}
+    for augment_on in ("workers", "device"):
+        torch.manual_seed(seed)
+        data = PictureData(
+            "digits",
+            image_size=16,
+            val_size=0,
+            batch_size=64,
+            augment_on=augment_on,
+            num_workers=0,
+            crop_padding=2,
+            flip=0.0,
+            rotate_degrees=15.0,
+            cutout_size=6,
+            seed=seed,
+        )
+        module = ImageClassifier(10, data.mean, data.std, optimizer=lambda params: torch.optim.Adam(params, lr=3e-3))
+        module.net = nn.Sequential(Normalize(data.mean, data.std), nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=6,
+            deterministic=True,
+            default_root_dir=tmp_path,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=False,
+        )
+        trainer.fit(module, datamodule=data)
+        accuracy[augment_on] = trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]
+    assert min(accuracy.values()) > 0.75  # both have learnt
+    assert abs(accuracy["workers"] - accuracy["device"]) < 0.06  # 2.5 standard deviations of 360 pictures
