@@ -217,7 +217,8 @@ def _facts(analysis: Analysis) -> Context:
     for later in sorted(analysis.run.glob("run_*.json"), key=lambda path: int(path.stem.split("_")[1])):
         resumed = json.loads(later.read_text(encoding="utf-8"))
         part = later.stem.replace("run_", "resumed, part ")
-        known |= {f"{part}, {name}": value for name, value in resumed.items() if value != known.get(name)}
+        news = {name: value for name, value in resumed.items() if name == "command" or value != known.get(name)}
+        known |= {f"{part}, {name}": value for name, value in news.items()}
     facts: dict[str, object] = {
         "weights": analysis.weights,
         "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
