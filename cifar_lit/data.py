@@ -11,7 +11,6 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cifar_lit.augment import Augmentation
 from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.errors import RunError, UsageError
@@ -145,6 +144,8 @@ class PictureData(LightningDataModule):
     @cached_property
     def train_dataset(self) -> PictureDataset:
         """The pictures to train on, augmented."""
+        from cifar_lit.augment import Augmentation  # albumentations takes half a second to import, --help is faster
+
         return PictureDataset(self.pictures.train, self._selection[0], Augmentation(*self._changes()), self.seed)
 
     def _changes(self) -> tuple[int, tuple[float, float, float], int, float, float, int]:

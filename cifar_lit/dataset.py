@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from cifar_lit.augment import Augmentation
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.pictures import Split
+
+if TYPE_CHECKING:
+    from cifar_lit.augment import Augmentation
 
 Key = tuple[int, int]  # (epoch, position in the data set)
 AT_ONCE = 4096  # pictures that are augmented together on a device, to launch few operations
@@ -47,7 +49,7 @@ class PictureDataset(Dataset[Batch]):
         self,
         split: Split,
         indices: NDArray[np.int64],
-        augmentation: Augmentation | None = None,
+        augmentation: "Augmentation | None" = None,
         seed: int = 0,
     ) -> None:
         self.split = split
