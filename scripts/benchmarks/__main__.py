@@ -60,6 +60,7 @@ def main() -> None:
 
     keep_freed_memory()  # as fit does, on a CPU; for both sides
     precision, device = choose_precision("auto")
+    notes: dict[str, object] = describe()  # now: the commit may be another one at the end
     rows: list[Row] = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cifar_lit_bench_") as folder:
@@ -82,8 +83,7 @@ def main() -> None:
             for row in found:
                 print(f"  {row.what}: {row.ours}; {row.peer}; {row.result}", file=sys.stderr, flush=True)
             rows += found
-    notes = {
-        **describe(),
+    notes |= {
         "command": " ".join(["scripts/bench", *sys.argv[1:]]),
         "quick": options.quick,
         "pictures": "real" if options.root else "generated",
