@@ -58,9 +58,8 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self._began = self._ended = 0.0  # of the epoch, and of its last training step
-        self._validated = 0.0  # seconds of it
-        self._validation_began = 0.0
+        self._began = self._validation_began = 0.0
+        self._validated = self._trained = 0.0  # seconds of this epoch
         self._pictures = 0
         self._waited_before = 0.0
         self._hinted = False
@@ -88,7 +87,7 @@ class History(Callback):
     ) -> None:
         """Count the pictures."""
         self._pictures += len(batch[0])
-        self._ended = time.monotonic()
+        self._trained = time.monotonic() - self._began - self._validated
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of the training."""
@@ -100,8 +99,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
-        within = self._validated if self._ended > self._validation_began else 0.0  # usually it comes after all steps
-        seconds = max(self._ended - self._began - within, 1e-9)
+        seconds = max(self._trained, 1e-9)
         waited = _waited(trainer) - self._waited_before
         speed = {
             "train/pictures_per_second": self._pictures * trainer.world_size / seconds,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from cifar_lit.pictures import Pictures, Split
 
@@ -21,6 +23,17 @@ QUICK = [
     "--misclassified.k=3",
     "--page.scored=1",
 ]
+
+
+class Tiny(nn.Module):
+    """A network that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(images.float().mean((1, 2)))
 
 
 @pytest.fixture

@@ -3,21 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Tiny
 from pytorch_lightning import Trainer
 from torch import nn
 
 from cifar_lit.data import PictureData
 from cifar_lit.module import ImageClassifier
 from cifar_lit.net import Normalize
-
-
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = nn.Linear(3, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(images.float().mean((1, 2)))
 
 
 def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:

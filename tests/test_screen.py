@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from conftest import Tiny
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
-from torch import nn
 
 from cifar_lit import screen
 from cifar_lit.data import PictureData
@@ -18,20 +17,9 @@ from cifar_lit.dataset import Batch, Key, PictureDataset
 from cifar_lit.module import ImageClassifier
 
 
-class Tiny(nn.Module):
-    """A network that takes no time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = nn.Linear(3, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(images.float().mean((1, 2)))
-
-
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., screen.History]:
-    def run(**options: Any) -> screen.History:
+    def run(val_check_interval: float = 1.0, **options: Any) -> screen.History:
         data = PictureData("digits", val_size=137, image_size=8, batch_size=130, num_workers=0, **options)
         module = ImageClassifier(10, data.mean, data.std)
         module.net = Tiny()
@@ -39,6 +27,7 @@ def train(tmp_path: Path) -> Callable[..., screen.History]:
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=2,
+            val_check_interval=val_check_interval,
             logger=CSVLogger(tmp_path, "", ""),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -88,6 +77,14 @@ def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
         )  # seconds; a sleep is no shorter
     said = capsys.readouterr().out
     assert said.count("--data.augment_on device") == 1
+
+
+def test_validation_in_the_middle_of_an_epoch_is_no_training(
+    train: Callable[..., screen.History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageClassifier, "on_validation_epoch_start", lambda self: time.sleep(0.3))
+    for row in train(val_check_interval=0.5).rows:
+        assert row["seconds"] - 1300 / row["train/pictures_per_second"] > 0.6  # twice; a sleep is no shorter
 
 
 @pytest.mark.parametrize(
