@@ -64,7 +64,7 @@ class SaveRun(SaveConfigCallback):
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measures nothing, at a tenth of what Lightning's own takes for it, a hundred times a step."""
+    """Measures nothing, as Lightning's own, but without a new generator for it a hundred times a step."""
 
     _nothing = nullcontext()
 

@@ -93,6 +93,7 @@ class PictureData(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on: AugmentOn = augment_on
+        self._on_device = False  # what `auto` chose for the training; later the memory is no longer as free
         self.num_workers = num_workers
         self.crop_padding = crop_padding
         self.flip = flip
@@ -144,7 +145,7 @@ class PictureData(LightningDataModule):
     @cached_property
     def train_dataset(self) -> PictureDataset:
         """The pictures to train on, augmented."""
-        from cifar_lit.augment import Augmentation  # albumentations takes half a second to import, --help is faster
+        from cifar_lit.augment import Augmentation  # here, because --help need not wait for albumentations
 
         return PictureDataset(self.pictures.train, self._selection[0], Augmentation(*self._changes()), self.seed)
 
@@ -187,7 +188,8 @@ class PictureData(LightningDataModule):
         # BatchNorm cannot learn from a single picture: a last batch of one is left out.
         drop_last = len(sampler) > self.batch_size > 1 == len(sampler) % self.batch_size
         device = self._device()
-        if not self._augments_on_device():
+        self._on_device = self._augments_on_device()
+        if not self._on_device:
             workers = self._workers()
             rank_zero_info(f"augmentation in {workers} worker processes (data.augment_on, data.num_workers)")
             return self._loader(dataset, sampler, self.batch_size, workers, drop_last)
@@ -203,7 +205,7 @@ class PictureData(LightningDataModule):
     def samples(self, positions: NDArray[np.int64]) -> Batch:
         """Return training pictures as the network sees them in its first epoch, by their positions in train_dataset."""
         dataset = self.train_dataset
-        if not self._augments_on_device():
+        if not (self._on_device or self.augment_on == "device"):
             return dataset.fetch(positions)
         batch = PictureDataset(dataset.split, dataset.indices).fetch(positions)  # as they are
         draws = self._device_augmentation.draw(self.seed, 0, len(dataset))[positions]

@@ -194,7 +194,7 @@ class ImageClassifier(LightningModule):
 class Scores(Metric):
     """Mean loss and accuracy of an epoch, kept on the device, exact over processes.
 
-    One metric with three sums, because torchmetrics' own two cost a small step a tenth of a millisecond.
+    One metric with three sums, because the updates of torchmetrics' own two would be much of a small step.
     """
 
     loss: Tensor
