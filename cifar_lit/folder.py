@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -109,11 +108,11 @@ def _listing(folder: str, digest: Any) -> Listing:
     others: list[str] = []
     counts = []
     for name in classes:
-        found = list(_walk(os.path.join(folder, name), f"{name}/", others))
-        files += [file for file, _ in found]
-        lines = [f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" for file, status in found]
+        before = len(files)
+        lines: list[str] = []
+        _walk(os.path.join(folder, name), f"{name}/", files, lines, others)
         digest.update(os.fsencode("".join(lines)))
-        counts.append(len(found))
+        counts.append(len(files) - before)
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise UsageError(
             f"data.root: {os.path.join(folder, empty[0])} holds no pictures ({', '.join(SUFFIXES)}); "
@@ -125,8 +124,11 @@ def _listing(folder: str, digest: Any) -> Listing:
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def _walk(folder: str, prefix: str, others: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the pictures in a folder and its sub-folders, sorted, named and with their status; note the others."""
+def _walk(folder: str, prefix: str, files: list[str], lines: list[str], others: list[str]) -> None:
+    """Add the pictures in a folder and its sub-folders, sorted, and a line with name, size and time of each.
+
+    Only strings are kept: tens of thousands of other objects would set off Python's garbage collector.
+    """
     here: int | str = folder
     if os.scandir in os.supports_fd:
         here = os.open(folder, os.O_RDONLY)  # looking names up from an open folder is faster than by whole paths
@@ -138,12 +140,14 @@ def _walk(folder: str, prefix: str, others: list[str]) -> Iterator[tuple[str, os
             if name[0] == ".":
                 continue
             if entry.is_dir(follow_symlinks=False):  # a link may lead back here
-                yield from _walk(os.path.join(folder, name), f"{prefix}{name}/", others)
+                _walk(os.path.join(folder, name), f"{prefix}{name}/", files, lines, others)
             elif name.lower().endswith(SUFFIXES):
                 try:
-                    yield prefix + name, entry.stat()
+                    status = entry.stat()
                 except OSError:  # a link to nowhere: decoding will name it
-                    yield prefix + name, entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
+                files.append(prefix + name)
+                lines.append(f"{prefix}{name}\0{status.st_size}\0{status.st_mtime_ns}\n")
             else:
                 others.append(prefix + name)
     finally:
