@@ -80,6 +80,13 @@ class ImageClassifier(LightningModule):
         self.train_scores, self.val_scores, self.test_scores = Scores(), Scores(), Scores()
         self._non_finite = _NonFinite()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; at once the one that Lightning sets fifty times a step, which cannot be a parameter."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 pictures `(B, H, W, 3)` to logits `(B, num_classes)`."""
         logits: Tensor = self.net(images)
