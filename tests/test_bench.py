@@ -5,7 +5,19 @@ from pathlib import Path
 
 from conftest import ROOT
 
-PARTS = {"augmentation", "loop", "start", "step", "throughput", "folder", "memory", "ending", "processes", "growth"}
+PARTS = {
+    "augmentation",
+    "loop",
+    "start",
+    "step",
+    "throughput",
+    "folder",
+    "memory",
+    "ending",
+    "processes",
+    "growth",
+    "whole",
+}
 
 
 def bench(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:

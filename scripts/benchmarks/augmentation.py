@@ -1,6 +1,7 @@
 """Augmentation of training pictures on one core: pad-and-crop, flip, rotate, cutout."""
 
 import random
+from dataclasses import replace
 
 import albumentations as A
 import cv2
@@ -11,7 +12,7 @@ from harness import Row, Settings, alternate, faster
 from PIL import Image
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.dataset import PictureDataset
+from cifar_lit.dataset import AT_ONCE, PictureDataset
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.net import Normalize
 from cifar_lit.pictures import Split
@@ -70,8 +71,32 @@ def measure(settings: Settings) -> list[Row]:
         faster("augmentation", "in workers, one core", times["workers"], times["usual"], BATCH, against, 2, 4),
         faster("augmentation", "in batches, one core", times["batches"], times["usual"], BATCH, against, 10, 25),
     ]
+    if torch.cuda.is_available():
+        rows.append(_on_the_gpu(in_batches, normalize, rounds))
     torch.set_num_threads(torch.get_num_interop_threads())
     return rows
+
+
+def _on_the_gpu(augmentation: DeviceAugmentation, normalize: Normalize, rounds: int) -> Row:
+    """Augment as many pictures at once as the loader does."""
+    images = torch.randint(0, 256, (AT_ONCE, 32, 32, 3), dtype=torch.uint8, device="cuda")
+    words, draws = pack(images), torch.from_numpy(augmentation.draw(0, 0, AT_ONCE)).cuda()
+    normalize = normalize.cuda()
+
+    def run() -> None:
+        for _ in range(10):
+            normalize(augmentation(words, draws))
+        torch.cuda.synchronize()
+
+    def copy() -> None:
+        for _ in range(10):
+            words.clone()
+        torch.cuda.synchronize()
+
+    times = alternate(rounds, ours=run, copy=copy)
+    million = 10 * AT_ONCE / times["ours"].median / 1e6
+    row = faster("augmentation", "in batches, GPU", times["ours"], times["copy"], 10 * AT_ONCE, "copying the pictures")
+    return replace(row, result=f"{million:.2f} M pictures/s", goal="must 1 M, aim 3 M pictures/s", met=million >= 1)
 
 
 def _nothing(_: object) -> None:
