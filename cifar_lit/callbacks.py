@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from cifar_lit import cams, figures, metrics, page
 from cifar_lit.analysis import Analysis
 from cifar_lit.errors import UsageError
+from cifar_lit.files import replace_text
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
 from cifar_lit.net import Layer
 from cifar_lit.predictions import Predictions, write_csv
@@ -262,8 +263,8 @@ class Page(ReportCallback):
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `index.html` and `README.md`."""
         html, readme = page.build(analysis, report.folder, self.explained, self.scored, self.method)
-        (report.folder / "index.html").write_text(html, encoding="utf-8")
-        (report.folder / "README.md").write_text(readme, encoding="utf-8")
+        replace_text(report.folder / "index.html", html)
+        replace_text(report.folder / "README.md", readme)
 
 
 class Summary(ReportCallback):

@@ -1,7 +1,11 @@
 """Finding and checking checkpoints, before anything is trained or written."""
 
+import json
+import os
 import re
+import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,24 @@ def versions(runs: Path) -> list[Path]:
     """Return the `version_N` folders of a recipe, the newest last."""
     found = [(int(m[1]), path) for path in runs.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", path.name))]
     return [path for _, path in sorted(found)]
+
+
+def unfinished(runs: Path) -> Path | None:
+    """Return the newest run if it was stopped before its first checkpoint, else None."""
+    newest = versions(runs)[-1:]
+    return newest[0] if newest and not any((newest[0] / made).exists() for made in ("checkpoints", "report")) else None
+
+
+def requeued(runs: Path, job: str | None, command: str) -> Path | None:
+    """Return the run that this SLURM job began with the same command before it was given back, else None."""
+    if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
+        return None
+    for run in reversed(versions(runs)):
+        with suppress(OSError, ValueError):  # another job's run may be half written
+            notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            if (notes.get("slurm_job"), notes.get("command")) == (job, command):
+                return run
+    return None
 
 
 def find(ckpt_path: str, runs: Path) -> Path:
@@ -67,18 +89,53 @@ def config_of(checkpoint: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a checkpoint without running any code from it."""
+    """Load a checkpoint without running any code from it; refuse a damaged one, and name a good one beside it."""
     try:
+        return _read(path)
+    except _UnreadableError as error:
+        others = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+        good = next((other for other in others if other != path and _is_good(other)), None)
+        advice = f"the next good one is --ckpt_path {good}" if good else "give another one"
+        raise UsageError(f"--ckpt_path {path}: {error}; {advice}") from None
+
+
+class _UnreadableError(Exception):
+    """A file is no checkpoint, or none any more; the text says why."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch does not look at the checksums that it writes
+            if spoilt := parts.testzip():
+                raise _UnreadableError(f"the file is damaged (the checksum of {spoilt} differs)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _UnreadableError(f"it cannot be read ({error.strerror or error})") from None
     except Exception as error:  # bytes that are no checkpoint make the unpickler raise any kind
+        if isinstance(error, _UnreadableError):
+            raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UsageError(
-            f"--ckpt_path {path}: the file is damaged (cut off?), holds more than plain data, or is no checkpoint "
-            f"({reason}); give another one"
+        raise _UnreadableError(
+            f"the file is damaged (cut off?), holds more than plain data, or is no checkpoint ({reason})"
         ) from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UsageError(f"--ckpt_path {path}: not a Lightning checkpoint, it has no state_dict; give another file")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise _UnreadableError("not a Lightning checkpoint, it has no state_dict")
     return checkpoint
+
+
+def _is_good(path: Path) -> bool:
+    with suppress(_UnreadableError):
+        _read(path)
+        return True
+    return False
+
+
+def epochs_done(checkpoint: dict[str, Any]) -> int:
+    """Return how many epochs a training had finished when it wrote a checkpoint."""
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError):  # written by something else
+        return 0
 
 
 def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]) -> None:

@@ -3,31 +3,41 @@
 import itertools
 import json
 import re
+import shlex
+import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_info
+from torch import distributed as dist
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit import callbacks, checkpoints, hardware
 from cifar_lit.analysis import Analysis
 from cifar_lit.data import PictureData
-from cifar_lit.errors import RunError, UsageError
+from cifar_lit.errors import Interrupted, RunError, UsageError
+from cifar_lit.files import replace_text
 from cifar_lit.loggers import ContinuedCSVLogger
 from cifar_lit.lr_finder import find_lr
 from cifar_lit.module import ImageClassifier
 from cifar_lit.parser import Parser
 from cifar_lit.report import ReportCallback, WholeReport
+from cifar_lit.saving import LastCheckpoint, WholeCheckpointIO
 from cifar_lit.screen import History, ProgressBar, silence_noise
 
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
@@ -43,10 +53,12 @@ class SaveRun(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `run.json`."""
+        """Write both."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
         name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
         notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
-        (self.folder / name).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        replace_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell TensorBoard's HParams, by the options' names, what led to the final figures."""
@@ -81,6 +93,8 @@ class FitCLI(LightningCLI):
     """
 
     prog = "python -m cifar_lit.fit"
+    step = 0  # that of the checkpoint that is gone on from
+    continued: Path | None = None  # the run whose folder is used again
     description = "Train a ResNet-18, show what it gets wrong, and show why."
     ckpt_path_help = (
         "Checkpoint to go on from: a file; `last`, to continue the recipe's newest run in its folder; or `best`, of "
@@ -89,6 +103,7 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         given = list(args)
+        self.given = tuple(given)
         if not option_values(given, "-c", "--config"):
             given = ["--config", str(DEFAULT_RECIPE), *given]
         self.recipe = _recipe(given)
@@ -97,6 +112,7 @@ class FitCLI(LightningCLI):
             ImageClassifier,
             PictureData,
             save_config_callback=SaveRun,
+            save_config_kwargs={"save_to_log_dir": False},  # it writes them itself
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
@@ -126,8 +142,16 @@ class FitCLI(LightningCLI):
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
             "the rate it finds takes the place of the optimizer's lr. 0 turns it off.",
         )
+        parser.add_argument(
+            "--process_timeout",
+            type=int,
+            default=600,
+            help="Seconds, 1 or more, after which a process of several stops waiting for one that does not answer any "
+            "more, and the run ends with an error.",
+        )
         parser.add_lightning_class_args(PictureData, "data")
         parser.add_lightning_class_args(ImageClassifier, "model")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
         parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
         parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
@@ -150,6 +174,8 @@ class FitCLI(LightningCLI):
             raise UsageError(
                 "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
             )
+        if config.process_timeout < 1:
+            raise UsageError(f"process_timeout must be 1 or more seconds, got {config.process_timeout}")
         if config.trainer.overfit_batches:
             raise UsageError(
                 "trainer.overfit_batches would put a sampler of its own in place of the project's; give a small "
@@ -163,7 +189,22 @@ class FitCLI(LightningCLI):
         self.checkpoint_file = self._find_checkpoint()
 
     def _find_checkpoint(self) -> Path | None:
-        return checkpoints.find(self.config.ckpt_path, self.runs) if self.config.ckpt_path else None
+        """Find where to go on, and the run whose folder is used again, if any."""
+        wanted = self.config.ckpt_path
+        if not wanted:
+            self.continued = checkpoints.requeued(self.runs, hardware.slurm_job(), hardware.command())
+        elif wanted == "last":
+            self.continued = checkpoints.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
+        else:
+            return checkpoints.find(wanted, self.runs)
+        if not self.continued:
+            return None
+        last = self.continued / "checkpoints" / "last.ckpt"
+        rank_zero_info(
+            f"going on with {self.continued}"
+            + ("" if last.is_file() else ", which has no checkpoint yet: from the start")
+        )
+        return last if last.is_file() else None
 
     def _refuse_validation_metrics(self) -> None:
         config = self.config
@@ -179,24 +220,32 @@ class FitCLI(LightningCLI):
         """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
         trainer = self.config_init.trainer
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
-        step = 0
         if self.checkpoint_file:
             self.checkpoint = checkpoints.read(self.checkpoint_file)
             checkpoints.check_fits(self.checkpoint, self.checkpoint_file, self.model)
             checkpoints.check_classes(self.checkpoint, self.checkpoint_file, self.datamodule.pictures.classes)
-            step = self.checkpoint["global_step"]
+            self.step = self.checkpoint["global_step"]
+        if self.continued:
+            parts = len(list(self.continued.glob("config*.yaml")))  # what the run was begun with stays as it is
+            if parts:
+                self.save_config_kwargs["config_filename"] = f"config_{parts + 1}.yaml"
         if trainer.precision is None:
             kwargs["precision"], device = hardware.choose_precision(str(trainer.accelerator))
             rank_zero_info(
                 f"device {device}; precision {kwargs['precision']} (trainer.precision), memory format "
                 f"{self.config.model.memory_format} (model.memory_format)"
             )
-        if trainer.logger is None or trainer.logger is True:
-            kwargs["logger"] = self._loggers(step)
+        self.logs = trainer.logger is None or trainer.logger is True
+        if self.logs:
+            kwargs["logger"] = False  # until the run has its folder
         elif trainer.logger is False:
             self.save_config_callback = None  # there is no run folder that could hold it
         if trainer.benchmark is None and not trainer.deterministic:
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
+        if not any(isinstance(plugin, CheckpointIO) for plugin in _as_list(trainer.plugins)):
+            kwargs["plugins"] = [*_as_list(trainer.plugins), WholeCheckpointIO()]
+        timeout = timedelta(seconds=self.config.process_timeout)
+        StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)  # also what `auto` takes
         if trainer.profiler is None:
             kwargs["profiler"] = NoProfiler()
         if trainer.enable_progress_bar is None and not sys.stderr.isatty():
@@ -208,50 +257,80 @@ class FitCLI(LightningCLI):
         page = [one for one in parts if isinstance(one, callbacks.Page)]  # sums up what the others made
         pictures = [one for one in parts if one not in page]
         report = WholeReport([*pictures, callbacks.Scores(), callbacks.Curves(), *page, callbacks.Summary()])
-        ours: list[Callback] = [History(), *(one for one in callbacks_ if one not in parts), report]
+        saver = [one for one in callbacks_ if isinstance(one, LastCheckpoint)]
+        ours: list[Callback] = [History(), *(one for one in callbacks_ if one not in [*parts, *saver]), report]
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
         if config.get("enable_checkpointing") is not False:
-            # Two, because one that keeps the best writes `last` only when the best changes; the best first, so that
-            # what it knows of the epoch goes into `last`.
+            # The best first, so that what it knows of the epoch goes into `last`.
             if self.config.data.val_size:
                 best = ModelCheckpoint(
                     filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
                 )
                 ours.append(best)
-            ours.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
+            ours += saver
         try:
             return super()._instantiate_trainer(config, ours)
         except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
-
-    def _loggers(self, step: int) -> list[Logger]:
-        """Log to the next free `version_N`, or to that of the run which `--ckpt_path last` continues."""
-        root = str(self.runs.parent)
-        if self.config.ckpt_path == "last" and self.checkpoint_file:
-            run = self.checkpoint_file.parent.parent
-            version = int(run.name.removeprefix("version_"))
-            parts = len(list(run.glob("config*.yaml")))  # what the run was begun with stays as it is
-            self.save_config_kwargs = {"config_filename": f"config_{parts + 1}.yaml"}
-        else:
-            taken = checkpoints.versions(self.runs)
-            version = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
-        return [
-            TensorBoardLogger(root, self.recipe, version, default_hp_metric=False, purge_step=step or None),
-            ContinuedCSVLogger(root, self.recipe, version, before_step=step),
-        ]
 
     def fit(self) -> None:
         """Find the learning rate if asked to, train, and let the callbacks report."""
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
+        dry = getattr(self.trainer, "fast_dev_run", False)
+        with self._run() if self.logs and not dry else nullcontext():
+            try:
+                self._train()
+            except Interrupted as stop:
+                if self.trainer.global_rank and isinstance(self.trainer.strategy, DDPStrategy):
+                    if isinstance(self.trainer.strategy.cluster_environment, LightningEnvironment):
+                        sys.exit(0)  # or Lightning would kill the first process, which tells the user
+                raise Interrupted(stop.signum, stop.advice or self._advice()) from None
+            except RuntimeError as error:
+                if reason := _died(error):
+                    raise RunError(f"{reason}; {self._advice()}") from error
+                raise
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
+        """Take the next free `version_N`, or the run that is gone on with; give a new one back where nothing began."""
+        root, lock, fresh = str(self.runs.parent), None, None
+        run = self.continued
+        if self.trainer.is_global_zero:  # the others ask this one for the folder
+            run = run or (fresh := _next_version(self.runs))
+            lock = FileLock(run / ".lock", blocking=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UsageError(
+                    f"{run} is being trained by another process; wait until it has ended, or start a new run without "
+                    "--ckpt_path last"
+                ) from None
+        version = int(run.name.removeprefix("version_")) if run else 0
+        purge_step = self.step if self.continued else None
+        self.trainer.loggers = [
+            TensorBoardLogger(root, self.recipe, version, default_hp_metric=False, purge_step=purge_step),
+            ContinuedCSVLogger(root, self.recipe, version, before_step=self.step),
+        ]
+        try:
+            yield
+        except (UsageError, MisconfigurationException):
+            if fresh and self.trainer.global_step <= self.step:
+                shutil.rmtree(fresh)
+            raise
+        finally:
+            if lock:
+                lock.release()
+
+    def _train(self) -> None:
         if self.config.lr_find:
             find_lr(self.trainer, self.model, self.datamodule, self.config.lr_find)
         if self.trainer.log_dir and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             rank_zero_info(f"run folder {self.trainer.log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
-        if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= self.checkpoint["epoch"] + 1:
+        if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= checkpoints.epochs_done(self.checkpoint):
             rank_zero_info("this training is finished; its report is made again")
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         if not getattr(self.trainer, "fast_dev_run", False):
@@ -260,6 +339,21 @@ class FitCLI(LightningCLI):
                 f"the training is finished and kept; python -m cifar_lit.evaluate --ckpt_path {self.trainer.log_dir} "
                 "makes its report again",
             )
+
+    def _advice(self) -> str:
+        """Say what is kept of a training that ended early, and how to go on."""
+        saver = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+        if not saver or not saver.file or not saver.file.is_file():
+            return "nothing was saved yet; start it again"
+        epochs, done = self.trainer.max_epochs, checkpoints.epochs_done(checkpoints.read(saver.file))
+        if epochs and 0 < epochs <= done:
+            return (
+                "the training is finished and kept; python -m cifar_lit.evaluate --ckpt_path "
+                f"{shlex.quote(str(saver.file.parent.parent))} makes its report"
+            )
+        rest = _without(self.given, "--ckpt_path")
+        again = shlex.join(["python", "-m", "cifar_lit.fit", *rest, "--ckpt_path", "last"])
+        return f"saved in {saver.file}; go on with\n{again}"
 
 
 def complain(analysis: Analysis, remedy: str) -> None:
@@ -276,6 +370,39 @@ def option_values(args: Sequence[str], *flags: str) -> list[str]:
     names = {position: value for position, (flag, value) in enumerate(itertools.pairwise(args)) if flag in flags}
     names |= {i: arg.split("=", 1)[1] for i, arg in enumerate(args) if arg.startswith(tuple(f"{f}=" for f in flags))}
     return [names[position] for position in sorted(names)]
+
+
+def _without(args: Sequence[str], flag: str) -> list[str]:
+    """Return the arguments without an option and its value."""
+    left, skip = [], False
+    for arg in args:
+        if not skip and arg != flag and not arg.startswith(f"{flag}="):
+            left.append(arg)
+        skip = not skip and arg == flag
+    return left
+
+
+def _next_version(runs: Path) -> Path:
+    """Make and return the folder of a new run; of two that begin together each gets its own."""
+    while True:
+        taken = checkpoints.versions(runs)
+        run = runs / f"version_{int(taken[-1].name.removeprefix('version_')) + 1 if taken else 0}"
+        with suppress(FileExistsError):
+            run.mkdir(parents=True)
+            return run
+
+
+def _died(error: RuntimeError) -> str | None:
+    """Say which process's end is behind an error, None if it is none of those."""
+    text = " ".join(str(error).split())
+    if "DataLoader worker" in text:
+        return (
+            f"a process that prepares pictures has died ({text[:200]}), perhaps for want of memory: fewer of them "
+            "(--data.num_workers) need less"
+        )
+    if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):
+        return f"another training process has died or does not answer (process_timeout): {text[:200]}"
+    return None
 
 
 def _recipe(args: Sequence[str]) -> str:

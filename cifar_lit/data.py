@@ -184,7 +184,7 @@ class PictureData(LightningDataModule):
     def train_dataloader(self) -> LazyLoader | DeviceLoader:
         """Return batches of augmented training pictures, in a new order each epoch."""
         dataset = self.train_dataset
-        sampler = TrainSampler(dataset, self.seed, self._current_epoch, *self._place())
+        sampler = TrainSampler(dataset, self.seed, self._progress, self.batch_size, *self._place())
         # BatchNorm cannot learn from a single picture: a last batch of one is left out.
         drop_last = len(sampler) > self.batch_size > 1 == len(sampler) % self.batch_size
         device = self._device()
@@ -269,8 +269,11 @@ class PictureData(LightningDataModule):
             persistent_workers=num_workers > 0,
         )
 
-    def _current_epoch(self) -> int:
-        return self.trainer.current_epoch if self.trainer else 0
+    def _progress(self) -> tuple[int, int]:
+        """Return the epoch, and how many of its batches are done."""
+        if not self.trainer:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -83,8 +83,8 @@ class PictureDataset(Dataset[Batch]):
 class LazyLoader(DataLoader[Batch]):
     """A loader whose workers begin with the first batch that is asked for.
 
-    Lightning makes the first iterator before it knows which epoch a resumed training is in; workers that began
-    at once would prepare the wrong one.
+    Lightning makes the first iterator before it knows where a resumed training is; workers that began at once would
+    prepare the wrong batches.
 
     Attributes:
         waited: Seconds that all calls for a next batch took so far.
@@ -148,8 +148,8 @@ class DeviceLoader:
         yield from _timed(self, self._batches)
 
     def _batches(self) -> Iterator[Batch]:
-        epoch, order = self.sampler.share()
-        order = order[: len(self) * self.batch_size]
+        epoch, done, order = self.sampler.share()
+        order = order[done * self.batch_size : len(self) * self.batch_size]
         draws = self.augmentation.draw(self.sampler.seed, epoch, len(self.words))[order]
         positions, numbers = torch.from_numpy(order).to(self.device), torch.from_numpy(draws).to(self.device)
         at_once = max(1, AT_ONCE // self.batch_size) * self.batch_size
@@ -179,30 +179,44 @@ def as_is(batch: Any) -> Any:
 class TrainSampler(DistributedSampler[Key]):
     """Shuffled (epoch, position) pairs of one process.
 
-    The epoch is asked for when an epoch begins, so a resumed training goes on with the right one. All processes
-    together walk through one common order, interleaved: n processes with a batch of B / n see what one with B sees.
-    Being a DistributedSampler keeps Lightning from putting its own in its place.
+    Where the training is is asked for when the iteration begins, so a resumed one goes on at the right place. All
+    processes together walk through one common order, interleaved: n processes with a batch of B / n see what one with B
+    sees. Being a DistributedSampler keeps Lightning from putting its own in its place.
+
+    Args:
+        dataset: The pictures.
+        seed: With the epoch the source of the order.
+        progress: Tells the epoch, and how many of its batches are done.
+        batch_size: Pictures a batch in each process.
+        rank: This process.
+        world_size: How many there are.
     """
 
     def __init__(
-        self, dataset: PictureDataset, seed: int, epoch: Callable[[], int], rank: int, world_size: int
+        self,
+        dataset: PictureDataset,
+        seed: int,
+        progress: Callable[[], tuple[int, int]],
+        batch_size: int,
+        rank: int,
+        world_size: int,
     ) -> None:
-        """Take the pictures, the seed, who tells the epoch, this process and how many there are."""
         super().__init__(dataset, world_size, rank, shuffle=True, seed=seed)
         self.size = len(dataset)
-        self.current_epoch = epoch
+        self.progress = progress
+        self.batch_size = batch_size
 
-    def share(self) -> tuple[int, NDArray[np.int64]]:
-        """Return the epoch that begins now, and this process's positions in their order."""
-        epoch = self.current_epoch()
+    def share(self) -> tuple[int, int, NDArray[np.int64]]:
+        """Return the epoch, how many of its batches are done, and all of this process's positions in their order."""
+        epoch, done = self.progress()
         order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
         padded = np.resize(order, self.total_size)  # processes must take equally many steps
-        return epoch, padded[self.rank :: self.num_replicas]
+        return epoch, done, padded[self.rank :: self.num_replicas]
 
     def __iter__(self) -> Iterator[Key]:
-        """Yield this process's share of one epoch."""
-        epoch, positions = self.share()
-        return iter([(epoch, position) for position in positions.tolist()])
+        """Yield what is left of this process's share of the epoch."""
+        epoch, done, positions = self.share()
+        return iter([(epoch, position) for position in positions[done * self.batch_size :].tolist()])
 
 
 class EvalSampler(DistributedSampler[Key]):

@@ -1,9 +1,13 @@
-"""The two kinds of error that a user is told about without a traceback."""
+"""How a run ends early: the errors and signals that a user is told about without a traceback."""
 
 import errno
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 class UsageError(ValueError):
@@ -20,21 +24,65 @@ class RunError(RuntimeError):
     """
 
 
+class Interrupted(BaseException):
+    """A signal asked the process to stop: exit code 128 + its number, as a shell counts.
+
+    Attributes:
+        signum: Which signal.
+        advice: What is kept and how to go on.
+    """
+
+    def __init__(self, signum: int, advice: str = "") -> None:
+        super().__init__(signum, advice)
+        self.signum = signum
+        self.advice = advice
+
+
+def interrupt(signum: int, frame: FrameType | None = None) -> None:
+    """Raise Interrupted: the signal handler for wherever nothing has to be finished first."""
+    raise Interrupted(signum)
+
+
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Turn what a user can mend into one message and an exit code: 2 for usage, 1 for failure."""
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    """Turn what a user can mend, and signals, into one message and an exit code: 2 for usage, 1 for failure."""
+    usage: tuple[type[Exception], ...] = (UsageError,)
+    with _signals_raise():
+        try:
+            from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+            usage = (UsageError, MisconfigurationException)
+            yield
+        except Interrupted as stop:
+            name = signal.Signals(stop.signum).name
+            print("\n" + f"stopped by {name}; {stop.advice}".strip("; "), file=sys.stderr)
+            sys.exit(128 + stop.signum)
+        except usage as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            print(f"error: {error}; what was written before is kept. Make room or choose a folder", file=sys.stderr)
+            sys.exit(1)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise Interrupted, here and nowhere later."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main one only
+        yield
+        return
+    here = os.getpid()
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    for signum in before:
+        signal.signal(signum, interrupt)
     try:
         yield
-    except (UsageError, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        print(f"error: {error}; what was written before is kept. Make room or choose a folder", file=sys.stderr)
-        sys.exit(1)
+    finally:
+        if os.getpid() == here:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from cifar_lit.decode import Listing, decode_all
 from cifar_lit.errors import RunError, UsageError
+from cifar_lit.files import settle
 from cifar_lit.pictures import Pictures, Split, channel_statistics
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -205,10 +206,15 @@ def _build(cache: str, splits: dict[str, Listing], fingerprint: str, image_size:
         }
         with open(os.path.join(fresh, "meta.json"), "w", encoding="utf-8") as file:
             json.dump(meta, file, indent=1)
+        for name in os.listdir(fresh):  # all of it on the disk before it takes the cache's place
+            with open(os.path.join(fresh, name), "rb+") as file:
+                os.fsync(file.fileno())
+        settle(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if os.path.exists(cache):
             os.rename(cache, old)
         os.rename(fresh, cache)
+        settle(os.path.dirname(cache) or ".")
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

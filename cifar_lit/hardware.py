@@ -63,6 +63,12 @@ def available_cores() -> int:
     return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
 
 
+def slurm_job() -> str | None:
+    """Return the SLURM job that this process belongs to, `ARRAY_TASK` for a part of an array; None outside of SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+
+
 def keep_freed_memory() -> None:
     """Keep freed memory for the next step, where glibc would give it back and get it anew, zeroed, page by page.
 
@@ -77,17 +83,24 @@ def keep_freed_memory() -> None:
 
 def describe() -> dict[str, object]:
     """Return what somebody needs to repeat a run: command, commit, versions, hardware."""
+    job = {"slurm_job": slurm_job()} if slurm_job() else {}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "command": " ".join(["python -m cifar_lit.fit", *sys.argv[1:]]),
+        "command": command(),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "gpus": devices,
+        **job,
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return " ".join(["python -m cifar_lit.fit", *sys.argv[1:]])
 
 
 def _commit() -> str | None:

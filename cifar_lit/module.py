@@ -8,6 +8,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
@@ -76,7 +77,8 @@ class ImageClassifier(LightningModule):
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        self._plateau_state: dict[str, Any] = {}
+        self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
+        self._scores_so_far: list[dict[str, float]] = []
         self.train_scores, self.val_scores, self.test_scores = Scores(), Scores(), Scores()
         self._non_finite = _NonFinite()
 
@@ -138,7 +140,10 @@ class ImageClassifier(LightningModule):
             self.net.compile()
 
     def on_train_start(self) -> None:
-        """Refuse what cannot work, tell what has no effect or does not pay."""
+        """Go on with the scores of an interrupted epoch; refuse what cannot work, tell what has no effect."""
+        if self._scores_so_far:
+            self.train_scores.go_on(self._scores_so_far, self.global_rank, self.trainer.world_size)
+            self._scores_so_far = []
         steps = self.trainer.estimated_stepping_batches
         if self.compile_net and self.device.type == "cpu" and not has_amx():
             rank_zero_warn(
@@ -173,14 +178,16 @@ class ImageClassifier(LightningModule):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep ReduceLROnPlateau's state, and keep a diverged training out of every checkpoint."""
+        """Keep ReduceLROnPlateau's state and the scores so far; keep a diverged training out of every checkpoint."""
         self._non_finite.check()
+        checkpoint["train_scores"] = self.train_scores.everywhere()
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take ReduceLROnPlateau's state, for configure_optimizers, which comes later."""
+        """Take both, for configure_optimizers and on_train_start, which come later."""
         self._plateau_state = checkpoint.get("plateau", {})
+        self._scores_so_far = checkpoint.get("train_scores", [])
 
     def _step(self, scores: "Scores", batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         logits = self.net(batch.images)
@@ -193,7 +200,11 @@ class ImageClassifier(LightningModule):
         values: dict[str, Tensor] = scores.compute()
         named = {f"{stage}/{name}": value for name, value in values.items()}
         # The values are the same in every process already; sync_dist only keeps Lightning from warning.
-        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True)
+        self.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
+        if stage == "train":  # now, because Lightning would do it after the epoch's checkpoint was written
+            numbers = {name: float(value) for name, value in named.items()}
+            for logger in self.loggers:
+                logger.log_metrics({"epoch": self.current_epoch, **numbers}, self.global_step)
         scores.reset()
         return values["loss"]
 
@@ -222,6 +233,24 @@ class Scores(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return mean loss and accuracy (0..1)."""
         return {"loss": self.loss / self.count, "accuracy": self.right / self.count}
+
+    def everywhere(self) -> list[dict[str, float]]:
+        """Return the sums of each process; all must ask together."""
+        here = {name: float(getattr(self, name)) for name in self.metric_state}
+        sums = [here]
+        if dist.is_available() and dist.is_initialized():
+            sums = [here] * dist.get_world_size()
+            dist.all_gather_object(sums, here)
+        return sums
+
+    def go_on(self, sums: list[dict[str, float]], rank: int, world_size: int) -> None:
+        """Take back what `everywhere` returned; with another number of processes the first takes all."""
+        if len(sums) == world_size:
+            mine = [sums[rank]]
+        else:
+            mine = sums if rank == 0 else []
+        for name in self.metric_state:
+            getattr(self, name).fill_(sum(part[name] for part in mine))
 
     def here(self) -> dict[str, float]:
         """Return the same of this process alone; unlike compute(), asks no other process."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
+from cifar_lit.files import plain_cell, replacing, safe_cell
 from cifar_lit.pictures import Split
 
 BATCH_SIZE = 256
@@ -157,19 +158,19 @@ def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], file
         classes: The class names; their columns are `p(NAME)`.
         files: The name of each picture's file, by its index, for a last column `file`; None for no such column.
     """
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *(f"p({name})" for name in classes), *(["file"] if files else [])))
         for row in range(len(predictions)):
             writer.writerow(
                 (
                     predictions.indices[row],
-                    classes[predictions.labels[row]],
-                    classes[predictions.predicted[row]],
+                    safe_cell(classes[predictions.labels[row]]),
+                    safe_cell(classes[predictions.predicted[row]]),
                     f"{predictions.margins[row]:.9g}",
                     f"{predictions.losses[row]:.9g}",
                     *(f"{probability:.9g}" for probability in predictions.probabilities[row]),
-                    *([files[predictions.indices[row]]] if files else []),
+                    *([safe_cell(files[predictions.indices[row]])] if files else []),
                 )
             )
 
@@ -182,7 +183,7 @@ def read_csv(path: Path) -> tuple[Predictions, tuple[str, ...]]:
     classes = tuple(name.removeprefix("p(").removesuffix(")") for name in header[len(COLUMNS) : end])
     number = {name: position for position, name in enumerate(classes)}
     indices = np.array([int(row[0]) for row in rows], np.int64)
-    labels = np.array([number[row[1]] for row in rows], np.int64)
+    labels = np.array([number[plain_cell(row[1])] for row in rows], np.int64)
     probabilities = np.array([row[len(COLUMNS) : end] for row in rows], np.float64).reshape(len(rows), len(classes))
     tiny = np.finfo(np.float64).tiny  # what was printed as 0 was above it
     return Predictions(indices, labels, np.log(np.maximum(probabilities, tiny))), classes

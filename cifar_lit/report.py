@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_lit.analysis import Analysis
 from cifar_lit.figures import to_array
+from cifar_lit.files import replace_text, replacing, safe_cell
 
 
 class Report:
@@ -43,22 +44,23 @@ class Report:
     def figure(self, name: str, figure: Figure) -> None:
         """Write `NAME.png`, and the same to TensorBoard's Images."""
         pixels = to_array(figure)
-        Image.fromarray(pixels).save(self.folder / f"{name}.png")
+        with replacing(self.folder / f"{name}.png", "wb") as file:
+            Image.fromarray(pixels).save(file, "PNG")
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"report/{name}", pixels, self.trainer.global_step, dataformats="HWC")
 
     def table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write `NAME.csv`."""
-        with open(self.folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+        with replacing(self.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
+            for row in (header, *rows):
+                writer.writerow([safe_cell(cell) for cell in row])
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `NAME.json`."""
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        (self.folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        replace_text(self.folder / f"{name}.json", text + "\n")
 
     def embedding(
         self,

@@ -59,9 +59,10 @@ class History(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._began = self._validation_began = 0.0
-        self._validated = self._trained = 0.0  # seconds of this epoch
+        self._validated = self._trained = self._waited = 0.0  # seconds of this epoch
         self._pictures = 0
         self._waited_before = 0.0
+        self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; pictures
         self._hinted = False
         self._log: Path | None = None
 
@@ -71,16 +72,21 @@ class History(Callback):
             self._log = Path(trainer.log_dir) / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is to come: the first epoch's line may be minutes away."""
+        """Say what is to come: the first epoch's line may be minutes away. Start the clocks of a resumed epoch."""
+        seconds, validated, waited, pictures = self._earlier
+        self._start(trainer, seconds, validated, waited, int(pictures))
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "any number of"
         rank_zero_info(f"training: {epochs} epochs of {trainer.num_training_batches} steps")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
-        self._began = time.monotonic()
-        self._validated = 0.0
-        self._pictures = 0
-        self._waited_before = _waited(trainer)
+        self._start(trainer, 0.0, 0.0, 0.0, 0)
+
+    def _start(self, trainer: Trainer, seconds: float, validated: float, waited: float, pictures: int) -> None:
+        self._began = time.monotonic() - seconds
+        self._validated = validated
+        self._waited_before = _waited(trainer) - waited
+        self._pictures = pictures
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,6 +94,7 @@ class History(Callback):
         """Count the pictures."""
         self._pictures += len(batch[0])
         self._trained = time.monotonic() - self._began - self._validated
+        self._waited = _waited(trainer) - self._waited_before
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of the training."""
@@ -100,12 +107,14 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
         seconds = max(self._trained, 1e-9)
-        waited = _waited(trainer) - self._waited_before
+        waited = self._waited
         speed = {
             "train/pictures_per_second": self._pictures * trainer.world_size / seconds,
             "train/waiting": min(waited / seconds, 1.0),
         }
-        pl_module.log_dict(speed, rank_zero_only=True)
+        for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint was written
+            logger.log_metrics({**speed, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+        self._pictures = 0
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self._began, **metrics, **speed}
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
@@ -132,11 +141,13 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint."""
-        return {"rows": self.rows}
+        so_far = [time.monotonic() - self._began, self._validated, self._waited, self._pictures]
+        return {"rows": self.rows, "so_far": so_far if self._pictures else [0.0, 0.0, 0.0, 0]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from it."""
         self.rows = state_dict["rows"]
+        self._earlier = state_dict.get("so_far", self._earlier)
 
 
 def _waited(trainer: Trainer) -> float:

@@ -1,0 +1,68 @@
+"""Ctrl-C, SIGTERM and SLURM's signal during the training: noted, for the end of the step."""
+
+import os
+import signal
+import subprocess
+from types import FrameType
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import Trainer
+
+from cifar_lit.errors import interrupt
+from cifar_lit.hardware import slurm_job
+
+
+class StopSignals:
+    """Notes that the process was asked to stop; a second Ctrl-C leaves at once.
+
+    Attributes:
+        asked: The signal, None as long as there was none.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._pid = os.getpid()
+        slurm = SLURMEnvironment() if SLURMEnvironment.detect() else None
+        self._requeue = slurm.requeue_signal if slurm and slurm.auto_requeue else None
+
+    def watch(self) -> None:
+        """Begin, in place of Lightning's handlers, which act in the middle of a step."""
+        self._pid = os.getpid()
+        for signum in self._signals():
+            signal.signal(signum, self._note)
+
+    def leave(self) -> None:
+        """End: from here on nothing has to be finished first."""
+        for signum in self._signals():
+            signal.signal(signum, interrupt)
+
+    def agreed(self, trainer: Trainer) -> int | None:
+        """Return the signal if any process got one, the same in all of them or SIGTERM; all must ask together."""
+        if trainer.world_size == 1:
+            return self.asked
+        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+            return self.asked or signal.SIGTERM
+        return None
+
+    def requeue(self) -> bool:
+        """Give the job back to SLURM if that is what its signal asked for, and tell whether it did."""
+        if self._requeue is None or self.asked != self._requeue:
+            return False
+        try:
+            return subprocess.run(["scontrol", "requeue", str(slurm_job())]).returncode == 0
+        except OSError:  # no SLURM on this node
+            return False
+
+    def _signals(self) -> list[int]:
+        return [signal.SIGINT, signal.SIGTERM, *([self._requeue] if self._requeue else [])]
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a loader's worker, which has this handler from its parent
+            if signum != signal.SIGINT:  # Ctrl-C reaches it too, but its batches are still needed
+                os._exit(128 + signum)
+        elif self.asked is not None and signum == signal.SIGINT:
+            os._exit(128 + signum)
+        elif self.asked is None:
+            self.asked = signum
+            name = signal.Signals(signum).name  # not print(): it may be what was interrupted
+            os.write(2, f"\n{name}: saving after this step (Ctrl-C once more leaves at once)\n".encode())

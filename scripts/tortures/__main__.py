@@ -1,0 +1,56 @@
+"""Kill it, starve it, cut it off: does a training lose anything? `scripts/torture`."""
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the project itself, where it is not installed
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for all runs that are compared; more would not be faster
+
+from harness import Row, Settings
+
+PARTS = {
+    "resuming": "runs killed at random instants and gone on with, against undisturbed ones",
+}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(
+        "scripts/torture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="parts:\n" + "\n".join(f"  {name:11} {what}" for name, what in PARTS.items()),
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="which parts; all by default")
+    parser.add_argument("--runs", type=int, default=30, help="how many runs to kill (default: %(default)s)")
+    parser.add_argument("--writes", type=int, default=100, help="kills while writing (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder for the runs, kept where one was lost")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    rows: list[Row] = []
+    began = time.monotonic()
+    scratch = options.scratch or Path(tempfile.mkdtemp(prefix="cifar_lit_torture_"))
+    for name in options.parts or PARTS:
+        print(f"{name}: {PARTS[name]}", file=sys.stderr, flush=True)
+        where = scratch / name
+        where.mkdir(parents=True)
+        rows += importlib.import_module(name).measure(Settings(options.seed, options.runs, options.writes, where))
+    print("| part | what | how | result | survived |\n|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row.part} | {row.what} | {row.how} | {row.result} | {'yes' if row.survived else '**no**'} |")
+    lost = [row for row in rows if not row.survived]
+    print(f"\n{len(rows) - len(lost)} of {len(rows)} survived ({time.monotonic() - began:.0f} s, seed {options.seed})")
+    if lost:
+        print(f"what was lost lies in {scratch}")
+    sys.exit(bool(lost))
+
+
+if __name__ == "__main__":
+    main()

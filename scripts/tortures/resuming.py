@@ -1,0 +1,141 @@
+"""Kill a run at random instants, go on with it, and compare it with one that nothing happened to."""
+
+import csv
+import hashlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import zygote
+from harness import CONFIGS, Row, Settings
+
+TIMING = {"seconds", "train/pictures_per_second", "train/waiting"}  # columns that no two runs share
+
+SCHEDULES: dict[str, list[str]] = {
+    "constant": [],
+    "step": ["--model.schedule.step_size", "1"],
+    "onecycle": [],
+    "cosine": [],
+    "plateau": ["--model.schedule.patience", "0"],
+}
+EMA = "{class_path: pytorch_lightning.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
+SMALL = [
+    *("--config", str(CONFIGS / "demo.yaml"), "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"),
+    *("--data.image_size", "8", "--data.cutout_size", "3", "--data.crop_padding", "1", "--data.batch_size", "16"),
+    *("--trainer.limit_train_batches", "7", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
+    *("--page.explained", "0", "--page.scored", "0", "--projector.pictures", "0", "--misclassified.k", "2"),
+]
+
+
+def combination(draw: random.Random, number: int) -> dict[str, Any]:
+    """Return the number-th combination: all schedules in turn, everything else at random."""
+    return {
+        "schedule": list(SCHEDULES)[number % len(SCHEDULES)],
+        "EMA": draw.random() < 0.3,
+        "accumulate": draw.choice([1, 1, 2, 3]),
+        "augment_on": draw.choice(["workers", "device"]),
+        "workers": draw.choice([0, 2]),
+        "save every": draw.choice([0, 1, 2, 3]),
+        "validations": draw.choice([1, 1, 2]),
+    }
+
+
+def options(chosen: dict[str, Any]) -> list[str]:
+    """Return the command line of a combination."""
+    args = [*SMALL, "--model.schedule.name", chosen["schedule"], *SCHEDULES[chosen["schedule"]]]
+    args += ["--trainer.accumulate_grad_batches", str(chosen["accumulate"]), "--data.augment_on", chosen["augment_on"]]
+    args += ["--data.num_workers", str(chosen["workers"])]
+    args += ["--checkpoint.every_n_train_steps", str(chosen["save every"])]
+    if chosen["validations"] > 1:
+        args += ["--trainer.val_check_interval", "3"]
+    if chosen["EMA"]:
+        args += [f"--trainer.callbacks+={EMA}"]
+    return args
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    """Return a hash of each thing that must not differ."""
+    found = {}
+    for name in ("last", "best"):
+        checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+            found[f"{name}: {part}"] = _hash(checkpoint[part])
+    for name in ("metrics.csv", "report/history.csv"):
+        with open(run / name, newline="", encoding="utf-8") as file:
+            rows = [{k: v for k, v in row.items() if k not in TIMING and v} for row in csv.DictReader(file)]
+        found[name] = _hash([row for row in rows if len(row) > 2])  # more than step and epoch
+    for name in ("misclassified.csv", "predictions.csv", "metrics.json"):
+        found[name] = _hash((run / "report" / name).read_bytes())
+    return found
+
+
+def _hash(thing: Any) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+
+    def add(part: Any) -> None:
+        if isinstance(part, torch.Tensor):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(part.contiguous().numpy().tobytes())
+        elif isinstance(part, dict):
+            for key in part:
+                digest.update(repr(key).encode())
+                add(part[key])
+        elif isinstance(part, list | tuple):
+            for one in part:
+                add(one)
+        else:
+            digest.update(part if isinstance(part, bytes) else repr(part).encode())
+
+    add(thing)
+    return digest.hexdigest()
+
+
+def newest(folder: Path) -> Path:
+    """Return the only run of a folder."""
+    (run,) = folder.glob("lightning_logs/*/version_*")
+    return run
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Do it with several combinations."""
+    draw = random.Random(settings.seed)
+    rows = []
+    for number in range(settings.runs):
+        chosen = combination(draw, number)
+        rows.append(resume(settings, draw, options(chosen), number, ", ".join(f"{k} {v}" for k, v in chosen.items())))
+        settings.tell(rows[-1])
+    return rows
+
+
+def resume(settings: Settings, draw: random.Random, args: list[str], number: int, what: str) -> Row:
+    """Compare a run that is killed a few times with one that is not."""
+    whole, killed = settings.scratch / f"{number}_whole", settings.scratch / f"{number}_killed"
+    began = time.monotonic()
+    process = zygote.start(args, whole)
+    while "`Trainer.fit` stopped" not in process.said and process.poll() is None:
+        time.sleep(0.02)
+    training = time.monotonic() - began
+    assert process.wait(600) == 0, process.said
+    takes = time.monotonic() - began
+    kills, left = 0, takes if draw.random() < 0.2 else training  # most kills hit the training, some the report
+    for _ in range(draw.randint(2, 5)):
+        process = zygote.start([*args, *_last(killed)], killed)
+        process.wait(after := draw.uniform(0, left))
+        if process.code is not None:
+            break
+        process.kill()
+        process.wait(60)
+        kills += 1
+        left = max(left - after, training / 4)
+    process = zygote.start([*args, *_last(killed)], killed)
+    assert process.wait(600) == 0, process.said
+    expected, got = fingerprint(newest(whole)), fingerprint(newest(killed))
+    different = [name for name in expected if expected[name] != got[name]]
+    settings.done(whole, killed, keep=bool(different))
+    return Row("resuming", what, f"killed {kills} times", ", ".join(different) or "the same", not different)
+
+
+def _last(folder: Path) -> list[str]:
+    return ["--ckpt_path", "last"] if list(folder.glob("lightning_logs/*/version_*")) else []
