@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -42,6 +45,13 @@ from cifar_lit.screen import History, ProgressBar, silence_noise
 
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
+GROUPS = ("data", "model", "checkpoint", "misclassified", "gradcam", "samples", "page", "projector", "trainer")
+LARGEST_SEED = 2**32 - 1  # NumPy's
+AT_LEAST_1 = ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+
+# A recipe from somebody else can name any class. jsonargparse refuses those that run commands (os, subprocess, ...)
+# only once it is told to, and by default would make an object even where no class is expected.
+set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 class SaveRun(SaveConfigCallback):
@@ -130,7 +140,16 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without LightningCLI's warning that both `args` and `sys.argv` are there."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"--config: the file is no UTF-8 text ({error}); the recipes are in configs/") from None
+        for group in GROUPS:
+            if not isinstance(self.config[group], Namespace):
+                raise UsageError(f"{group} is a group of options; give {group}.NAME, --help lists them")
+        seed = self.config.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+            raise UsageError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add all options, our own before the Trainer's many."""
@@ -168,25 +187,51 @@ class FitCLI(LightningCLI):
         """Check what can be checked before the data are loaded."""
         config = self.config
         self.runs = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / self.recipe
+        for name, value in vars(config.as_flat()).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{name} must be a finite number, got {value}")
+        _check_optimizer(config.model.optimizer)
         if config.lr_find < 0:
             raise UsageError(f"lr_find must be 0 or more, got {config.lr_find}")
         if config.lr_find and config.ckpt_path:
             raise UsageError(
                 "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
             )
-        if config.process_timeout < 1:
-            raise UsageError(f"process_timeout must be 1 or more seconds, got {config.process_timeout}")
-        if config.trainer.overfit_batches:
+        if not 1 <= config.process_timeout <= 1_000_000:
+            raise UsageError(f"process_timeout must be 1 to 1,000,000 seconds, got {config.process_timeout}")
+        self._check_trainer()
+        if config.data.val_size == 0:
+            self._refuse_validation_metrics()
+        self.checkpoint_file = self._find_checkpoint()
+
+    def _check_trainer(self) -> None:
+        """Refuse what Lightning accepts although nothing would be trained, or fails at without saying why."""
+        trainer = self.config.trainer
+        if trainer.overfit_batches:
             raise UsageError(
                 "trainer.overfit_batches would put a sampler of its own in place of the project's; give a small "
                 "trainer.limit_train_batches instead"
             )
         for name in ("limit_train_batches", "limit_test_batches"):
-            if config.trainer[name] == 0:
+            if trainer[name] == 0:
                 raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")
-        if config.data.val_size == 0:
-            self._refuse_validation_metrics()
-        self.checkpoint_file = self._find_checkpoint()
+        for name in AT_LEAST_1:
+            endless = trainer[name] == -1 and name in ("max_epochs", "max_steps")
+            if trainer[name] is not None and trainer[name] < 1 and not endless:
+                remedy = " (or -1 for no limit)" if name in ("max_epochs", "max_steps") else ""
+                raise UsageError(f"trainer.{name} must be 1 or more{remedy}, got {trainer[name]}")
+        most = max(8, hardware.available_cores())
+        if str(trainer.devices).isdigit() and int(trainer.devices) > most:
+            raise UsageError(
+                f"trainer.devices={trainer.devices} would start as many processes; give at most {most} on this machine"
+            )
+        if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
+            raise UsageError(f"trainer.gradient_clip_val must be 0 or more, got {trainer.gradient_clip_val}")
+        if trainer.val_check_interval == 0:
+            raise UsageError(
+                "trainer.val_check_interval=0 would never validate; give a share of an epoch above 0.0, or a number of "
+                "steps; data.val_size=0 trains without validation"
+            )
 
     def _find_checkpoint(self) -> Path | None:
         """Find where to go on, and the run whose folder is used again, if any."""
@@ -332,7 +377,12 @@ class FitCLI(LightningCLI):
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
         if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= checkpoints.epochs_done(self.checkpoint):
             rank_zero_info("this training is finished; its report is made again")
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        except ValueError as error:
+            if "`val_check_interval`" in str(error):
+                raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
+            raise
         if not getattr(self.trainer, "fast_dev_run", False):
             complain(
                 Analysis.of(self.trainer, self.model),
@@ -395,6 +445,8 @@ def _next_version(runs: Path) -> Path:
 def _died(error: RuntimeError) -> str | None:
     """Say which process's end is behind an error, None if it is none of those."""
     text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"not enough memory ({text[:200]}); a smaller data.batch_size or data.image_size needs less"
     if "DataLoader worker" in text:
         return (
             f"a process that prepares pictures has died ({text[:200]}), perhaps for want of memory: fewer of them "
@@ -408,9 +460,20 @@ def _died(error: RuntimeError) -> str | None:
 def _recipe(args: Sequence[str]) -> str:
     """Return the name of the last `--config` file, for the run's folder; that of a run belongs to its recipe."""
     names = option_values(args, "-c", "--config")
-    path = Path(names[-1]).absolute() if names else Path("run")
+    path = Path(os.path.abspath(names[-1])) if names else Path("run")
     name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
-    return re.sub(r"[^\w.-]", "_", name)
+    return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the folder above
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Refuse whatever is no optimizer of torch before it is called."""
+    path = optimizer.class_path if isinstance(optimizer, Namespace) else str(optimizer)
+    name = path.removeprefix("torch.optim.")
+    found = getattr(torch.optim, name, None) if path.startswith("torch.optim.") else None
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise UsageError(f"model.optimizer={path}: this is no class of torch.optim; give one, such as SGD or AdamW")
+    if name in ("LBFGS", "SparseAdam"):
+        raise UsageError(f"model.optimizer={name} cannot train this network; give another one, such as SGD or AdamW")
 
 
 def _as_list(value: Any) -> list[Any]:

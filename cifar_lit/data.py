@@ -30,21 +30,21 @@ class PictureData(LightningDataModule):
             (scikit-learn's handwritten digits, built in).
         root: Where the pictures are. cifar10, cifar100: the folder to download into. folder: the folder that
             holds `train/<class>/*` and `test/<class>/*` (or `val`, or `valid`).
-        image_size: Height and width in pixels that the network sees, 8 or more; other pictures are resized.
+        image_size: Height and width in pixels that the network sees, 8 to 4096; other pictures are resized.
         val_size: Training pictures held out for validation, class by class in proportion, 0 or more. 0 trains on
             everything and keeps the last weights.
         train_eval_size: Training pictures that are looked at once more at the end, not augmented, to compare with the
             test set; drawn class by class in proportion, 1 or more.
-        batch_size: Pictures a training step in each process, 1 or more.
+        batch_size: Pictures a training step in each process, 1 to 1,000,000.
         augment_on: `workers` augments in other processes, with albumentations; `device` holds the training pictures on
             the device and augments whole batches there, in the same way; `auto` takes the device if that is a CUDA GPU
             with room for the pictures in half of its free memory, and workers elsewhere.
-        num_workers: Processes that prepare batches, 0 or more; 0 does it in the training process. Default: the cores
+        num_workers: Processes that prepare batches, 0 to 256; 0 does it in the training process. Default: the cores
             that this process may use, shared among the training processes of this machine, at most 8.
-        crop_padding: Pixels added on each side before cropping back at random, 0 or more; 0 turns it off.
+        crop_padding: Pixels added on each side before cropping back at random, 0 to image_size; 0 turns it off.
         flip: Probability of a horizontal flip, 0 to 1; 0 turns it off.
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
-        cutout_size: Side of the square that is blanked out, in pixels, 0 or more; 0 turns it off.
+        cutout_size: Side of the square that is blanked out, in pixels, 0 to twice image_size; 0 turns it off.
         mirrors: Other addresses (http, https, file) of the data set's archive, or of a folder with it if they end in
             `/`, tried in turn before the original.
         cache_dir: Where decoded folders are kept for the next run.
@@ -71,16 +71,16 @@ class PictureData(LightningDataModule):
     ) -> None:
         super().__init__()
         ranges = {
-            "image_size": ("8 or more", image_size >= 8),
+            "image_size": ("8 to 4096", 8 <= image_size <= 4096),
             "val_size": ("0 or more", val_size >= 0),
             "train_eval_size": ("1 or more", train_eval_size >= 1),
-            "batch_size": ("1 or more", batch_size >= 1),
-            "num_workers": ("0 or more", num_workers is None or num_workers >= 0),
-            "crop_padding": ("0 or more", crop_padding >= 0),
+            "batch_size": ("1 to 1,000,000", 1 <= batch_size <= 1_000_000),
+            "num_workers": ("0 to 256", num_workers is None or 0 <= num_workers <= 256),
+            "crop_padding": (f"0 to image_size, {image_size}", 0 <= crop_padding <= image_size),
             "flip": ("between 0 and 1", 0 <= flip <= 1),
             "rotate_degrees": ("between 0 and 180", 0 <= rotate_degrees <= 180),
-            "cutout_size": ("0 or more", cutout_size >= 0),
-            "seed": ("0 or more", seed is None or seed >= 0),
+            "cutout_size": (f"0 to twice image_size, {2 * image_size}", 0 <= cutout_size <= 2 * image_size),
+            "seed": (f"0 to {2**32 - 1}", seed is None or 0 <= seed < 2**32),
         }
         given = locals()
         for option, (allowed, ok) in ranges.items():

@@ -63,6 +63,10 @@ def short_errors() -> Iterator[None]:
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        except MemoryError as error:
+            text = f"not enough memory ({error}); a smaller data.image_size or data.batch_size needs less"
+            print(f"error: {text}", file=sys.stderr)
+            sys.exit(1)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise

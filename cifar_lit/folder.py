@@ -104,7 +104,8 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
 def _listing(folder: str, digest: Any) -> Listing:
     """List one split, and add the name, size and time of each of its pictures to the digest."""
     with os.scandir(folder) as entries:
-        classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        # os.path.isdir, for which a link that leads to itself is no folder; the entry's own is_dir() raises
+        classes = sorted(e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith("."))
     files: list[str] = []
     others: list[str] = []
     counts = []

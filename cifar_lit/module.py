@@ -69,7 +69,7 @@ class ImageClassifier(LightningModule):
         self.net = Classifier(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         try:  # a wrong argument is told now, not when the run has already begun
             optimizer(self.net.parameters())
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
         self.make_optimizer = optimizer
         self.schedule = schedule

@@ -8,6 +8,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from cifar_lit.errors import UsageError
 
+HINT = "All options: --help; the configuration as it is: --print_config"
+
 
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line instead of fifty lines of usage."""
@@ -20,14 +22,23 @@ class Parser(LightningArgumentParser):
             text = f"{group[1]} is a group of options; give {options[0] if options else 'one of them'}"
         if missing := re.match(r'Parser key "config": File does not exist: \'(.*)\'', text):
             text = f"--config {missing[1]}: there is no such file; the recipes are in configs/"
+        if re.match(r"Unexpected config:", text):
+            text = "--config: the file holds no options, such as `data: {flip: 0.5}`; the recipes are in configs/"
         text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+        text = re.sub(  # of a value that may be of several kinds: only what they are, and what was given
+            r"(?:- Expected a path but .*? )?(?:- )?Does not validate against any of the Union subtypes "
+            r"Subtypes: (\[.*?\]) Errors: .*Given value: ",
+            r"Expected one of \1. Got value: ",
+            text,
+        )
+        text = text.split(HINT)[0].rstrip()  # a group inside of a group has said it already
         known = self._option_names()
         for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):
             near = difflib.get_close_matches(name, known, n=1)
             if near and name not in known:
                 text += f"; did you mean --{near[0]}?"
                 break
-        raise UsageError(f"{text}\nAll options: --help; the configuration as it is: --print_config") from None
+        raise UsageError(f"{text}\n{HINT}") from None
 
     def _option_names(self) -> list[str]:
         return [action.dest for action in self._actions]

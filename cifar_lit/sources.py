@@ -1,6 +1,7 @@
 """Where the pictures come from: CIFAR-10, CIFAR-100, a folder, or the small digits of scikit-learn."""
 
 import os
+import tarfile
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from cifar_lit.download import fetch
-from cifar_lit.errors import UsageError
+from cifar_lit.errors import RunError, UsageError
 from cifar_lit.folder import load_folder
 from cifar_lit.pictures import Pictures, Split, channel_statistics
 from cifar_lit.splits import stratified_split
@@ -57,7 +58,6 @@ def load(
 def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -> Pictures:
     """Load CIFAR-10 or CIFAR-100, after downloading and unpacking it where it is not there yet."""
     from torchvision.datasets import CIFAR10, CIFAR100
-    from torchvision.datasets.utils import extract_archive
 
     kind = CIFAR10 if source == "cifar10" else CIFAR100
     root = os.path.expanduser(root or "")
@@ -79,7 +79,7 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
                 except RuntimeError:
                     addresses = [m + kind.filename if m.endswith("/") else m for m in mirrors]
                     fetch([*addresses, kind.url], archive, kind.tgz_md5)
-                    extract_archive(archive, root)
+                    _unpack(archive, root)
                     train, test = read()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UsageError(
@@ -92,6 +92,15 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
         Split(_resized(test.data, image_size), np.asarray(test.targets, dtype=np.int64)),
         train.classes,
     )
+
+
+def _unpack(archive: str, folder: str) -> None:
+    """Unpack an archive, but nothing that would lie outside of the folder."""
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise RunError(f"{archive} cannot be unpacked ({error}); remove it and start again") from None
 
 
 def _digits(image_size: int) -> Pictures:

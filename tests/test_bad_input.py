@@ -40,7 +40,7 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
         (["--model.optimizer.class_path=torch.optim.SDG"], ["model.optimizer", "SDG"]),
         (["--data.batch_size=many"], ["data.batch_size", "Expected a int", "many"]),
         (["--model.schedule=cosine"], ["model.schedule is a group of options; give --model.schedule.name"]),
-        (["--data.batch_size=0"], ["data.batch_size must be 1 or more, got 0"]),
+        (["--data.batch_size=0"], ["data.batch_size must be 1 to 1,000,000, got 0"]),
         (["--data.image_size=-3"], ["data.image_size must be", "-3"]),
         (["--data.val_size=-1"], ["data.val_size must be 0 or more"]),
         (["--data.val_size=5000"], ["data.val_size=5000", "1437", "--data.val_size 143"]),
