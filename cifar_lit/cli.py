@@ -148,7 +148,7 @@ class FitCLI(LightningCLI):
             if not isinstance(self.config[group], Namespace):
                 raise UsageError(f"{group} is a group of options; give {group}.NAME, --help lists them")
         seed = self.config.seed_everything
-        if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+        if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

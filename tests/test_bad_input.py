@@ -30,6 +30,22 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
     return stopped.value.code, message[message.index("error:") :]
 
 
+def on_disk(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of everything in a folder."""
+    return {str(one.relative_to(folder)): (one.lstat().st_size, one.lstat().st_mtime_ns) for one in folder.rglob("*")}
+
+
+def write_recipes(folder: Path) -> None:
+    """Write recipes that are none."""
+    (folder / "empty.yaml").write_text("")
+    (folder / "list.yaml").write_text("- 1\n- 2\n")
+    (folder / "folder.yaml").mkdir()
+    (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81data")
+    (folder / "broken.yaml").write_text("data: {a: [\n")
+    (folder / "types.yaml").write_text("data: 3\n")
+    (folder / "tag.yaml").write_text("data: !!python/object/apply:os.mkdir [harm]\n")
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -57,11 +73,84 @@ def complain(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, st
         (["--ckpt_path=last"], ["--ckpt_path last", "start without"]),
         (["--trainer.accelerator=tpu"], ["trainer:", "torch_xla"]),
         (["--trainer.strategy=dpp"], ["trainer:", "strategy", "dpp"]),
-        (["--trainer.max_epochs=-3"], ["trainer:", "max_epochs"]),
+        (["--trainer.max_epochs=-3"], ["trainer.max_epochs must be 1 or more (or -1 for no limit)"]),
         (["--trainer.devices=0"], ["trainer:", "devices"]),
         (["--model.optimizer.init_args.lr=-1"], ["model.optimizer", "learning rate", "-1"]),
         (["--config=nowhere.yaml"], ["nowhere.yaml: there is no such file", "the recipes are in configs/"]),
         (["--data.source=folder", "--data.root=nowhere"], ["data.root", "nowhere"]),
+        (["--model.optimizer.init_args.lr=.nan"], ["model.optimizer", "nan"]),
+        (["--model.optimizer.init_args.lr=.inf"], ["model.optimizer", "inf"]),
+        (["--model.optimizer.init_args.lr=high"], ["model.optimizer", "lr", "Got value: high"]),
+        (["--model.optimizer.init_args.momentum=-1"], ["model.optimizer", "momentum", "-1"]),
+        (["--model.optimizer.init_args.weight_decay=-1"], ["model.optimizer", "weight_decay", "-1"]),
+        (["--model.optimizer.init_args.learning_rate=1"], ["model.optimizer", "learning_rate"]),
+        (["--model.optimizer=torch.nn.Linear"], ["model.optimizer", "torch.nn.Linear"]),
+        (["--model.optimizer=torch.optim.Optimizer"], ["model.optimizer"]),
+        (["--model.optimizer=torch.optim.LBFGS"], ["model.optimizer=LBFGS", "AdamW"]),
+        (["--model.optimizer=null"], ["model.optimizer"]),
+        (["--model.schedule.gamma=.inf"], ["model.schedule.gamma", "inf"]),
+        (["--model.schedule.gamma=nan"], ["model.schedule.gamma", "nan"]),
+        (["--model.schedule.pct_start=1"], ["model.schedule.pct_start must be between 0 and 1"]),
+        (["--model.schedule.step_size=0"], ["model.schedule.step_size must be 1 or more"]),
+        (["--model.schedule.factor=1"], ["model.schedule.factor must be above 0 and below 1"]),
+        (["--model.schedule.patience=-1"], ["model.schedule.patience must be 0 or more"]),
+        (["--model.schedule.div_factor=0"], ["model.schedule.div_factor must be above 0"]),
+        (["--model.schedule.min_lr=-1"], ["model.schedule.min_lr must be 0 or more"]),
+        (["--model.label_smoothing=-0.1"], ["model.label_smoothing must be"]),
+        (["--model.init=x"], ["model.init", "torch"]),
+        (["--model.compile=maybe"], ["model.compile", "bool", "maybe"]),
+        (["--data.flip=.nan"], ["data.flip"]),
+        (["--data.flip=1.5"], ["data.flip must be between 0 and 1"]),
+        (["--data.rotate_degrees=360"], ["data.rotate_degrees must be between 0 and 180"]),
+        (["--data.cutout_size=9999999"], ["data.cutout_size must be 0 to twice image_size, 64"]),
+        (["--data.crop_padding=9999999"], ["data.crop_padding must be 0 to image_size, 32"]),
+        (["--data.image_size=99999999"], ["data.image_size must be 8 to 4096"]),
+        (["--data.image_size=1e3"], ["data.image_size", "int"]),
+        (["--data.batch_size=999999999999999999999"], ["data.batch_size must be 1 to 1,000,000"]),
+        (["--data.num_workers=1000000"], ["data.num_workers must be 0 to 256"]),
+        (["--data.seed=-1"], ["data.seed must be"]),
+        (["--data.train_eval_size=0"], ["data.train_eval_size must be 1 or more"]),
+        (["--data.source=mnist"], ["data.source", "cifar10", "mnist"]),
+        (["--data.mirrors=x"], ["data.mirrors", "list"]),
+        (["--seed_everything=-1"], ["seed_everything must be between 0 and 4294967295"]),
+        (["--seed_everything=99999999999"], ["seed_everything must be"]),
+        (["--process_timeout=0"], ["process_timeout must be 1 to 1,000,000 seconds"]),
+        (["--process_timeout=99999999999999999"], ["process_timeout must be"]),
+        (["--lr_find=5", "--ckpt_path=x"], ["lr_find", "ckpt_path"]),
+        (["--checkpoint.every_n_train_steps=-1"], ["checkpoint.every_n_train_steps must be 0 or more"]),
+        (["--samples.k=0"], ["samples.k must be 1 or more"]),
+        (["--page.explained=-1"], ["page.explained must be 0 or more"]),
+        (["--page.scored=-1"], ["page.scored must be 0 or more"]),
+        (["--page.method=GradCAM"], ["page.method", "gradcam.method"]),
+        (["--projector.pictures=-1"], ["projector.pictures must be 0 or more"]),
+        (["--gradcam.method=Grad"], ["gradcam.method=Grad", "did you mean GradCAM?"]),
+        (["--gradcam.layers=layer1"], ["gradcam.layers", "list"]),
+        (["--gradcam.k=3"], ["gradcam.k", "misclassified.k"]),
+        (["--misclassified.k=1.5"], ["misclassified.k", "int"]),
+        (["--trainer.max_epochs=0"], ["trainer.max_epochs must be 1 or more"]),
+        (["--trainer.max_epochs=1.5"], ["trainer.max_epochs: Expected one of [int, NoneType]. Got value: 1.5"]),
+        (["--trainer.max_steps=0"], ["trainer.max_steps must be 1 or more"]),
+        (["--trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches must be 1 or more"]),
+        (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch must be 1 or more"]),
+        (["--trainer.limit_train_batches=1.5"], ["trainer:", "limit_train_batches", "1.5"]),
+        (["--trainer.limit_train_batches=.nan"], ["trainer.limit_train_batches"]),
+        (["--trainer.precision=7"], ["trainer.precision", "bf16-mixed", "7"]),
+        (["--trainer.val_check_interval=0"], ["trainer.val_check_interval=0", "data.val_size=0"]),
+        (["--trainer.val_check_interval=1000"], ["trainer.val_check_interval", "1000"]),
+        (["--trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val must be 0 or more"]),
+        (["--trainer.gradient_clip_algorithm=x"], ["trainer:", "gradient_clip_algorithm"]),
+        (["--trainer.log_every_n_steps=-1"], ["trainer.log_every_n_steps must be 1 or more"]),
+        (["--trainer.max_time=later"], ["trainer:", "later", "DD:HH:MM:SS"]),
+        (["--trainer.num_nodes=0"], ["trainer:", "num_nodes"]),
+        (["--trainer.devices=100000"], ["trainer.devices=100000", "at most"]),
+        (["--trainer=3"], ["trainer"]),
+        (["--config", "empty.yaml"], ["--config", "holds no options"]),
+        (["--config", "list.yaml"], ["--config", "holds no options"]),
+        (["--config", "folder.yaml"], ["folder.yaml"]),
+        (["--config", "bytes.yaml"], ["--config", "UTF-8"]),
+        (["--config", "broken.yaml"], ["line 2"]),
+        (["--config", "types.yaml"], ["data is a group of options"]),
+        (["--config", "tag.yaml"], ["python/object/apply"]),
     ],
     ids=lambda value: value[0].lstrip("-") if isinstance(value, list) and value[0].startswith("-") else "",
 )
@@ -73,10 +162,15 @@ def test_usage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if args[0] == "--config":
+        write_recipes(tmp_path)
+    before = on_disk(tmp_path)
     code, message = complain(capsys, *DEMO, *args)
     assert code == USAGE
     for word in words:
         assert word in message
+    left = {name: what for name, what in on_disk(tmp_path).items() if not (tmp_path / name).is_dir()}
+    assert left == {name: what for name, what in before.items() if not (tmp_path / name).is_dir()}
     assert not list(tmp_path.rglob("version_*"))
 
 

@@ -1,0 +1,113 @@
+"""Random options, checkpoints and pictures: refused in words, or taken for what they are; never anything else."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cifar_lit import checkpoints, decode
+from cifar_lit.errors import UsageError
+from cifar_lit.fit import main
+
+FIXED = settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+NAMES = ["seed_everything", "data", "model", "trainer", "flip", "batch_size", "optimizer", "class_path", "init_args"]
+NAMES += ["lr", "schedule", "name", "gamma", "max_epochs", "precision", "callbacks", "k", "misclassified", "page", "x"]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(NAMES)
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+)
+
+
+@settings(FIXED, max_examples=40)
+@given(content=st.dictionaries(st.sampled_from(NAMES), TREES, max_size=4))
+def test_random_recipes(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit) as stopped:  # the last option ends those that were accepted
+        main(["--config", "random.yaml", "--lr_find=-1"])
+    assert stopped.value.code == 2
+
+
+CHECKPOINT = {"state_dict": {"net.w": torch.arange(64.0), "net.b": torch.ones(3)}, "epoch": 3, "global_step": 7}
+
+
+def packed() -> bytes:
+    file = io.BytesIO()
+    torch.save(CHECKPOINT, file)
+    return file.getvalue()
+
+
+def damaged(whole: bytes) -> Any:
+    """Cut, flipped, or overwritten in the middle; or anything."""
+    cut = st.integers(0, len(whole) - 1).map(lambda end: whole[:end])
+    place = st.integers(0, len(whole) - 1)
+    flip = st.tuples(place, st.integers(0, 7)).map(
+        lambda at: whole[: at[0]] + bytes([whole[at[0]] ^ (1 << at[1])]) + whole[at[0] + 1 :]
+    )
+    written = st.tuples(place, st.binary(min_size=1, max_size=40)).map(
+        lambda at: whole[: at[0]] + at[1] + whole[at[0] + len(at[1]) :]
+    )
+    return st.one_of(cut, flip, written, st.binary(max_size=200))
+
+
+@settings(FIXED, max_examples=400)
+@given(content=damaged(packed()))
+def test_a_damaged_checkpoint_is_refused_or_the_same(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "some.ckpt"
+    file.write_bytes(content)
+    try:
+        found = checkpoints.read(file)
+    except UsageError as error:
+        assert "some.ckpt" in str(error)
+        return
+    assert found.keys() == CHECKPOINT.keys() and found["epoch"] == 3 and found["global_step"] == 7
+    for name, weight in CHECKPOINT["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], weight)
+
+
+def test_every_flipped_bit_of_the_weights_is_seen(tmp_path: Path) -> None:
+    whole = packed()
+    with zipfile.ZipFile(io.BytesIO(whole)) as parts:
+        start = whole.index(torch.arange(64.0).numpy().tobytes())
+        assert parts.testzip() is None
+    for place in range(start, start + 256, 7):
+        (tmp_path / "some.ckpt").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UsageError, match="checksum"):
+            checkpoints.read(tmp_path / "some.ckpt")
+
+
+def picture(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_damaged_picture_is_unreadable_or_a_picture(kind: str, tmp_path: Path) -> None:
+    @settings(FIXED, max_examples=200)
+    @given(content=damaged(picture(kind)))
+    def check(content: bytes) -> None:
+        file = tmp_path / "some.png"
+        file.write_bytes(content)
+        try:
+            found = decode.read(str(file), 8)
+        except decode.UnreadableError as error:
+            assert "some.png" in str(error)
+            return
+        assert found.shape == (8, 8, 3) and found.dtype == np.uint8
+
+    check()
