@@ -203,6 +203,8 @@ class FitCLI(LightningCLI):
         if config.data.val_size == 0:
             self._refuse_validation_metrics()
         self.checkpoint_file = self._find_checkpoint()
+        if self.checkpoint_file:  # read before the data, which may have to be downloaded first
+            self.checkpoint = checkpoints.read(self.checkpoint_file)
 
     def _check_trainer(self) -> None:
         """Refuse what Lightning accepts although nothing would be trained, or fails at without saying why."""
@@ -266,7 +268,6 @@ class FitCLI(LightningCLI):
         trainer = self.config_init.trainer
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
         if self.checkpoint_file:
-            self.checkpoint = checkpoints.read(self.checkpoint_file)
             checkpoints.check_fits(self.checkpoint, self.checkpoint_file, self.model)
             checkpoints.check_classes(self.checkpoint, self.checkpoint_file, self.datamodule.pictures.classes)
             self.step = self.checkpoint["global_step"]

@@ -14,6 +14,7 @@ import torch
 from conftest import CONFIGS, QUICK
 from PIL import Image
 
+from cifar_lit import compare, evaluate, explain
 from cifar_lit.fit import main
 
 DEMO = ["--config", str(CONFIGS / "demo.yaml")]
@@ -314,3 +315,46 @@ def test_no_network_for_the_download(fit: Any, capsys: pytest.CaptureFixture[str
     code, message = complain(capsys, "--data.root=here")
     assert code == FAILURE
     assert "data.mirrors" in message and "127.0.0.1:9" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "words"),
+    [
+        (evaluate.main, [], ["--ckpt_path is not given"]),
+        (evaluate.main, ["--ckpt_path=nowhere"], ["--ckpt_path nowhere"]),
+        (evaluate.main, ["--ckpt_path=empty"], ["--ckpt_path empty", "holds no checkpoints"]),
+        (evaluate.main, ["--ckpt_path=text.ckpt"], ["--ckpt_path text.ckpt", "damaged"]),
+        (explain.main, ["x.png", "--ckpt_path=nowhere"], ["x.png: there is no such picture"]),
+        (explain.main, ["text.ckpt", "--ckpt_path=nowhere"], ["--ckpt_path nowhere"]),
+        (explain.main, ["text.ckpt", "--ckpt_path=text.ckpt"], ["text.ckpt", "damaged"]),
+        (explain.main, ["empty", "--ckpt_path=text.ckpt"], ["empty: this folder holds no pictures"]),
+        (explain.main, ["text.ckpt", "--ckpt_path=text.ckpt", "--out=full"], ["--out full is there already"]),
+        (explain.main, ["text.ckpt", "--ckpt_path=text.ckpt", "--top=0"], ["--top must be 1 or more"]),
+        (explain.main, ["text.ckpt"], ["--ckpt_path"]),
+        (compare.main, ["empty"], ["at least two runs"]),
+        (compare.main, ["empty", "nowhere"], ["has no complete report"]),
+        (compare.main, ["nowhere", "empty"], ["nowhere: there is no such folder"]),
+        (compare.main, ["empty", "empty", "--out"], ["--out"]),
+    ],
+)
+def test_usage_of_the_other_commands(
+    command: Callable[[list[str]], None],
+    args: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "text").write_text("mine")
+    (tmp_path / "text.ckpt").write_text("hello")
+    before = on_disk(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command(args)
+    message = capsys.readouterr().err
+    assert stopped.value.code == USAGE and "Traceback" not in message and message.count("error:") == 1
+    for word in words:
+        assert word in message
+    assert on_disk(tmp_path) == before
