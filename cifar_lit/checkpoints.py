@@ -24,7 +24,8 @@ def versions(runs: Path) -> list[Path]:
 def unfinished(runs: Path) -> Path | None:
     """Return the newest run if it was stopped before its first checkpoint, else None."""
     newest = versions(runs)[-1:]
-    return newest[0] if newest and not any((newest[0] / made).exists() for made in ("checkpoints", "report")) else None
+    made = ("checkpoints/last.ckpt", "report")
+    return newest[0] if newest and not any((newest[0] / one).exists() for one in made) else None
 
 
 def requeued(runs: Path, job: str | None, command: str) -> Path | None:

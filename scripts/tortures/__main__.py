@@ -15,6 +15,9 @@ from harness import Row, Settings
 
 PARTS = {
     "resuming": "runs killed at random instants and gone on with, against undisturbed ones",
+    "writing": "a process killed while it writes checkpoints to a slow disk",
+    "full_disk": "a disk that gets full while training, saving, decoding and reporting",
+    "dying": "one of several processes, or a worker, killed or stopped",
 }
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SCHEDULES: dict[str, list[str]] = {
     "cosine": [],
     "plateau": ["--model.schedule.patience", "0"],
 }
+LIMIT = 600  # seconds for a run that takes ten
 EMA = "{class_path: pytorch_lightning.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
 SMALL = [
     *("--config", str(CONFIGS / "demo.yaml"), "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"),
@@ -39,6 +41,7 @@ def combination(draw: random.Random, number: int) -> dict[str, Any]:
         "workers": draw.choice([0, 2]),
         "save every": draw.choice([0, 1, 2, 3]),
         "validations": draw.choice([1, 1, 2]),
+        "processes": draw.choice([1, 1, 1, 2]),
     }
 
 
@@ -104,37 +107,47 @@ def measure(settings: Settings) -> list[Row]:
     rows = []
     for number in range(settings.runs):
         chosen = combination(draw, number)
-        rows.append(resume(settings, draw, options(chosen), number, ", ".join(f"{k} {v}" for k, v in chosen.items())))
+        rows.append(resume(settings, draw, chosen, number))
         settings.tell(rows[-1])
     return rows
 
 
-def resume(settings: Settings, draw: random.Random, args: list[str], number: int, what: str) -> Row:
+def resume(settings: Settings, draw: random.Random, chosen: dict[str, Any], number: int) -> Row:
     """Compare a run that is killed a few times with one that is not."""
     whole, killed = settings.scratch / f"{number}_whole", settings.scratch / f"{number}_killed"
+    args, processes = options(chosen), chosen["processes"]
+    what = ", ".join(f"{k} {v}" for k, v in chosen.items())
     began = time.monotonic()
-    process = zygote.start(args, whole)
-    while "`Trainer.fit` stopped" not in process.said and process.poll() is None:
+    run = zygote.run(args, whole, processes)
+    while "`Trainer.fit` stopped" not in run.said and run.code is None:
         time.sleep(0.02)
     training = time.monotonic() - began
-    assert process.wait(600) == 0, process.said
+    assert run.wait(LIMIT) == 0, run.said
     takes = time.monotonic() - began
-    kills, left = 0, takes if draw.random() < 0.2 else training  # most kills hit the training, some the report
+    kills: list[str] = []
+    left = 0, takes if draw.random() < 0.2 else training  # most kills hit the training, some the report
+    wrong: list[str] = []
     for _ in range(draw.randint(2, 5)):
-        process = zygote.start([*args, *_last(killed)], killed)
-        process.wait(after := draw.uniform(0, left))
-        if process.code is not None:
+        run = zygote.run([*args, *_last(killed)], killed, processes)
+        run.wait(after := draw.uniform(0, left))
+        if run.code is not None:
+            wrong += [f"ended with {run.code}"] if run.code else []
             break
-        process.kill()
-        process.wait(60)
-        kills += 1
+        signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        run.kill(signum)
+        code = run.wait(LIMIT)
+        kills.append(signum.name)
+        if code not in (-signum, 128 + signum):  # the first where Python was not there yet, or for SIGKILL
+            wrong.append(f"{signum.name} ended with {code}")
         left = max(left - after, training / 4)
-    process = zygote.start([*args, *_last(killed)], killed)
-    assert process.wait(600) == 0, process.said
-    expected, got = fingerprint(newest(whole)), fingerprint(newest(killed))
-    different = [name for name in expected if expected[name] != got[name]]
-    settings.done(whole, killed, keep=bool(different))
-    return Row("resuming", what, f"killed {kills} times", ", ".join(different) or "the same", not different)
+    run = zygote.run([*args, *_last(killed)], killed, processes)
+    if run.wait(LIMIT) != 0:
+        wrong.append(f"ended with {run.code}")
+    else:
+        expected, got = fingerprint(newest(whole)), fingerprint(newest(killed))
+        wrong += [name for name in expected if expected[name] != got[name]]
+    settings.done(whole, killed, keep=bool(wrong))
+    return Row("resuming", what, ", ".join(kills) or "never hit", "; ".join(wrong) or "the same", not wrong)
 
 
 def _last(folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
-"""Runs of `python -m cifar_lit.fit` as real processes that begin at once: forked from this one, which has imported it."""
+"""Runs of `python -m cifar_lit.fit` as processes that begin at once: forked from this one, which has imported it."""
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -10,6 +11,60 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_lit import cli, fit  # noqa: F401  # so that the children need not import anything
+
+
+class Group:
+    """The processes of one run, one or several.
+
+    Args:
+        processes: The first one is that of rank 0.
+    """
+
+    def __init__(self, processes: Sequence["Process"]) -> None:
+        self.processes = processes
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of the first process that ended badly, else 0; None while one of them runs."""
+        codes = [process.poll() for process in self.processes]
+        return None if None in codes else next((code for code in codes if code), 0)
+
+    @property
+    def said(self) -> str:
+        """What all of them printed."""
+        return self.processes[0].log.read_text(errors="replace")
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code, None if one still runs after some seconds."""
+        end = time.monotonic() + seconds
+        while self.code is None and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.code
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to all of them, and to their workers unless the signal is one that only asks."""
+        for process in self.processes:
+            process.kill(signum)
+
+
+def run(args: Sequence[str], folder: Path, processes: int = 1, before: Callable[[], None] | None = None) -> Group:
+    """Begin a run of one or several processes in a folder."""
+    if processes == 1:
+        return Group([start(args, folder, before=before)])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "TORCHELASTIC_RUN_ID": "torture",  # by which Lightning knows torchrun
+        "GROUP_RANK": "0",
+    }
+    args = [*args, "--trainer.devices", str(processes), "--trainer.accelerator", "cpu"]
+    each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return Group([start(args, folder, {**together, **own}, before) for own in each])
 
 
 @dataclass
@@ -34,21 +89,13 @@ class Process:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code
 
-    def wait(self, seconds: float) -> int | None:
-        """Return the exit code, None if it still runs after some seconds."""
-        end = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
-        return self.code
-
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to it and its workers."""
+        """Send a signal, SIGKILL and Ctrl-C to its workers, too, as the system and a terminal do."""
         if self.poll() is None:
-            os.killpg(self.pid, signum)
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
+            if signum in (signal.SIGKILL, signal.SIGINT):
+                os.killpg(self.pid, signum)
+            else:
+                os.kill(self.pid, signum)
 
 
 def start(
