@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not to be written
+
 
 class UsageError(ValueError):
     """An option or a file that the user gave cannot be used: exit code 2.
@@ -47,7 +49,7 @@ def interrupt(signum: int, frame: FrameType | None = None) -> None:
 def short_errors() -> Iterator[None]:
     """Turn what a user can mend, and signals, into one message and an exit code: 2 for usage, 1 for failure."""
     usage: tuple[type[Exception], ...] = (UsageError,)
-    with _signals_raise():
+    with _signals_raise(), _threads_quiet():
         try:
             from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -68,10 +70,26 @@ def short_errors() -> Iterator[None]:
             print(f"error: {text}", file=sys.stderr)
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in DISK:
                 raise
             print(f"error: {error}; what was written before is kept. Make room or choose a folder", file=sys.stderr)
             sys.exit(1)
+
+
+@contextmanager
+def _threads_quiet() -> Iterator[None]:
+    """Print nothing where TensorBoard's thread finds the disk full: the next call of it raises that error again."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in DISK):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

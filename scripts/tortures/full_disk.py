@@ -62,6 +62,20 @@ def measure(settings: Settings) -> list[Row]:
     return rows
 
 
+def fill_later() -> None:
+    """Let the disk be filled when the training of this process is over, up to `LEAVE` bytes, with the file `FILLER`."""
+    from cifar_lit import report
+
+    make = report.WholeReport.on_fit_end
+    filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])
+
+    def full(self: report.WholeReport, *args: object) -> None:
+        filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
+        make(self, *args)  # type: ignore[arg-type]
+
+    report.WholeReport.on_fit_end = full  # type: ignore[method-assign,assignment]
+
+
 def _verdict(what: str, how: str, wrong: list[str]) -> Row:
     return Row("full_disk", what, how, "; ".join(wrong) or "a word, and the same after making room", not wrong)
 
@@ -149,22 +163,10 @@ def _reporting(settings: Settings, draw: random.Random) -> Row:
     small = settings.scratch / "reporting"
     leave = draw.choice([0, 20, 200])
     filler = small / "filler"
-
-    def fill() -> None:
-        from cifar_lit import report
-
-        make = report.WholeReport.on_fit_end
-
-        def full(self: report.WholeReport, *args: object) -> None:
-            free = shutil.disk_usage(small).free - leave * 1024
-            filler.write_bytes(bytes(max(0, free)))
-            make(self, *args)  # type: ignore[arg-type]
-
-        report.WholeReport.on_fit_end = full  # type: ignore[method-assign,assignment]
-
+    env = {"FILLER": str(filler), "LEAVE": str(leave * 1024)}
     with disk(small, 400) as resize:
         args = [*SMALL, "--trainer.default_root_dir", str(small)]
-        wrong = _said_so(zygote.run(args, settings.scratch / "reporting_log", before=fill))
+        wrong = _said_so(zygote.run(args, settings.scratch / "reporting_log", env=env, before="full_disk:fill_later"))
         for name in ("last", "best"):
             checkpoints.read(newest(small) / "checkpoints" / f"{name}.ckpt")
         filler.unlink(missing_ok=True)

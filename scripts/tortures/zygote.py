@@ -1,16 +1,24 @@
-"""Runs of `python -m cifar_lit.fit` as processes that begin at once: forked from this one, which has imported it."""
+"""Runs of `python -m cifar_lit.fit` as processes that begin at once: forked from one that has imported it.
 
+This file is that one, too: started as a program it reads what to run from its input, line by line.
+"""
+
+import atexit
+import importlib
+import json
 import os
+import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-
-from cifar_lit import cli, fit  # noqa: F401  # so that the children need not import anything
+from typing import Any
 
 
 class Group:
@@ -47,10 +55,24 @@ class Group:
             process.kill(signum)
 
 
-def run(args: Sequence[str], folder: Path, processes: int = 1, before: Callable[[], None] | None = None) -> Group:
-    """Begin a run of one or several processes in a folder."""
+def run(
+    args: Sequence[str],
+    folder: Path,
+    processes: int = 1,
+    env: dict[str, str] | None = None,
+    before: str | None = None,
+) -> Group:
+    """Begin a run of one or several processes in a folder; they share a log.
+
+    Args:
+        args: The command line.
+        folder: Made if need be; where they run.
+        processes: How many.
+        env: Further variables of their environment.
+        before: `module:function` of this folder, called in each of them first, to spoil something.
+    """
     if processes == 1:
-        return Group([start(args, folder, before=before)])
+        return Group([_start(args, folder, env or {}, before)])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +86,7 @@ def run(args: Sequence[str], folder: Path, processes: int = 1, before: Callable[
     }
     args = [*args, "--trainer.devices", str(processes), "--trainer.accelerator", "cpu"]
     each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return Group([start(args, folder, {**together, **own}, before) for own in each])
+    return Group([_start(args, folder, {**(env or {}), **together, **own}, before) for own in each])
 
 
 @dataclass
@@ -73,59 +95,95 @@ class Process:
 
     Attributes:
         pid: Its number.
-        log: What it printed so far.
-        code: Its exit code, negative for a signal; None while it runs.
+        log: What it prints.
+        end: The file that its exit code is written to.
     """
 
     pid: int
     log: Path
-    code: int | None = None
+    end: Path
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-        return self.code
+        """Return the exit code, negative for a signal; None while it runs."""
+        try:
+            return int(self.end.read_text())
+        except (FileNotFoundError, ValueError):  # not there, or not written yet
+            return None
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal, SIGKILL and Ctrl-C to its workers, too, as the system and a terminal do."""
         if self.poll() is None:
-            if signum in (signal.SIGKILL, signal.SIGINT):
-                os.killpg(self.pid, signum)
-            else:
-                os.kill(self.pid, signum)
+            try:
+                (os.killpg if signum in (signal.SIGKILL, signal.SIGINT) else os.kill)(self.pid, signum)
+            except ProcessLookupError:  # has just ended
+                pass
 
 
-def start(
-    args: Sequence[str],
-    folder: Path,
-    env: dict[str, str] | None = None,
-    before: Callable[[], None] | None = None,
-) -> Process:
-    """Begin a run in a folder; `before` is called in it first, to spoil something. Runs of one folder share a log."""
+def _start(args: Sequence[str], folder: Path, env: dict[str, str], before: str | None) -> Process:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     log.touch()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return Process(pid, log)
+    server = _server()
+    assert server.stdin and server.stdout
+    server.stdin.write(json.dumps({"args": list(args), "folder": str(folder), "env": env, "before": before}) + "\n")
+    server.stdin.flush()
+    pid = int(server.stdout.readline())
+    return Process(pid, log, folder / f"exit_{pid}")
+
+
+@cache
+def _server() -> "subprocess.Popen[str]":
+    """Start the process that has imported everything; it ends with this one."""
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}  # more threads would only be in the way
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    )
+    atexit.register(server.kill)
+    return server
+
+
+def _serve() -> None:
+    """Fork a run for each line of the input, and write down how each ends."""
+    from cifar_lit import cli, fit  # noqa: F401  # so that the runs need not import anything
+
+    folders: dict[int, str] = {}
+    while True:
+        if select.select([sys.stdin], [], [], 0.02)[0]:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            wanted = json.loads(line)
+            pid = os.fork()
+            if not pid:
+                _become(wanted)
+            folders[pid] = wanted["folder"]
+            print(pid, flush=True)
+        while folders:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            Path(folders.pop(pid), f"exit_{pid}").write_text(str(os.waitstatus_to_exitcode(status)))
+
+
+def _become(wanted: dict[str, Any]) -> None:
+    """Turn this fork into a run."""
     code = 70
     try:
         os.setsid()
-        os.chdir(folder)
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.environ.update(env or {})
-        os.environ.pop("PL_GLOBAL_SEED", None)
-        sys.argv = ["fit", *args]
-        if before:
-            before()
-        fit.main(list(args))
+        os.chdir(wanted["folder"])
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        out = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number, file in enumerate((nothing, out, out)):
+            os.dup2(file, number)
+        os.environ.update(wanted["env"])
+        sys.argv = ["fit", *wanted["args"]]
+        if wanted["before"]:
+            module, _, function = wanted["before"].partition(":")
+            getattr(importlib.import_module(module), function)()
+        from cifar_lit import fit
+
+        fit.main(wanted["args"])
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -135,3 +193,7 @@ def start(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
