@@ -10,8 +10,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from cifar_lit.augment import Augmentation
 from cifar_lit.data import PictureData
-from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, PictureDataset, TrainSampler
+from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, LazyLoader, PictureDataset, TrainSampler, as_is
 from cifar_lit.device_augment import DeviceAugmentation
 from cifar_lit.errors import UsageError
 from cifar_lit.pictures import Pictures
@@ -109,14 +110,34 @@ def test_a_resumed_training_sees_what_the_whole_one_saw(
 
 def test_processes_together_see_what_one_sees(pictures: Pictures) -> None:
     dataset = PictureDataset(pictures.train, np.arange(60))
-    whole = list(TrainSampler(dataset, 0, lambda: 5, 0, 1))
-    halves = [list(TrainSampler(dataset, 0, lambda: 5, rank, 2)) for rank in range(2)]
+    whole = list(TrainSampler(dataset, 0, lambda: (5, 0), 10, 0, 1))
+    halves = [list(TrainSampler(dataset, 0, lambda: (5, 0), 5, rank, 2)) for rank in range(2)]
     for start in range(0, 30, 5):  # a batch of 10, or two of 5
         together = halves[0][start : start + 5] + halves[1][start : start + 5]
         assert sorted(together) == sorted(whole[2 * start : 2 * start + 10])
-    thirds = [list(TrainSampler(PictureDataset(pictures.train, np.arange(59)), 0, lambda: 0, r, 3)) for r in range(3)]
+    odd = PictureDataset(pictures.train, np.arange(59))
+    thirds = [list(TrainSampler(odd, 0, lambda: (0, 0), 5, rank, 3)) for rank in range(3)]
     assert [len(third) for third in thirds] == [20, 20, 20]  # processes must take equally many steps
     assert {position for third in thirds for _, position in third} == set(range(59))
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["workers", "device"])
+def test_an_epoch_is_gone_on_with_after_the_batches_that_are_done(pictures: Pictures, device: bool) -> None:
+    dataset = PictureDataset(pictures.train, np.arange(60), Augmentation(32, pictures.mean), seed=1)
+
+    def batches(done: int) -> list[tuple[list[int], bytes]]:
+        sampler = TrainSampler(dataset, 1, lambda: (5, done), 8, 0, 1)
+        loader: DeviceLoader | LazyLoader
+        if device:
+            loader = DeviceLoader(dataset, sampler, DeviceAugmentation(32, pictures.mean), 8, True, "cpu")
+        else:
+            loader = LazyLoader(dataset, 8, sampler=sampler, collate_fn=as_is, drop_last=True)
+        assert len(loader) == 7
+        return [(batch.indices.tolist(), batch.images.numpy().tobytes()) for batch in loader]
+
+    whole = batches(0)
+    assert len(whole) == 7
+    assert batches(3) == whole[3:]
 
 
 def test_processes_together_see_what_one_sees_on_the_device(pictures: Pictures) -> None:
@@ -124,7 +145,7 @@ def test_processes_together_see_what_one_sees_on_the_device(pictures: Pictures) 
     augmentation = DeviceAugmentation(32, pictures.mean)
 
     def seen(rank: int, world_size: int) -> dict[int, bytes]:
-        sampler = TrainSampler(dataset, 1, lambda: 5, rank, world_size)
+        sampler = TrainSampler(dataset, 1, lambda: (5, 0), 10 // world_size, rank, world_size)
         loader = DeviceLoader(dataset, sampler, augmentation, 10 // world_size, False, "cpu")
         assert len(loader) == 6
         batches = [zip(batch.indices.tolist(), batch.images.numpy(), strict=True) for batch in loader]

@@ -43,7 +43,7 @@ def work(count):
     lap("fingerprint and statistics")
     indices, _ = stratified_split(split.labels, count // 10, 0)
     dataset = PictureDataset(split, indices)
-    sampler = TrainSampler(dataset, 0, lambda: 0, 0, 1)
+    sampler = TrainSampler(dataset, 0, lambda: (0, 0), 512, 0, 1)
     list(sampler)
     lap("split and order")
     loader = DeviceLoader(dataset, sampler, DeviceAugmentation(32, (0.5, 0.5, 0.5)), 512, False, "cpu")
