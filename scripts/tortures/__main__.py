@@ -17,6 +17,7 @@ PARTS = {
     "resuming": "runs killed at random instants and gone on with, against undisturbed ones",
     "writing": "a process killed while it writes checkpoints to a slow disk",
     "full_disk": "a disk that gets full while training, saving, decoding and reporting",
+    "agreeing": "1, 2 and 3 processes, on one and on two machines, against each other",
     "dying": "one of several processes, or a worker, killed or stopped",
 }
 
@@ -34,7 +35,10 @@ def main() -> None:
     parser.add_argument("--writes", type=int, default=100, help="kills while writing (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="folder for the runs, kept where one was lost")
+    parser.add_argument("--quick", action="store_true", help="a short form of each: 1 run, 10 kills while writing")
     options = parser.parse_args()
+    if options.quick:
+        options.runs, options.writes = 1, 10
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     rows: list[Row] = []
@@ -44,7 +48,9 @@ def main() -> None:
         print(f"{name}: {PARTS[name]}", file=sys.stderr, flush=True)
         where = scratch / name
         where.mkdir(parents=True)
-        rows += importlib.import_module(name).measure(Settings(options.seed, options.runs, options.writes, where))
+        rows += importlib.import_module(name).measure(
+            Settings(options.seed, options.runs, options.writes, where, options.quick)
+        )
     print("| part | what | how | result | survived |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.part} | {row.what} | {row.how} | {row.result} | {'yes' if row.survived else '**no**'} |")

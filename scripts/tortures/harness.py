@@ -37,12 +37,14 @@ class Settings:
         runs: How many runs to kill.
         writes: How many times to kill while a checkpoint is written.
         scratch: An empty folder for the runs.
+        quick: Leave out what is much like the rest.
     """
 
     seed: int
     runs: int
     writes: int
     scratch: Path
+    quick: bool = False
 
     def tell(self, row: Row) -> None:
         """Say on the screen what came out."""

@@ -40,7 +40,8 @@ class Group:
     @property
     def said(self) -> str:
         """What all of them printed."""
-        return self.processes[0].log.read_text(errors="replace")
+        logs = dict.fromkeys(process.log for process in self.processes)
+        return "".join(log.read_text(errors="replace") for log in logs)
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code, None if one still runs after some seconds."""
@@ -61,6 +62,7 @@ def run(
     processes: int = 1,
     env: dict[str, str] | None = None,
     before: str | None = None,
+    machines: bool = False,
 ) -> Group:
     """Begin a run of one or several processes in a folder; they share a log.
 
@@ -70,6 +72,7 @@ def run(
         processes: How many.
         env: Further variables of their environment.
         before: `module:function` of this folder, called in each of them first, to spoil something.
+        machines: Let each take itself for the only one of its machine, in a folder of its own.
     """
     if processes == 1:
         return Group([_start(args, folder, env or {}, before)])
@@ -80,13 +83,21 @@ def run(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
         "TORCHELASTIC_RUN_ID": "torture",  # by which Lightning knows torchrun
-        "GROUP_RANK": "0",
+        **(env or {}),
     }
-    args = [*args, "--trainer.devices", str(processes), "--trainer.accelerator", "cpu"]
-    each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return Group([_start(args, folder, {**(env or {}), **together, **own}, before) for own in each])
+    args = [*args, "--trainer.accelerator", "cpu"]
+    if machines:
+        args += ["--trainer.devices", "1", "--trainer.num_nodes", str(processes)]
+    else:
+        args += ["--trainer.devices", str(processes)]
+    started = []
+    for rank in range(processes):
+        node, local, here = (rank, 0, 1) if machines else (0, rank, processes)
+        own = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": node, "LOCAL_WORLD_SIZE": here}
+        where = folder / f"machine_{rank}" if machines and rank else folder
+        started.append(_start(args, where, {**together, **{k: str(v) for k, v in own.items()}}, before))
+    return Group(started)
 
 
 @dataclass
