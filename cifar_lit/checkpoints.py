@@ -1,8 +1,5 @@
 """Finding and checking checkpoints, before anything is trained or written."""
 
-import json
-import os
-import re
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,31 +10,7 @@ import torch
 from torch import nn
 
 from cifar_lit.errors import UsageError
-
-
-def versions(runs: Path) -> list[Path]:
-    """Return the `version_N` folders of a recipe, the newest last."""
-    found = [(int(m[1]), path) for path in runs.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def unfinished(runs: Path) -> Path | None:
-    """Return the newest run if it was stopped before its first checkpoint, else None."""
-    newest = versions(runs)[-1:]
-    made = ("checkpoints/last.ckpt", "report")
-    return newest[0] if newest and not any((newest[0] / one).exists() for one in made) else None
-
-
-def requeued(runs: Path, job: str | None, command: str) -> Path | None:
-    """Return the run that this SLURM job began with the same command before it was given back, else None."""
-    if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
-        return None
-    for run in reversed(versions(runs)):
-        with suppress(OSError, ValueError):  # another job's run may be half written
-            notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            if (notes.get("slurm_job"), notes.get("command")) == (job, command):
-                return run
-    return None
+from cifar_lit.runs import versions
 
 
 def find(ckpt_path: str, runs: Path) -> Path:

@@ -2,20 +2,17 @@
 
 import itertools
 import json
-import math
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -23,15 +20,16 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_info
 from torch import distributed as dist
 from torch.utils.tensorboard.summary import hparams
 
-from cifar_lit import callbacks, checkpoints, hardware
+from cifar_lit import callbacks, checkpoints, hardware, runs
 from cifar_lit.analysis import Analysis
+from cifar_lit.checks import as_list, check, check_seed
 from cifar_lit.data import PictureData
 from cifar_lit.errors import Interrupted, RunError, UsageError
 from cifar_lit.files import replace_text
@@ -46,8 +44,6 @@ from cifar_lit.screen import History, ProgressBar, silence_noise
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
 GROUPS = ("data", "model", "checkpoint", "misclassified", "gradcam", "samples", "page", "projector", "trainer")
-LARGEST_SEED = 2**32 - 1  # NumPy's
-AT_LEAST_1 = ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
 
 # A recipe from somebody else can name any class. jsonargparse refuses those that run commands (os, subprocess, ...)
 # only once it is told to, and by default would make an object even where no class is expected.
@@ -147,9 +143,7 @@ class FitCLI(LightningCLI):
         for group in GROUPS:
             if not isinstance(self.config[group], Namespace):
                 raise UsageError(f"{group} is a group of options; give {group}.NAME, --help lists them")
-        seed = self.config.seed_everything
-        if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
-            raise UsageError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
+        check_seed(self.config.seed_everything)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add all options, our own before the Trainer's many."""
@@ -187,63 +181,18 @@ class FitCLI(LightningCLI):
         """Check what can be checked before the data are loaded."""
         config = self.config
         self.runs = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / self.recipe
-        for name, value in vars(config.as_flat()).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"{name} must be a finite number, got {value}")
-        _check_optimizer(config.model.optimizer)
-        if config.lr_find < 0:
-            raise UsageError(f"lr_find must be 0 or more, got {config.lr_find}")
-        if config.lr_find and config.ckpt_path:
-            raise UsageError(
-                "lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them"
-            )
-        if not 1 <= config.process_timeout <= 1_000_000:
-            raise UsageError(f"process_timeout must be 1 to 1,000,000 seconds, got {config.process_timeout}")
-        self._check_trainer()
-        if config.data.val_size == 0:
-            self._refuse_validation_metrics()
+        check(config)
         self.checkpoint_file = self._find_checkpoint()
         if self.checkpoint_file:  # read before the data, which may have to be downloaded first
             self.checkpoint = checkpoints.read(self.checkpoint_file)
-
-    def _check_trainer(self) -> None:
-        """Refuse what Lightning accepts although nothing would be trained, or fails at without saying why."""
-        trainer = self.config.trainer
-        if trainer.overfit_batches:
-            raise UsageError(
-                "trainer.overfit_batches would put a sampler of its own in place of the project's; give a small "
-                "trainer.limit_train_batches instead"
-            )
-        for name in ("limit_train_batches", "limit_test_batches"):
-            if trainer[name] == 0:
-                raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")
-        for name in AT_LEAST_1:
-            endless = trainer[name] == -1 and name in ("max_epochs", "max_steps")
-            if trainer[name] is not None and trainer[name] < 1 and not endless:
-                remedy = " (or -1 for no limit)" if name in ("max_epochs", "max_steps") else ""
-                raise UsageError(f"trainer.{name} must be 1 or more{remedy}, got {trainer[name]}")
-        most = max(8, hardware.available_cores())
-        if str(trainer.devices).isdigit() and int(trainer.devices) > most:
-            raise UsageError(
-                f"trainer.devices={trainer.devices} would start as many processes; give at most {most} on this machine"
-            )
-        if trainer.sync_batchnorm and str(trainer.accelerator) == "cpu":
-            raise UsageError("trainer.sync_batchnorm works on GPUs only; model.norm=layer needs no other process")
-        if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
-            raise UsageError(f"trainer.gradient_clip_val must be 0 or more, got {trainer.gradient_clip_val}")
-        if trainer.val_check_interval == 0:
-            raise UsageError(
-                "trainer.val_check_interval=0 would never validate; give a share of an epoch above 0.0, or a number of "
-                "steps; data.val_size=0 trains without validation"
-            )
 
     def _find_checkpoint(self) -> Path | None:
         """Find where to go on, and the run whose folder is used again, if any."""
         wanted = self.config.ckpt_path
         if not wanted:
-            self.continued = checkpoints.requeued(self.runs, hardware.slurm_job(), hardware.command())
+            self.continued = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
         elif wanted == "last":
-            self.continued = checkpoints.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
+            self.continued = runs.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
         else:
             return checkpoints.find(wanted, self.runs)
         if not self.continued:
@@ -254,16 +203,6 @@ class FitCLI(LightningCLI):
             + ("" if last.is_file() else ", which has no checkpoint yet: from the start")
         )
         return last if last.is_file() else None
-
-    def _refuse_validation_metrics(self) -> None:
-        config = self.config
-        need = ["model.schedule.name=plateau"] if config.model.schedule.name == "plateau" else []
-        for callback in _as_list(config.trainer.callbacks):
-            monitor = str((callback.get("init_args") or {}).get("monitor", ""))
-            if monitor.startswith("val/"):
-                need.append(f"trainer.callbacks: {callback.class_path.rsplit('.')[-1]} with monitor={monitor}")
-        if need:
-            raise UsageError(f"data.val_size=0 leaves no validation, but it is needed by {'; '.join(need)}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
@@ -290,8 +229,8 @@ class FitCLI(LightningCLI):
             self.save_config_callback = None  # there is no run folder that could hold it
         if trainer.benchmark is None and not trainer.deterministic:
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
-        if not any(isinstance(plugin, CheckpointIO) for plugin in _as_list(trainer.plugins)):
-            kwargs["plugins"] = [*_as_list(trainer.plugins), WholeCheckpointIO()]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
+            kwargs["plugins"] = [*as_list(trainer.plugins), WholeCheckpointIO()]
         timeout = timedelta(seconds=self.config.process_timeout)
         StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)  # also what `auto` takes
         if trainer.profiler is None:
@@ -343,34 +282,27 @@ class FitCLI(LightningCLI):
 
     @contextmanager
     def _run(self) -> Iterator[None]:
-        """Take the next free `version_N`, or the run that is gone on with; give a new one back where nothing began."""
-        root, lock, fresh = str(self.runs.parent), None, None
-        run = self.continued
-        if self.trainer.is_global_zero:  # the others ask this one for the folder
-            run = run or (fresh := _next_version(self.runs))
-            lock = FileLock(run / ".lock", blocking=False)
+        """Log to a new `version_N`, or to the run that is gone on with; give a new one back where nothing began."""
+        if not self.trainer.is_global_zero:  # asks the first process for the folder
+            self.trainer.loggers = self._loggers(0)
+            yield
+            return
+        run = self.continued or runs.begin(self.runs)
+        with runs.held(run):
+            self.trainer.loggers = self._loggers(runs.number(run))
             try:
-                lock.acquire()
-            except Timeout:
-                raise UsageError(
-                    f"{run} is being trained by another process; wait until it has ended, or start a new run without "
-                    "--ckpt_path last"
-                ) from None
-        version = int(run.name.removeprefix("version_")) if run else 0
-        purge_step = self.step if self.continued else None
-        self.trainer.loggers = [
+                yield
+            except (UsageError, MisconfigurationException):
+                if not self.continued and self.trainer.global_step <= self.step:
+                    runs.give_back(run)
+                raise
+
+    def _loggers(self, version: int) -> list[Logger]:
+        root, purge_step = str(self.runs.parent), self.step if self.continued else None
+        return [
             TensorBoardLogger(root, self.recipe, version, default_hp_metric=False, purge_step=purge_step),
             ContinuedCSVLogger(root, self.recipe, version, before_step=self.step),
         ]
-        try:
-            yield
-        except (UsageError, MisconfigurationException):
-            if fresh and self.trainer.global_step <= self.step:
-                shutil.rmtree(fresh)
-            raise
-        finally:
-            if lock:
-                lock.release()
 
     def _train(self) -> None:
         if self.config.lr_find:
@@ -435,16 +367,6 @@ def _without(args: Sequence[str], flag: str) -> list[str]:
     return left
 
 
-def _next_version(runs: Path) -> Path:
-    """Make and return the folder of a new run; of two that begin together each gets its own."""
-    while True:
-        taken = checkpoints.versions(runs)
-        run = runs / f"version_{int(taken[-1].name.removeprefix('version_')) + 1 if taken else 0}"
-        with suppress(FileExistsError):
-            run.mkdir(parents=True)
-            return run
-
-
 def _died(error: RuntimeError) -> str | None:
     """Say which process's end is behind an error, None if it is none of those."""
     text = " ".join(str(error).split())
@@ -466,18 +388,3 @@ def _recipe(args: Sequence[str]) -> str:
     path = Path(os.path.abspath(names[-1])) if names else Path("run")
     name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
     return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the folder above
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    """Refuse whatever is no optimizer of torch before it is called."""
-    path = optimizer.class_path if isinstance(optimizer, Namespace) else str(optimizer)
-    name = path.removeprefix("torch.optim.")
-    found = getattr(torch.optim, name, None) if path.startswith("torch.optim.") else None
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise UsageError(f"model.optimizer={path}: this is no class of torch.optim; give one, such as SGD or AdamW")
-    if name in ("LBFGS", "SparseAdam"):
-        raise UsageError(f"model.optimizer={name} cannot train this network; give another one, such as SGD or AdamW")
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if value else []
