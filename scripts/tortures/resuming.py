@@ -125,7 +125,7 @@ def resume(settings: Settings, draw: random.Random, chosen: dict[str, Any], numb
     assert run.wait(LIMIT) == 0, run.said
     takes = time.monotonic() - began
     kills: list[str] = []
-    left = 0, takes if draw.random() < 0.2 else training  # most kills hit the training, some the report
+    left = takes if draw.random() < 0.2 else training  # most kills hit the training, some the report
     wrong: list[str] = []
     for _ in range(draw.randint(2, 5)):
         run = zygote.run([*args, *_last(killed)], killed, processes)
