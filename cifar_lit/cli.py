@@ -15,19 +15,16 @@ from typing import Any
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_info
-from torch import distributed as dist
 from torch.utils.tensorboard.summary import hparams
 
-from cifar_lit import callbacks, checkpoints, hardware, runs
+from cifar_lit import callbacks, checkpoints, hardware, processes, runs
 from cifar_lit.analysis import Analysis
 from cifar_lit.checks import as_list, check, check_seed
 from cifar_lit.data import PictureData
@@ -231,8 +228,7 @@ class FitCLI(LightningCLI):
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
         if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
             kwargs["plugins"] = [*as_list(trainer.plugins), WholeCheckpointIO()]
-        timeout = timedelta(seconds=self.config.process_timeout)
-        StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)  # also what `auto` takes
+        processes.use_local_ddp(timedelta(seconds=self.config.process_timeout))
         if trainer.profiler is None:
             kwargs["profiler"] = NoProfiler()
         if trainer.enable_progress_bar is None and not sys.stderr.isatty():
@@ -271,12 +267,11 @@ class FitCLI(LightningCLI):
             try:
                 self._train()
             except Interrupted as stop:
-                if self.trainer.global_rank and isinstance(self.trainer.strategy, DDPStrategy):
-                    if isinstance(self.trainer.strategy.cluster_environment, LightningEnvironment):
-                        sys.exit(0)  # or Lightning would kill the first process, which tells the user
+                if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
+                    sys.exit(0)  # or Lightning would kill the first process, which tells the user
                 raise Interrupted(stop.signum, stop.advice or self._advice()) from None
             except RuntimeError as error:
-                if reason := _died(error):
+                if reason := processes.cause_of(error):
                     raise RunError(f"{reason}; {self._advice()}") from error
                 raise
 
@@ -365,21 +360,6 @@ def _without(args: Sequence[str], flag: str) -> list[str]:
             left.append(arg)
         skip = not skip and arg == flag
     return left
-
-
-def _died(error: RuntimeError) -> str | None:
-    """Say which process's end is behind an error, None if it is none of those."""
-    text = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return f"not enough memory ({text[:200]}); a smaller data.batch_size or data.image_size needs less"
-    if "DataLoader worker" in text:
-        return (
-            f"a process that prepares pictures has died ({text[:200]}), perhaps for want of memory: fewer of them "
-            "(--data.num_workers) need less"
-        )
-    if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):
-        return f"another training process has died or does not answer (process_timeout): {text[:200]}"
-    return None
 
 
 def _recipe(args: Sequence[str]) -> str:

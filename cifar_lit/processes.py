@@ -1,0 +1,72 @@
+"""Several training processes: how they find each other, and what to say when one of them is gone."""
+
+import atexit
+import os
+import re
+import shutil
+import sys
+import tempfile
+from datetime import timedelta
+
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from torch import distributed as dist
+
+MEETING = "CIFAR_LIT_MEETING"  # the environment variable that tells the other processes the file
+
+
+class LocalDDPStrategy(DDPStrategy):
+    """DDP that listens on localhost only where all processes are on this machine: they meet in a file.
+
+    torch's own way listens for the others on every network interface.
+    """
+
+    def setup_distributed(self) -> None:
+        """Meet the other processes."""
+        if started_by_lightning(self) and self.num_nodes == 1 and MEETING in os.environ:
+            self.set_world_ranks()
+            on_gpus = self.root_device.type == "cuda"
+            loopback = "lo0" if sys.platform == "darwin" else "lo"
+            for backend in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{backend}_SOCKET_IFNAME", loopback)
+            dist.init_process_group(
+                self.process_group_backend or ("nccl" if on_gpus else "gloo"),
+                init_method=f"file://{os.environ[MEETING]}",
+                rank=self.global_rank,
+                world_size=self.world_size,
+                timeout=self._timeout,
+                device_id=self.root_device if on_gpus else None,
+            )
+            if on_gpus:
+                atexit.register(dist.destroy_process_group)  # as Lightning does, which finds it initialised
+        super().setup_distributed()
+
+
+def use_local_ddp(timeout: timedelta) -> None:
+    """Let `ddp`, which is also what `auto` takes for several processes, be ours."""
+    StrategyRegistry.register("ddp", LocalDDPStrategy, override=True, timeout=timeout)
+    if MEETING not in os.environ:
+        folder = tempfile.mkdtemp(prefix="cifar_lit_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ[MEETING] = os.path.join(folder, "meeting")
+
+
+def started_by_lightning(strategy: object) -> bool:
+    """Tell whether the first process starts the others, and not torchrun or SLURM."""
+    return isinstance(strategy, DDPStrategy) and isinstance(strategy.cluster_environment, LightningEnvironment)
+
+
+def cause_of(error: RuntimeError) -> str | None:
+    """Say which process's end, or what want of memory, is behind an error; None if it is none of those."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"not enough memory ({text[:200]}); a smaller data.batch_size or data.image_size needs less"
+    if "DataLoader worker" in text:
+        return (
+            f"a process that prepares pictures has died ({text[:200]}), perhaps for want of memory: fewer of them "
+            "(--data.num_workers) need less"
+        )
+    if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):
+        return f"another training process has died or does not answer (process_timeout): {text[:200]}"
+    return None
