@@ -1,5 +1,6 @@
 """The LightningModule: loss, metrics, optimizer and schedule around the network."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -107,9 +108,11 @@ class ImageClassifier(LightningModule):
         if last or batch_idx % CHECK_EVERY == 0:  # each look waits for the device
             self._non_finite.check()
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
-        if last or (step + 1) % every == 0:  # logging takes as long as a small step
-            self.log("lr", lr)
+        steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or last  # else gradients are gathered
+        if steps and (last or (step + 1) % every == 0):  # logging takes as long as a small step
+            self._write({"lr": lr})
         if last:
+            self.log("lr", lr, logger=False)  # for callbacks
             self._log("train", self.train_scores)
         return loss
 
@@ -201,12 +204,17 @@ class ImageClassifier(LightningModule):
         named = {f"{stage}/{name}": value for name, value in values.items()}
         # The values are the same in every process already; sync_dist only keeps Lightning from warning.
         self.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
-        if stage == "train":  # now, because Lightning would do it after the epoch's checkpoint was written
-            numbers = {name: float(value) for name, value in named.items()}
-            for logger in self.loggers:
-                logger.log_metrics({"epoch": self.current_epoch, **numbers}, self.global_step)
+        if stage == "train":
+            self._write(named)
         scores.reset()
         return values["loss"]
+
+    def _write(self, values: Mapping[str, float | Tensor]) -> None:
+        """Give values of this training step to the loggers; Lightning would wait until its checkpoint is written."""
+        for logger in self.loggers:
+            logger.log_metrics(
+                {"epoch": self.current_epoch, **{k: float(v) for k, v in values.items()}}, self.global_step
+            )
 
 
 class Scores(Metric):

@@ -169,5 +169,7 @@ def silence_noise() -> None:
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     # Validation pictures only have to be sliced out of an array; workers would cost more than they save.
     warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
+    # Ours are: they ask the trainer where to go on.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended and")
     # Our own files are in the folder first, and our CSV logger deletes nothing.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")

@@ -1,0 +1,52 @@
+"""Several processes as Lightning starts them: where they listen, and what happens when one dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, ROOT
+
+
+def sockets(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets."""
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(file)
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Return the addresses, in hexadecimal digits as the kernel writes them, that processes listen on."""
+    inodes = set().union(*(sockets(pid) for pid in pids))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_path: Path) -> None:
+    args = [*QUICK, "--trainer.max_epochs=1000", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+    command = [sys.executable, "-m", "cifar_lit.fit", *args, "--process_timeout=20"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log"
+    with open(log, "w") as out:
+        first = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        end = time.monotonic() + 200
+        while "epoch 1/" not in log.read_text():
+            assert first.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        children = subprocess.run(["pgrep", "-P", str(first.pid), "-f", "cifar_lit"], capture_output=True, text=True)
+        second = int(children.stdout.split()[0])
+        assert listening([first.pid, second]) == {"0100007F"}  # 127.0.0.1
+        os.kill(second, signal.SIGKILL)
+        assert first.wait(60) == 1
+        assert "error: another training process has died or does not answer (process_timeout)" in log.read_text()
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
