@@ -34,9 +34,9 @@ def check(config: Namespace) -> None:
         check_validation(config)
 
 
-def check_seed(seed: bool | int) -> None:
+def check_seed(seed: bool | int | None) -> None:
     """Refuse a seed that NumPy would."""
-    if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
 
 
