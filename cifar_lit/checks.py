@@ -71,7 +71,7 @@ def check_trainer(trainer: Namespace) -> None:
         raise UsageError(
             f"trainer.devices={trainer.devices} would start as many processes; give at most {most} on this machine"
         )
-    if trainer.sync_batchnorm and str(trainer.accelerator) == "cpu":
+    if trainer.sync_batchnorm and (str(trainer.accelerator) == "cpu" or not torch.cuda.is_available()):
         raise UsageError("trainer.sync_batchnorm works on GPUs only; model.norm=layer needs no other process")
     if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
         raise UsageError(f"trainer.gradient_clip_val must be 0 or more, got {trainer.gradient_clip_val}")

@@ -30,7 +30,7 @@ def measure(settings: Settings) -> list[Row]:
             speed = float(next(csv.DictReader(file))["train/pictures_per_second"])
         return batch * steps / speed
 
-    times: dict[str, Times] = alternate(0 if settings.quick else 1, one=lambda: train(1), two=lambda: train(2))
+    times: dict[str, Times] = alternate(0, one=lambda: train(1), two=lambda: train(2))
     what = f"2 CPU processes of {max(1, cores // 2)} threads, 7x7 stem, {batch} pictures a step"
     against = f"1 process of {torch.get_num_threads()} threads"
     return [faster("processes", what, times["two"], times["one"], batch * steps, against)]

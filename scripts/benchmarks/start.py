@@ -27,7 +27,7 @@ def measure(settings: Settings) -> list[Row]:
         assert done.returncode == code, done.stderr.decode()
 
     times = alternate(
-        0 if settings.quick else 3,
+        0 if settings.quick else 2,
         lightning=lambda: start("-c", "import pytorch_lightning", code=0),
         help=lambda: start("-m", "cifar_lit.fit", "--help", code=0),
         misspelt=lambda: start("-m", "cifar_lit.fit", "--trainer.max_epoch", "3", code=2),
