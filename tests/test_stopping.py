@@ -76,7 +76,8 @@ def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path) -> N
     slurm |= {"SLURM_NTASKS_PER_NODE": "1"}
     args = [*LONG, "6"]
     run = begin(tmp_path / "cut", *args, env=slurm)
-    run.kill(signal.SIGUSR1)
+    wait(lambda: bool(list((tmp_path / "cut").rglob("last.ckpt"))))
+    run.kill(signal.SIGUSR1)  # in the middle of an epoch
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
     assert "given back to SLURM" in run.said
