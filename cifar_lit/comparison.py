@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cifar_lit.errors import UsageError
+from cifar_lit.files import replace_text
 from cifar_lit.folders import new_folder
 from cifar_lit.page import render, thumbnail
 from cifar_lit.predictions import Predictions, read_csv
@@ -192,9 +193,9 @@ def run(folders: Sequence[str], out: str | None) -> None:
         print(f"\nerrors: {', '.join(f'{len(part)} {kind}' for kind, part in kinds.items())}; {_verdict(found)}")
         between = {"verdict": _verdict(found), "kinds": _pictures(runs, kinds)}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / "compare.json", json.dumps(content, indent=2) + "\n")
     html = render("compare.html", rows=rows, differences=differ, between=between, shown=SHOWN)
-    (folder / "compare.html").write_text(html, encoding="utf-8")
+    replace_text(folder / "compare.html", html)
     print(f"written: {folder / 'compare.html'}")
 
 

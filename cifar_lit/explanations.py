@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cifar_lit import cams, checkpoints, figures
 from cifar_lit.decode import UnreadableError, read
 from cifar_lit.errors import RunError, UsageError
+from cifar_lit.files import replace_text
 from cifar_lit.folder import SUFFIXES
 from cifar_lit.folders import new_folder
 from cifar_lit.gradcam import activation_maps, default_layer, to_picture
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> None:
             folder / "contact_sheet.png",
         )
     text = json.dumps({"checkpoint": options.ckpt_path, "pictures": results, "unreadable": failures}, indent=2)
-    (folder / "explain.json").write_text(text + "\n", encoding="utf-8")
+    replace_text(folder / "explain.json", text + "\n")
     print(f"{len(results)} picture{'s' * (len(results) != 1)} explained in {folder}")
     if failures:
         raise RunError("unreadable, and left out:\n  " + "\n  ".join(failures))

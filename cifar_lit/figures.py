@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.files import replacing
+
 Picture = NDArray[np.uint8]
 
 TRAIN, VAL = "#4477aa", "#ee7733"  # told apart by the colour-blind too (Paul Tol's schemes)
@@ -204,7 +206,8 @@ def method_name(method: str) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a PNG file."""
-    Image.fromarray(to_array(figure)).save(path)
+    with replacing(path, "wb") as file:
+        Image.fromarray(to_array(figure)).save(file, "PNG")
 
 
 def to_array(figure: Figure, dpi: int = 120) -> Picture:
