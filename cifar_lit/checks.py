@@ -32,6 +32,11 @@ def check(config: Namespace) -> None:
     check_trainer(config.trainer)
     if config.data.val_size == 0:
         check_validation(config)
+    if config.data.source == "digits" and config.data.root not in ("data", ""):
+        raise UsageError(
+            f"data.root={config.data.root} has no effect with data.source=digits, which are built in; leave it out, or "
+            "give data.source=folder"
+        )
 
 
 def check_seed(seed: bool | int | None) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -100,8 +99,8 @@ class FitCLI(LightningCLI):
     continued: Path | None = None  # the run whose folder is used again
     description = "Train a ResNet-18, show what it gets wrong, and show why."
     ckpt_path_help = (
-        "Checkpoint to go on from: a file; `last`, to continue the recipe's newest run in its folder; or `best`, of "
-        "the newest run. Loaded without running code from it."
+        "Checkpoint to go on from: the folder of a run of this recipe, to continue it there; `last`, for the newest "
+        "one; a .ckpt file, for a new run; or `best`, the newest run's. Loaded without running code from it."
     )
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -190,6 +189,8 @@ class FitCLI(LightningCLI):
             self.continued = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
         elif wanted == "last":
             self.continued = runs.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
+        elif Path(wanted).is_dir():
+            self.continued = runs.named(wanted, self.runs)
         else:
             return checkpoints.find(wanted, self.runs)
         if not self.continued:
@@ -262,6 +263,8 @@ class FitCLI(LightningCLI):
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
+        if self.trainer.world_size > 1:
+            processes.arrange_meeting()
         dry = getattr(self.trainer, "fast_dev_run", False)
         with self._run() if self.logs and not dry else nullcontext():
             try:
@@ -316,8 +319,8 @@ class FitCLI(LightningCLI):
         if not getattr(self.trainer, "fast_dev_run", False):
             complain(
                 Analysis.of(self.trainer, self.model),
-                f"the training is finished and kept; python -m cifar_lit.evaluate --ckpt_path {self.trainer.log_dir} "
-                "makes its report again",
+                "the training is finished and kept; "
+                f"{hardware.repeatable('evaluate', '--ckpt_path', str(self.trainer.log_dir))} makes its report again",
             )
 
     def _advice(self) -> str:
@@ -327,12 +330,10 @@ class FitCLI(LightningCLI):
             return "nothing was saved yet; start it again"
         epochs, done = self.trainer.max_epochs, checkpoints.epochs_done(checkpoints.read(saver.file))
         if epochs and 0 < epochs <= done:
-            return (
-                "the training is finished and kept; python -m cifar_lit.evaluate --ckpt_path "
-                f"{shlex.quote(str(saver.file.parent.parent))} makes its report"
-            )
-        rest = _without(self.given, "--ckpt_path")
-        again = shlex.join(["python", "-m", "cifar_lit.fit", *rest, "--ckpt_path", "last"])
+            evaluate = hardware.repeatable("evaluate", "--ckpt_path", str(saver.file.parent.parent))
+            return f"the training is finished and kept; {evaluate} makes its report"
+        run, rest = saver.file.parent.parent, _without(self.given, "--ckpt_path")
+        again = hardware.repeatable("fit", *rest, "--ckpt_path", str(run) if self.logs else str(saver.file))
         return f"saved in {saver.file}; go on with\n{again}"
 
 

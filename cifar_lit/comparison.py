@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,8 @@ def run(folders: Sequence[str], out: str | None) -> None:
     if len(folders) < 2:
         raise UsageError("give at least two runs to compare")
     runs = [read(folder) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):  # of several places
+        runs = [replace(run, name=folder) for run, folder in zip(runs, folders, strict=True)]
     check_comparable(runs)
     folder = new_folder(out, "compare")
     rows, differ = table(runs), differences(runs)
@@ -200,6 +202,8 @@ def run(folders: Sequence[str], out: str | None) -> None:
 
 
 def _verdict(found: Changes) -> str:
+    if not len(found.fixed) + len(found.new):
+        return "there is no difference"
     chance = "could well be chance" if found.p_value >= 0.05 else "is hardly chance"
     return f"the difference {chance} (exact McNemar test, p = {found.p_value:.2g})"
 

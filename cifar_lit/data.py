@@ -18,6 +18,7 @@ from cifar_lit.hardware import available_cores
 from cifar_lit.pictures import Pictures
 from cifar_lit.sources import Source, load
 from cifar_lit.splits import stratified_split
+from cifar_lit.stopping import outlast
 
 AugmentOn = Literal["auto", "workers", "device"]
 
@@ -267,6 +268,7 @@ class PictureData(LightningDataModule):
             collate_fn=as_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
+            worker_init_fn=outlast,
         )
 
     def _progress(self) -> tuple[int, int]:

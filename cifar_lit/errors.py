@@ -1,6 +1,7 @@
 """How a run ends early: the errors and signals that a user is told about without a traceback."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ class Interrupted(BaseException):
 
 def interrupt(signum: int, frame: FrameType | None = None) -> None:
     """Raise Interrupted: the signal handler for wherever nothing has to be finished first."""
+    if multiprocessing.parent_process() is not None:  # a worker, which has this handler from its parent
+        os._exit(128 + signum)
     raise Interrupted(signum)
 
 
@@ -59,6 +62,15 @@ def short_errors() -> Iterator[None]:
             name = signal.Signals(stop.signum).name
             print("\n" + f"stopped by {name}; {stop.advice}".strip("; "), file=sys.stderr)
             sys.exit(128 + stop.signum)
+        except ModuleNotFoundError as error:
+            if (error.name or "cifar_lit").split(".")[0] == "cifar_lit":
+                raise
+            print(
+                f"error: {error}; this Python, {sys.executable}, lacks the project's packages: call scripts/fit, use "
+                ".venv/bin/python, or install them with pip install -e .",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         except usage as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -4,6 +4,8 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +103,13 @@ def describe() -> dict[str, object]:
 def command() -> str:
     """Return the command line of this process."""
     return " ".join(["python -m cifar_lit.fit", *sys.argv[1:]])
+
+
+def repeatable(module: str, *args: str) -> str:
+    """Return a command line that works where this process was started: with the whole path of a Python not on PATH."""
+    found = shutil.which("python")
+    python = "python" if found and os.path.abspath(found) == os.path.abspath(sys.executable) else sys.executable
+    return shlex.join([python, "-m", f"cifar_lit.{module}", *args])
 
 
 def _commit() -> str | None:

@@ -31,6 +31,7 @@ class Parser(LightningArgumentParser):
             r"Expected one of \1. Got value: ",
             text,
         )
+        text = re.sub(r"Expected a Literal\[(.*?)\]\.?", r"choose one of \1.", text)
         text = text.split(HINT)[0].rstrip()  # a group inside of a group has said it already
         known = self._option_names()
         for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):

@@ -19,7 +19,7 @@ class Split:
     Attributes:
         images: Shape `(N, H, W, 3)`, uint8, RGB; possibly a read-only memory map.
         labels: Shape `(N,)`, int64, positions in `Pictures.classes`.
-        listing: A text file with a line for each picture, the name of its file; None where they come from none.
+        listing: A text file with the names of the pictures' files, a NUL between them; None where there are none.
     """
 
     images: NDArray[np.uint8]
@@ -28,10 +28,11 @@ class Split:
 
     @cached_property
     def files(self) -> list[str] | None:
-        """The name of each picture's file, `<class>/...`, None where they come from none."""
+        """The name of each picture's file to show, `<class>/...`, None where they come from none."""
         if self.listing is None:
             return None
-        return self.listing.read_text(encoding="utf-8", errors="replace").split("\n")[: len(self)]
+        names = self.listing.read_text(encoding="utf-8", errors="replace").split("\0")
+        return ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in names]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -46,8 +46,12 @@ class LocalDDPStrategy(DDPStrategy):
 def use_local_ddp(timeout: timedelta) -> None:
     """Let `ddp`, which is also what `auto` takes for several processes, be ours."""
     StrategyRegistry.register("ddp", LocalDDPStrategy, override=True, timeout=timeout)
-    if MEETING not in os.environ:
-        folder = tempfile.mkdtemp(prefix="cifar_lit_")
+
+
+def arrange_meeting() -> None:
+    """Choose the file, in the first process, before it starts the others."""
+    if "LOCAL_RANK" not in os.environ:  # by which the others know that they are not the first
+        folder = tempfile.mkdtemp(prefix="cifar_lit_")  # a new one: an earlier run's file would lead nowhere
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ[MEETING] = os.path.join(folder, "meeting")
 

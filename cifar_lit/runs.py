@@ -43,6 +43,21 @@ def requeued(runs: Path, job: str | None, command: str) -> Path | None:
     return None
 
 
+def named(path: str, runs: Path) -> Path:
+    """Return the run that a folder is.
+
+    Raises:
+        UsageError: It is none of this recipe's.
+    """
+    run = Path(path)
+    if run.resolve().parent != runs.resolve() or run.resolve() not in [one.resolve() for one in versions(runs)]:
+        raise UsageError(
+            f"--ckpt_path {path}: this folder is no run of this recipe, whose runs lie in {runs}; give one of them "
+            "(or another --config), a .ckpt file, last or best"
+        )
+    return runs / run.resolve().name
+
+
 def begin(runs: Path) -> Path:
     """Make and return the folder of a new run; of two that begin together each gets its own."""
     while True:

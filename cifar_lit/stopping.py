@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SLURM's signal during the training: noted, for the end of the step."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,11 @@ from cifar_lit.errors import interrupt
 from cifar_lit.hardware import slurm_job
 
 
+def outlast(worker: int) -> None:
+    """Let a process that prepares pictures live until the training is done: a scheduler's SIGTERM reaches it, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in place of torch's handler, which ends it
+
+
 class StopSignals:
     """Notes that the process was asked to stop; a second Ctrl-C leaves at once.
 
@@ -21,13 +27,11 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self._pid = os.getpid()
         slurm = SLURMEnvironment() if SLURMEnvironment.detect() else None
         self._requeue = slurm.requeue_signal if slurm and slurm.auto_requeue else None
 
     def watch(self) -> None:
         """Begin, in place of Lightning's handlers, which act in the middle of a step."""
-        self._pid = os.getpid()
         for signum in self._signals():
             signal.signal(signum, self._note)
 
@@ -57,12 +61,12 @@ class StopSignals:
         return [signal.SIGINT, signal.SIGTERM, *([self._requeue] if self._requeue else [])]
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a loader's worker, which has this handler from its parent
-            if signum != signal.SIGINT:  # Ctrl-C reaches it too, but its batches are still needed
-                os._exit(128 + signum)
-        elif self.asked is not None and signum == signal.SIGINT:
+        if multiprocessing.parent_process() is not None:
+            return  # a loader's worker, which a terminal or a scheduler asks too: its batches are still needed
+        if self.asked is not None and signum == signal.SIGINT:
             os._exit(128 + signum)
         elif self.asked is None:
             self.asked = signum
             name = signal.Signals(signum).name  # not print(): it may be what was interrupted
-            os.write(2, f"\n{name}: saving after this step (Ctrl-C once more leaves at once)\n".encode())
+            hint = " (Ctrl-C once more leaves at once)" if signum == signal.SIGINT else ""
+            os.write(2, f"\n{name}: saving after this step{hint}\n".encode())

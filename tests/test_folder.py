@@ -89,7 +89,7 @@ def test_formats_suffixes_and_sub_folders(load, root) -> None:
     pictures = load()
     assert np.abs(pictures.train.images[:7].astype(int) - RED).max() <= 3
     assert pictures.train.labels.tolist() == [0] * 7 + [1] * 2
-    files = (caches(root)[0] / "train_files.txt").read_text().splitlines()
+    files = (caches(root)[0] / "train_files.txt").read_text().split("\0")
     names = ["1.png", "2.png", "a.PNG", "b.jpg", "c.JPEG", "d.webp", "deep/er/e.Jpg"]
     assert files == [f"apple/{name}" for name in names] + ["berry/1.png", "berry/2.png"]
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -56,7 +57,9 @@ def main() -> None:
         print(f"| {row.part} | {row.what} | {row.how} | {row.result} | {'yes' if row.survived else '**no**'} |")
     lost = [row for row in rows if not row.survived]
     print(f"\n{len(rows) - len(lost)} of {len(rows)} survived ({time.monotonic() - began:.0f} s, seed {options.seed})")
-    if lost:
+    if not lost:
+        shutil.rmtree(scratch)
+    else:
         print(f"what was lost lies in {scratch}")
     sys.exit(bool(lost))
 
