@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--writes", type=int, default=100, help="kills while writing (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="folder for the runs, kept where one was lost")
+    parser.add_argument("--made-up-disk", action="store_true", help="as where no file system may be mounted")
     parser.add_argument("--quick", action="store_true", help="a short form of each: 1 run, 10 kills while writing")
     options = parser.parse_args()
     if options.quick:
@@ -50,7 +51,7 @@ def main() -> None:
         where = scratch / name
         where.mkdir(parents=True)
         rows += importlib.import_module(name).measure(
-            Settings(options.seed, options.runs, options.writes, where, options.quick)
+            Settings(options.seed, options.runs, options.writes, where, options.quick, options.made_up_disk)
         )
     print("| part | what | how | result | survived |\n|---|---|---|---|---|")
     for row in rows:

@@ -5,9 +5,11 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zygote
@@ -20,44 +22,102 @@ from cifar_lit import checkpoints
 FULL = os.strerror(errno.ENOSPC)
 
 
+@dataclass
+class Disk:
+    """A small file system, mounted, or made up where that is not allowed: writing then fails after so many bytes.
+
+    Attributes:
+        folder: Where it is.
+        mounted: Whether it is a real one.
+        megabytes: Its size.
+    """
+
+    folder: Path
+    mounted: bool
+    megabytes: float
+
+    def run(self, args: list[str], where: Path, env: dict[str, str] | None = None, before: str = "") -> zygote.Group:
+        """Begin a run that writes to it."""
+        if self.mounted:
+            return zygote.run(args, where, env=env, before=before or None)
+        room = {"ROOM": str(round(self.megabytes * 2**20)), **(env or {})}
+        return zygote.run(args, where, env=room, before=before or "full_disk:made_up")
+
+    def resize(self, megabytes: float) -> None:
+        """Make room."""
+        self.megabytes = megabytes
+        if self.mounted:
+            _mount(self.folder, f"remount,size={round(megabytes * 1024)}k")
+
+
 @contextmanager
-def disk(folder: Path, megabytes: float) -> Iterator[Callable[[float], None]]:
-    """Mount a small file system at a folder, and give what changes its size; needs the right to mount."""
+def disk(folder: Path, mounted: bool, megabytes: float) -> Iterator[Disk]:
+    """Make a small file system at a folder; to mount one needs the right to."""
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o"]
-    subprocess.run([*mount, f"size={round(megabytes * 1024)}k", "tmpfs", str(folder)], check=True, capture_output=True)
-
-    def resize(to: float) -> None:
-        subprocess.run([*mount, f"remount,size={round(to * 1024)}k", str(folder)], check=True, capture_output=True)
-
+    if mounted:
+        _mount(folder, f"size={round(megabytes * 1024)}k")
     try:
-        yield resize
+        yield Disk(folder, mounted, megabytes)
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _mount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
 
 
 def can_mount(scratch: Path) -> bool:
     """Tell whether a small file system can be mounted here."""
     try:
-        with disk(scratch / "probe", 1):
+        with disk(scratch / "probe", True, 1):
             return True
     except (OSError, subprocess.CalledProcessError):
         return False
 
 
-def used(folder: Path) -> float:
-    """Return what a folder's file system holds, in megabytes."""
-    return shutil.disk_usage(folder).used / 2**20
+class LimitedFile:
+    """A file on a disk that gets full: `ROOM` in the environment is what is left of it, in bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> "LimitedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, content: Any) -> Any:
+        room = int(os.environ["ROOM"])
+        os.environ["ROOM"] = str(max(0, room - len(content)))
+        self.file.write(content[:room])
+        if len(content) > room:
+            raise OSError(errno.ENOSPC, FULL)
+        return len(content)
+
+
+def made_up() -> None:
+    """Let the files that this process writes lie on such a disk."""
+    from cifar_lit import decode, files
+
+    def limited(path: Any, mode: str = "r", **options: Any) -> Any:
+        file = open(path, mode, **options)
+        return LimitedFile(file) if "w" in mode else file
+
+    files.open = decode.open = limited  # type: ignore[attr-defined]
 
 
 def measure(settings: Settings) -> list[Row]:
     """Fill it at each of four places."""
-    if not can_mount(settings.scratch):
-        return [Row("full_disk", "all of it", "no right to mount a small file system here", "not done", True)]
+    mounted = not settings.made_up and can_mount(settings.scratch)
     draw = random.Random(settings.seed)
     rows = []
     for part in (_reporting, _saving, _decoding, _logging)[: 2 if settings.quick else 4]:
-        rows.append(part(settings, draw))
+        rows.append(part(settings, draw, mounted))
         settings.tell(rows[-1])
     return rows
 
@@ -70,13 +130,18 @@ def fill_later() -> None:
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])
 
     def full(self: report.WholeReport, *args: object) -> None:
-        filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
+        if "ROOM" in os.environ:
+            made_up()
+            os.environ["ROOM"] = str(leave)
+        else:
+            filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
         make(self, *args)  # type: ignore[arg-type]
 
     report.WholeReport.on_fit_end = full  # type: ignore[method-assign,assignment]
 
 
-def _verdict(what: str, how: str, wrong: list[str]) -> Row:
+def _verdict(full: Disk, what: str, how: str, wrong: list[str]) -> Row:
+    how = f"a {'mounted' if full.mounted else 'made-up'} disk {how}"
     return Row("full_disk", what, how, "; ".join(wrong) or "a word, and the same after making room", not wrong)
 
 
@@ -95,22 +160,22 @@ def _same(args: list[str], whole: Path, folder: Path) -> list[str]:
     return [name for name in expected if expected[name] != got[name]]
 
 
-def _logging(settings: Settings, draw: random.Random) -> Row:
+def _logging(settings: Settings, draw: random.Random, mounted: bool) -> Row:
     """So small that not even the logs fit."""
     kilobytes = draw.choice([4, 8, 16])
     small = settings.scratch / "logging"
-    with disk(small, kilobytes / 1024):
-        run = zygote.run([*SMALL, "--trainer.default_root_dir", str(small)], settings.scratch / "logging_log")
-        return _verdict("the run's first files", f"a disk of {kilobytes} kB", _said_so(run))
+    with disk(small, mounted, kilobytes / 1024) as full:
+        run = full.run([*SMALL, "--trainer.default_root_dir", str(small)], settings.scratch / "logging_log")
+        return _verdict(full, "the run's first files", f"of {kilobytes} kB", _said_so(run))
 
 
-def _saving(settings: Settings, draw: random.Random) -> Row:
+def _saving(settings: Settings, draw: random.Random, mounted: bool) -> Row:
     """Room for some checkpoints, not for the next; then there is."""
     small = settings.scratch / "saving"
     args = [*SMALL, "--checkpoint.every_n_train_steps", "1"]
     room = draw.choice([150, 200, 300])
-    with disk(small, room) as resize:
-        run = zygote.run([*args, "--trainer.default_root_dir", str(small)], settings.scratch / "saving_log")
+    with disk(small, mounted, room) as full:
+        run = full.run([*args, "--trainer.default_root_dir", str(small)], settings.scratch / "saving_log")
         wrong = _said_so(run) if room < 250 else []  # two checkpoints and the next one
         run.wait(LIMIT)
         last = newest(small) / "checkpoints" / "last.ckpt"
@@ -118,17 +183,17 @@ def _saving(settings: Settings, draw: random.Random) -> Row:
             checkpoints.read(last)  # raises where it is damaged
         if list(small.rglob("*.part")):
             wrong.append("left a part behind")
-        resize(2000)
+        full.resize(20_000 if not mounted else 2000)
         again = [*args, "--trainer.default_root_dir", str(small), "--ckpt_path", "last"]
-        run = zygote.run(again, settings.scratch / "saving_again")
+        run = full.run(again, settings.scratch / "saving_again")
         if run.wait(LIMIT) != 0:
             wrong.append(f"going on ended with {run.code}")
         else:
             wrong += _same(args, settings.scratch / "saving_whole", small)
-    return _verdict("checkpoints", f"a disk of {room} MB", wrong)
+    return _verdict(full, "checkpoints", f"of {room} MB", wrong)
 
 
-def _decoding(settings: Settings, draw: random.Random) -> Row:
+def _decoding(settings: Settings, draw: random.Random, mounted: bool) -> Row:
     """Decode a folder of pictures into a cache that does not fit."""
     small, pictures = settings.scratch / "decoding", settings.scratch / "pictures"
     random_pixels = np.random.default_rng(0)
@@ -141,39 +206,39 @@ def _decoding(settings: Settings, draw: random.Random) -> Row:
     kilobytes = draw.randint(8, 360)
     args = [*SMALL, "--data.source", "folder", "--data.root", str(pictures), "--data.image_size", "32"]
     args += ["--data.cutout_size", "8", "--data.val_size", "20", "--data.cache_dir", str(small / "cache")]
-    with disk(small, kilobytes / 1024) as resize:
+    with disk(small, mounted, kilobytes / 1024) as full:
         folder = settings.scratch / "decoding_log"
-        wrong = _said_so(zygote.run(args, folder))
+        wrong = _said_so(full.run(args, folder))
         left = [path for path in small.rglob("*") if path.is_file() and path.suffix != ".lock"]
         if left:
             wrong.append(f"left {left[0].name} behind")
-        resize(100)
+        full.resize(2000)
         folder = settings.scratch / "decoding_again"
-        run = zygote.run(args, folder)
+        run = full.run(args, folder)
         if run.wait(LIMIT) != 0:
             wrong.append(f"starting again ended with {run.code}")
         else:
             args[args.index("--data.cache_dir") + 1] = str(settings.scratch / "another_cache")
             wrong += _same(args, settings.scratch / "decoding_whole", folder)
-    return _verdict("the cache of decoded pictures", f"a disk of {kilobytes} kB for 480 kB", wrong)
+    return _verdict(full, "the cache of decoded pictures", f"of {kilobytes} kB for 480 kB", wrong)
 
 
-def _reporting(settings: Settings, draw: random.Random) -> Row:
+def _reporting(settings: Settings, draw: random.Random, mounted: bool) -> Row:
     """Fill the disk when the training is over."""
     small = settings.scratch / "reporting"
     leave = draw.choice([0, 20, 200])
     filler = small / "filler"
     env = {"FILLER": str(filler), "LEAVE": str(leave * 1024)}
-    with disk(small, 400) as resize:
+    with disk(small, mounted, 400) as full:
         args = [*SMALL, "--trainer.default_root_dir", str(small)]
-        wrong = _said_so(zygote.run(args, settings.scratch / "reporting_log", env=env, before="full_disk:fill_later"))
+        wrong = _said_so(full.run(args, settings.scratch / "reporting_log", env, "full_disk:fill_later"))
         for name in ("last", "best"):
             checkpoints.read(newest(small) / "checkpoints" / f"{name}.ckpt")
         filler.unlink(missing_ok=True)
-        resize(800)
-        run = zygote.run([*args, "--ckpt_path", "last"], settings.scratch / "reporting_again")
+        full.resize(800)
+        run = full.run([*args, "--ckpt_path", "last"], settings.scratch / "reporting_again")
         if run.wait(LIMIT) != 0:
             wrong.append(f"going on ended with {run.code}")
         else:
             wrong += _same(SMALL, settings.scratch / "reporting_whole", small)
-    return _verdict("the report", f"{leave} kB left after the training", wrong)
+    return _verdict(full, "the report", f"with {leave} kB left after the training", wrong)

@@ -38,6 +38,7 @@ class Settings:
         writes: How many times to kill while a checkpoint is written.
         scratch: An empty folder for the runs.
         quick: Leave out what is much like the rest.
+        made_up: Do not mount file systems, even where that is allowed.
     """
 
     seed: int
@@ -45,6 +46,7 @@ class Settings:
     writes: int
     scratch: Path
     quick: bool = False
+    made_up: bool = False
 
     def tell(self, row: Row) -> None:
         """Say on the screen what came out."""
