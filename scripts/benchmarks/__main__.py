@@ -24,7 +24,7 @@ PARTS = {
     "ending": "the end of fitting",
     "processes": "one process or two",
     "growth": "5,000 to 500,000 pictures",
-    "whole": "from the command to the report",
+    "whole": "on a GPU, from the command to the report",
 }
 PICTURES = {"throughput", "folder", "memory", "ending", "whole"}  # the parts that read a folder of them
 

@@ -147,7 +147,7 @@ def measure(settings: Settings) -> list[Row]:
             os.chdir(here)
 
     times = alternate(
-        0 if settings.quick else 4,
+        0 if settings.quick else 3,
         raw=raw,
         barebones=lambda: lightning(True),
         usual=lambda: lightning(False),
