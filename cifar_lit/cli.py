@@ -82,6 +82,7 @@ class NoProfiler(PassThroughProfiler):
 
     _nothing = nullcontext()
 
+    # Lightning types it as a generator, which it must not be here.
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """Do nothing around an action."""
         return self._nothing
@@ -328,7 +329,7 @@ class FitCLI(LightningCLI):
         saver = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
         if not saver or not saver.file or not saver.file.is_file():
             return "nothing was saved yet; start it again"
-        epochs, done = self.trainer.max_epochs, checkpoints.epochs_done(checkpoints.read(saver.file))
+        epochs, done = self.trainer.max_epochs, self.trainer.current_epoch
         if epochs and 0 < epochs <= done:
             evaluate = hardware.repeatable("evaluate", "--ckpt_path", str(saver.file.parent.parent))
             return f"the training is finished and kept; {evaluate} makes its report"

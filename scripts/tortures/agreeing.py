@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zygote
 from harness import Row, Settings
-from resuming import LIMIT, SMALL, TIMING, fingerprint, newest
+from resuming import LIMIT, SMALL, TIMING, differences, fingerprint, newest
 
 NOISE = 1e-4  # relative, of losses after 21 steps in float32
 
@@ -48,8 +48,7 @@ def _trainings(settings: Settings) -> list[Row]:
     ):
         assert run.wait(LIMIT) == 0, run.said
     differ = max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(_losses(one), _losses(two), strict=True))
-    expected, got = fingerprint(newest(two)), fingerprint(newest(machines))
-    wrong = [name for name in expected if expected[name] != got[name]]
+    wrong = differences(two, machines)
     return [
         Row(
             "agreeing",

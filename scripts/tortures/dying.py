@@ -8,7 +8,7 @@ from pathlib import Path
 
 import zygote
 from harness import Row, Settings
-from resuming import LIMIT, SMALL, fingerprint, newest
+from resuming import LIMIT, SMALL, differences
 
 TIMEOUT = 10  # seconds that a process waits for another
 
@@ -67,8 +67,7 @@ def _one(
     if run.wait(LIMIT) != 0:
         wrong.append(f"going on ended with {run.code}")
     else:
-        expected, got = fingerprint(newest(whole)), fingerprint(newest(hit))
-        wrong += [name for name in expected if expected[name] != got[name]]
+        wrong += differences(whole, hit)
     settings.done(whole, hit, keep=bool(wrong))
     how = f"{signum.name}; the others ended after {took:.1f} s"
     return Row("dying", what, how, "; ".join(wrong) or "an error, and the same after going on", not wrong)

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import zygote
-from harness import Row, Settings
+from harness import Row, Settings, WrappedFile
 from PIL import Image
-from resuming import LIMIT, SMALL, fingerprint, newest
+from resuming import LIMIT, SMALL, differences, newest
 
 from cifar_lit import checkpoints
 
@@ -76,20 +77,8 @@ def can_mount(scratch: Path) -> bool:
         return False
 
 
-class LimitedFile:
+class LimitedFile(WrappedFile):
     """A file on a disk that gets full: `ROOM` in the environment is what is left of it, in bytes."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-
-    def __enter__(self) -> "LimitedFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
 
     def write(self, content: Any) -> Any:
         room = int(os.environ["ROOM"])
@@ -108,7 +97,8 @@ def made_up() -> None:
         file = open(path, mode, **options)
         return LimitedFile(file) if "w" in mode else file
 
-    files.open = decode.open = limited  # type: ignore[attr-defined]
+    for module in (decode, files):
+        mock.patch.object(module, "open", limited, create=True).start()
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -129,15 +119,15 @@ def fill_later() -> None:
     make = report.WholeReport.on_fit_end
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])
 
-    def full(self: report.WholeReport, *args: object) -> None:
+    def full(self: report.WholeReport, *args: Any) -> None:
         if "ROOM" in os.environ:
             made_up()
             os.environ["ROOM"] = str(leave)
         else:
             filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
-        make(self, *args)  # type: ignore[arg-type]
+        make(self, *args)
 
-    report.WholeReport.on_fit_end = full  # type: ignore[method-assign,assignment]
+    mock.patch.object(report.WholeReport, "on_fit_end", full).start()
 
 
 def _verdict(full: Disk, what: str, how: str, wrong: list[str]) -> Row:
@@ -156,8 +146,7 @@ def _same(args: list[str], whole: Path, folder: Path) -> list[str]:
     """Compare with an undisturbed run."""
     run = zygote.run(args, whole)
     assert run.wait(LIMIT) == 0, run.said
-    expected, got = fingerprint(newest(whole)), fingerprint(newest(folder))
-    return [name for name in expected if expected[name] != got[name]]
+    return differences(whole, folder)
 
 
 def _logging(settings: Settings, draw: random.Random, mounted: bool) -> Row:

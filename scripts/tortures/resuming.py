@@ -95,6 +95,12 @@ def _hash(thing: Any) -> str:
     return digest.hexdigest()
 
 
+def differences(one: Path, other: Path) -> list[str]:
+    """Return what differs between the runs of two folders."""
+    expected, got = fingerprint(newest(one)), fingerprint(newest(other))
+    return [name for name in expected if expected[name] != got[name]]
+
+
 def newest(folder: Path) -> Path:
     """Return the only run of a folder."""
     (run,) = folder.glob("lightning_logs/*/version_*")
@@ -144,8 +150,7 @@ def resume(settings: Settings, draw: random.Random, chosen: dict[str, Any], numb
     if run.wait(LIMIT) != 0:
         wrong.append(f"ended with {run.code}")
     else:
-        expected, got = fingerprint(newest(whole)), fingerprint(newest(killed))
-        wrong += [name for name in expected if expected[name] != got[name]]
+        wrong += differences(whole, killed)
     settings.done(whole, killed, keep=bool(wrong))
     return Row("resuming", what, ", ".join(kills) or "never hit", "; ".join(wrong) or "the same", not wrong)
 

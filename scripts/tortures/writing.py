@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from harness import Row, Settings
+from harness import Row, Settings, WrappedFile
 
 from cifar_lit import checkpoints, files
 from cifar_lit.saving import WholeCheckpointIO
@@ -17,20 +18,8 @@ from cifar_lit.saving import WholeCheckpointIO
 PIECE = 1 << 16  # bytes
 
 
-class SlowFile:
+class SlowFile(WrappedFile):
     """A file on a disk that takes its time."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-
-    def __enter__(self) -> "SlowFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
 
     def write(self, content: Any) -> None:
         for start in range(0, len(content), PIECE):
@@ -41,7 +30,7 @@ class SlowFile:
 
 def write_for_ever(path: Path, first: int, told: int) -> None:
     """Write one checkpoint after the other, and tell each that is said to be there."""
-    files.open = lambda *args, **kwargs: SlowFile(open(*args, **kwargs))  # type: ignore[attr-defined]
+    mock.patch.object(files, "open", lambda *args, **kwargs: SlowFile(open(*args, **kwargs)), create=True).start()
     saver = WholeCheckpointIO()
     while True:
         saver.save_checkpoint(content(first), path)
