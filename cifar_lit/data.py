@@ -11,10 +11,11 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, Key, LazyLoader, PictureDataset, TrainSampler, as_is
+from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.errors import RunError, UsageError
 from cifar_lit.hardware import available_cores
+from cifar_lit.loaders import DeviceLoader, LazyLoader, as_is
 from cifar_lit.pictures import Pictures
 from cifar_lit.sources import Source, load
 from cifar_lit.splits import stratified_split

@@ -9,15 +9,14 @@ from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
 
 from cifar_lit.dataset import Batch
-from cifar_lit.errors import RunError, UsageError
+from cifar_lit.errors import UsageError
 from cifar_lit.hardware import has_amx
 from cifar_lit.net import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.schedules import Schedule
+from cifar_lit.scores import NonFinite, Scores
 
 CONSTANT = Schedule()
 COMPILING_PAYS = 1000  # steps
@@ -81,7 +80,7 @@ class ImageClassifier(LightningModule):
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
         self._scores_so_far: list[dict[str, float]] = []
         self.train_scores, self.val_scores, self.test_scores = Scores(), Scores(), Scores()
-        self._non_finite = _NonFinite()
+        self._non_finite = NonFinite()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; at once the one that Lightning sets fifty times a step, which cannot be a parameter."""
@@ -192,13 +191,13 @@ class ImageClassifier(LightningModule):
         self._plateau_state = checkpoint.get("plateau", {})
         self._scores_so_far = checkpoint.get("train_scores", [])
 
-    def _step(self, scores: "Scores", batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    def _step(self, scores: Scores, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         logits = self.net(batch.images)
         loss = cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
         scores.update(loss.detach(), logits.detach(), batch.labels)
         return loss
 
-    def _log(self, stage: str, scores: "Scores") -> Tensor:
+    def _log(self, stage: str, scores: Scores) -> Tensor:
         """Log the metrics of an epoch over all processes, start anew, and return the mean loss."""
         values: dict[str, Tensor] = scores.compute()
         named = {f"{stage}/{name}": value for name, value in values.items()}
@@ -214,75 +213,4 @@ class ImageClassifier(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(
                 {"epoch": self.current_epoch, **{k: float(v) for k, v in values.items()}}, self.global_step
-            )
-
-
-class Scores(Metric):
-    """Mean loss and accuracy of an epoch, kept on the device, exact over processes.
-
-    One metric with three sums, because the updates of torchmetrics' own two would be much of a small step.
-    """
-
-    loss: Tensor
-    right: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name, zero in (("loss", 0.0), ("right", 0), ("count", 0)):
-            self.add_state(name, torch.tensor(zero), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: its mean loss, logits `(B, C)` and labels `(B,)`."""
-        self.loss += loss.float() * len(labels)
-        self.right += (logits.argmax(1) == labels).sum()
-        self.count += len(labels)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return mean loss and accuracy (0..1)."""
-        return {"loss": self.loss / self.count, "accuracy": self.right / self.count}
-
-    def everywhere(self) -> list[dict[str, float]]:
-        """Return the sums of each process; all must ask together."""
-        here = {name: float(getattr(self, name)) for name in self.metric_state}
-        sums = [here]
-        if dist.is_available() and dist.is_initialized():
-            sums = [here] * dist.get_world_size()
-            dist.all_gather_object(sums, here)
-        return sums
-
-    def go_on(self, sums: list[dict[str, float]], rank: int, world_size: int) -> None:
-        """Take back what `everywhere` returned; with another number of processes the first takes all."""
-        if len(sums) == world_size:
-            mine = [sums[rank]]
-        else:
-            mine = sums if rank == 0 else []
-        for name in self.metric_state:
-            getattr(self, name).fill_(sum(part[name] for part in mine))
-
-    def here(self) -> dict[str, float]:
-        """Return the same of this process alone; unlike compute(), asks no other process."""
-        return {"loss": float(self.loss / self.count), "accuracy": float(self.right / self.count)}
-
-
-class _NonFinite:
-    """Finds the first step whose loss was not finite, looking at many steps at once: each look waits for the device."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
-
-    def watch(self, loss: Tensor, step: int, lr: float) -> None:
-        self.seen.append((step, lr, loss.detach()))
-
-    def check(self) -> None:
-        if not self.seen:
-            return
-        losses = torch.stack([loss for _, _, loss in self.seen])
-        bad = [self.seen[i] for i in torch.isfinite(losses).logical_not().nonzero()[:1]]
-        self.seen = []
-        for step, lr, _ in bad:
-            raise RunError(
-                f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: the training diverged. "
-                "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
-                "or give trainer.gradient_clip_val"
             )

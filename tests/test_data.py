@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.augment import Augmentation
 from cifar_lit.data import PictureData
-from cifar_lit.dataset import Batch, DeviceLoader, EvalSampler, LazyLoader, PictureDataset, TrainSampler, as_is
+from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation
 from cifar_lit.errors import UsageError
+from cifar_lit.loaders import DeviceLoader, LazyLoader, as_is
 from cifar_lit.pictures import Pictures
 
 

@@ -12,8 +12,9 @@ from harness import Row, Settings, alternate, faster
 from PIL import Image
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.dataset import AT_ONCE, PictureDataset
+from cifar_lit.dataset import PictureDataset
 from cifar_lit.device_augment import DeviceAugmentation, pack
+from cifar_lit.loaders import AT_ONCE
 from cifar_lit.net import Normalize
 from cifar_lit.pictures import Split
 

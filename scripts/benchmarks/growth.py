@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar_lit import metrics
-from cifar_lit.dataset import DeviceLoader, PictureDataset, TrainSampler
+from cifar_lit.dataset import PictureDataset, TrainSampler
+from cifar_lit.loaders import DeviceLoader
 from cifar_lit.device_augment import DeviceAugmentation
 from cifar_lit.pictures import Split, channel_statistics
 from cifar_lit.predictions import Predictions, write_csv
