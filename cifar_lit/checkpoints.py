@@ -83,11 +83,11 @@ def _read(path: Path) -> dict[str, Any]:
             if spoilt := parts.testzip():
                 raise _UnreadableError(f"the file is damaged (the checksum of {spoilt} differs)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except _UnreadableError:
+        raise
     except OSError as error:
         raise _UnreadableError(f"it cannot be read ({error.strerror or error})") from None
     except Exception as error:  # bytes that are no checkpoint make the unpickler raise any kind
-        if isinstance(error, _UnreadableError):
-            raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _UnreadableError(
             f"the file is damaged (cut off?), holds more than plain data, or is no checkpoint ({reason})"

@@ -110,13 +110,11 @@ def _signals_raise() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main one only
         yield
         return
-    here = os.getpid()
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     for signum in before:
         signal.signal(signum, interrupt)
     try:
         yield
     finally:
-        if os.getpid() == here:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

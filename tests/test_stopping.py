@@ -57,7 +57,14 @@ def test_a_signal_to_the_workers_too_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    slow = ["--trainer.limit_train_batches", "40", "--data.batch_size", "32", "--trainer.accumulate_grad_batches", "40"]
+    slow = [
+        "--trainer.limit_train_batches",
+        "300",
+        "--data.batch_size",
+        "4",
+        "--trainer.accumulate_grad_batches",
+        "300",
+    ]
     run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epochs")
     time.sleep(0.3)
     run.kill(signal.SIGINT)
@@ -70,8 +77,14 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Path) -> None:
-    run = begin(tmp_path, *LONG, "1", until="`Trainer.fit` stopped")
-    time.sleep(0.5)
+    long_report = [
+        "--page.explained",
+        "1000",
+        "--page.scored",
+        "1000",
+    ]  # takes a minute, so that there is time to stop it
+    run = begin(tmp_path, *LONG, "1", *long_report, until="`Trainer.fit` stopped")
+    wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # what is written before the page
     run.kill(signal.SIGTERM)
     assert run.wait(60) == 143
     assert "the training is finished and kept; " in run.said
