@@ -13,6 +13,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 import albumentations as A
 import cv2
 
+from cifar_lit.changes import Changes, first_epoch
+
 
 # albumentations ships no types, so its classes are Any to mypy, which waives both classes below.
 class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -67,32 +69,22 @@ class Augmentation:
     """The random changes of training pictures, as a pure function of (picture, key).
 
     Args:
-        image_size: Height and width in pixels.
-        mean: Channel means in 0..1, the colour of the cutout.
-        crop_padding: Black pixels added on each side before cropping back; 0 turns it off.
-        rotate_degrees: Largest angle in either direction, borders reflected; 0 turns it off.
-        flip: Probability of a horizontal flip; 0 turns it off.
-        cutout_size: Side of the square in pixels; 0 turns it off.
+        changes: Which.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        mean: Sequence[float],
-        crop_padding: int = 4,
-        rotate_degrees: float = 5.0,
-        flip: float = 0.5,
-        cutout_size: int = 16,
-    ) -> None:
+    def __init__(self, changes: Changes) -> None:
         steps: list[A.BasicTransform] = []
-        if crop_padding:
-            steps += [A.Pad(crop_padding, p=1), A.RandomCrop(image_size, image_size, p=1)]
-        if rotate_degrees:
-            steps.append(Rotate(rotate_degrees))
-        if flip:
-            steps.append(A.HorizontalFlip(p=flip))
-        if cutout_size:
-            steps.append(Cutout(cutout_size, [round(255 * m) for m in mean]))
+        if changes.crop_padding:
+            border = cv2.BORDER_REFLECT_101 if changes.crop_border == "reflect" else cv2.BORDER_CONSTANT
+            steps.append(A.Pad(changes.crop_padding, border_mode=border, p=1))
+            steps.append(A.RandomCrop(changes.image_size, changes.image_size, p=1))
+        if changes.rotate_degrees:
+            steps.append(Rotate(changes.rotate_degrees))
+        if changes.flip and changes.flip_mode == "random":
+            steps.append(A.HorizontalFlip(p=changes.flip))
+        if changes.cutout_size:
+            steps.append(Cutout(changes.cutout_size, changes.color))
+        self.alternating = changes.flip if changes.flip_mode == "alternate" else 0.0
         self.transform = A.Compose(steps, strict=True)
         self.random = random.Random()
         # Every step above draws from Python's generator alone (a test would notice another), so seeding that
@@ -104,10 +96,19 @@ class Augmentation:
 
         Args:
             images: Shape `(B, H, W, 3)`, uint8; not written to.
-            keys: One integer for each picture: equal keys give equal changes, whatever came before.
+            keys: The `picture_key` of each: equal keys give equal changes, whatever came before.
         """
         changed = np.empty_like(images)
         for position, key in enumerate(keys):
+            # As likely as a flip at the end: the other changes are the same from left and from right.
+            picture = images[position, :, ::-1] if self._alternated(key) else images[position]
             self.random.seed(key)
-            changed[position] = self.transform(image=images[position])["image"]
+            changed[position] = self.transform(image=picture)["image"]
         return changed
+
+    def _alternated(self, key: int) -> bool:
+        if not self.alternating:
+            return False
+        epoch, first = first_epoch(key)
+        self.random.seed(first)
+        return (self.random.random() < self.alternating) ^ (epoch % 2 == 1)

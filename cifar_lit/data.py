@@ -1,6 +1,7 @@
 """The LightningDataModule: from a source to the loaders of training, validation and test."""
 
 import os
+from dataclasses import fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from cifar_lit.changes import Changes, CropBorder, FlipMode
 from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.errors import RunError, UsageError
@@ -44,7 +46,10 @@ class PictureData(LightningDataModule):
         num_workers: Processes that prepare batches, 0 to 256; 0 does it in the training process. Default: the cores
             that this process may use, shared among the training processes of this machine, at most 8.
         crop_padding: Pixels added on each side before cropping back at random, 0 to image_size; 0 turns it off.
+        crop_border: What is added there: `black` pixels, or the picture, mirrored at its border (`reflect`).
         flip: Probability of a horizontal flip, 0 to 1; 0 turns it off.
+        flip_mode: `random` draws anew in each epoch; `alternate` in the first one only and then flips every picture in
+            every other epoch (arXiv 2404.00498).
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
         cutout_size: Side of the square that is blanked out, in pixels, 0 to twice image_size; 0 turns it off.
         mirrors: Other addresses (http, https, file) of the data set's archive, or of a folder with it if they end in
@@ -64,7 +69,9 @@ class PictureData(LightningDataModule):
         augment_on: AugmentOn = "auto",
         num_workers: int | None = None,
         crop_padding: int = 4,
+        crop_border: CropBorder = "black",
         flip: float = 0.5,
+        flip_mode: FlipMode = "random",
         rotate_degrees: float = 5.0,
         cutout_size: int = 16,
         mirrors: list[str] | None = None,
@@ -79,7 +86,12 @@ class PictureData(LightningDataModule):
             "batch_size": ("1 to 1,000,000", 1 <= batch_size <= 1_000_000),
             "num_workers": ("0 to 256", num_workers is None or 0 <= num_workers <= 256),
             "crop_padding": (f"0 to image_size, {image_size}", 0 <= crop_padding <= image_size),
+            "crop_border": (
+                f"black where crop_padding is image_size, {image_size}",
+                crop_border == "black" or crop_padding < image_size,
+            ),
             "flip": ("between 0 and 1", 0 <= flip <= 1),
+            "flip_mode": ("random where flip is 0", flip_mode == "random" or flip > 0),
             "rotate_degrees": ("between 0 and 180", 0 <= rotate_degrees <= 180),
             "cutout_size": (f"0 to twice image_size, {2 * image_size}", 0 <= cutout_size <= 2 * image_size),
             "seed": (f"0 to {2**32 - 1}", seed is None or 0 <= seed < 2**32),
@@ -98,7 +110,9 @@ class PictureData(LightningDataModule):
         self._on_device = False  # what `auto` chose for the training; later the memory is no longer as free
         self.num_workers = num_workers
         self.crop_padding = crop_padding
+        self.crop_border: CropBorder = crop_border
         self.flip = flip
+        self.flip_mode: FlipMode = flip_mode
         self.rotate_degrees = rotate_degrees
         self.cutout_size = cutout_size
         self.mirrors = mirrors or []
@@ -149,10 +163,11 @@ class PictureData(LightningDataModule):
         """The pictures to train on, augmented."""
         from cifar_lit.augment import Augmentation  # here, because --help need not wait for albumentations
 
-        return PictureDataset(self.pictures.train, self._selection[0], Augmentation(*self._changes()), self.seed)
+        return PictureDataset(self.pictures.train, self._selection[0], Augmentation(self._changes()), self.seed)
 
-    def _changes(self) -> tuple[int, tuple[float, float, float], int, float, float, int]:
-        return self.image_size, self.mean, self.crop_padding, self.rotate_degrees, self.flip, self.cutout_size
+    def _changes(self) -> Changes:
+        names = [field.name for field in fields(Changes)]
+        return Changes(**{name: getattr(self, name) for name in names})
 
     @cached_property
     def val_dataset(self) -> PictureDataset:
@@ -215,7 +230,7 @@ class PictureData(LightningDataModule):
 
     @cached_property
     def _device_augmentation(self) -> DeviceAugmentation:
-        return DeviceAugmentation(*self._changes())
+        return DeviceAugmentation(self._changes())
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

@@ -1,6 +1,7 @@
 """Pictures a batch at a time, and how they are shared out among processes."""
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from cifar_lit.changes import picture_key
 from cifar_lit.pictures import Split
 
 if TYPE_CHECKING:
@@ -68,8 +70,7 @@ class PictureDataset(Dataset[Batch]):
         indices = self.indices[list(positions)]
         images = self.split.images[indices]
         if self.augmentation is not None:
-            seeds = (self.seed << 64 | epoch << 32 | int(index) for epoch, index in zip(epochs, indices, strict=True))
-            images = self.augmentation(images, seeds)
+            images = self.augmentation(images, map(picture_key, repeat(self.seed), epochs, indices.tolist()))
         return Batch(*map(torch.from_numpy, (images, self.split.labels[indices], indices)))
 
     def fetch(self, positions: NDArray[np.int64]) -> Batch:

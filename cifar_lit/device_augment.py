@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cifar_lit.changes import Changes, CropBorder
+
+FLIP = 3  # the place of the flip's number among those of a picture
+
 
 def pack(images: Tensor) -> Tensor:
     """Map uint8 pictures `(B, H, W, 3)` to words `(B, H, W)`, int32: red in the lowest byte, then green, then blue."""
@@ -24,8 +28,10 @@ def unpack(words: Tensor) -> Tensor:
     return torch.stack([(words >> shift).to(torch.uint8) for shift in (0, 8, 16)], dim=1)
 
 
-def crop_and_flip(words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int) -> Tensor:
-    """Add a black border, cut a window of the old size out of it, and mirror some pictures from left to right.
+def crop_and_flip(
+    words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, border: CropBorder = "black"
+) -> Tensor:
+    """Add a border, cut a window of the old size out of it, and mirror some pictures from left to right.
 
     Args:
         words: Shape `(B, H, W)`, int32.
@@ -33,16 +39,26 @@ def crop_and_flip(words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, p
         lefts: Shape `(B,)`, int32, first column of it, in the same range.
         flipped: Shape `(B,)`, bool.
         padding: Pixels of the border on each side.
+        border: Black, or the picture reflected without its border pixel.
     """
     count, height, width = words.shape
     across = torch.arange(width, dtype=torch.int32, device=words.device)
     down = torch.arange(height, dtype=torch.int32, device=words.device)
-    first = torch.arange(count, dtype=torch.int32, device=words.device) * (height + 2 * padding)
-    columns = torch.where(flipped[:, None], across.flip(0), across) + lefts[:, None]  # (B, W)
-    rows = (down + (first + tops)[:, None]) * (width + 2 * padding)  # (B, H)
-    source = rows[:, :, None] + columns[:, None, :]  # (B, H, W), positions among all pixels of the batch
-    bordered = F.pad(words, (padding,) * 4)
-    return bordered.view(-1).index_select(0, source.view(-1)).view_as(words)
+    columns = torch.where(flipped[:, None], across.flip(0), across) + lefts[:, None]  # (B, W), of the bordered picture
+    rows = down + tops[:, None]  # (B, H)
+    if border == "reflect":  # nothing need be added to find what lies there
+        columns, rows = _reflected(columns - padding, width), _reflected(rows - padding, height)
+    else:
+        words = F.pad(words, (padding,) * 4)
+    first = torch.arange(count, dtype=torch.int32, device=words.device)[:, None] * words.shape[1]
+    # (B, H, W), positions among all pixels of the batch
+    source = ((rows + first) * words.shape[2])[:, :, None] + columns[:, None, :]
+    return words.reshape(-1).index_select(0, source.view(-1)).view_as(source)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Map places up to `length - 1` outside of 0 to `length - 1` to those that they mirror."""
+    return length - 1 - (length - 1 - places.abs()).abs()
 
 
 def rotate(planes: Tensor, degrees: Tensor) -> Tensor:
@@ -91,34 +107,26 @@ class DeviceAugmentation:
     """The random changes of training pictures, for batches; the same distribution as `augment.Augmentation`.
 
     Args:
-        image_size: Height and width in pixels.
-        mean: Channel means in 0..1, the colour of the cutout.
-        crop_padding: Black pixels added on each side before cropping back; 0 turns it off.
-        rotate_degrees: Largest angle in either direction, borders reflected; 0 turns it off.
-        flip: Probability of a horizontal flip; 0 turns it off.
-        cutout_size: Side of the square in pixels; 0 turns it off.
+        changes: Which.
     """
 
     DRAWS = 6  # random numbers that a picture takes
 
-    def __init__(
-        self,
-        image_size: int,
-        mean: Sequence[float],
-        crop_padding: int = 4,
-        rotate_degrees: float = 5.0,
-        flip: float = 0.5,
-        cutout_size: int = 16,
-    ) -> None:
-        self.image_size = image_size
-        self.color = [round(255 * m) for m in mean]
-        self.crop_padding = crop_padding
-        self.rotate_degrees = rotate_degrees
-        self.flip = flip
-        self.cutout_size = cutout_size
+    def __init__(self, changes: Changes) -> None:
+        self.changes = changes
 
     def draw(self, seed: int, epoch: int, pictures: int) -> NDArray[np.float32]:
-        """Return `(pictures, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch."""
+        """Return `(pictures, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch.
+
+        Those of alternating flips are 0 or 1.
+        """
+        draws = self._uniform(seed, epoch, pictures)
+        if self.changes.flip_mode == "alternate":
+            first = self._uniform(seed, 0, pictures)[:, FLIP] < self.changes.flip
+            draws[:, FLIP] = first == (epoch % 2 == 1)
+        return draws
+
+    def _uniform(self, seed: int, epoch: int, pictures: int) -> NDArray[np.float32]:
         generator = np.random.default_rng((seed, epoch, self.DRAWS))  # not the one that shuffles
         return generator.random((pictures, self.DRAWS), np.float32)
 
@@ -130,15 +138,16 @@ class DeviceAugmentation:
             draws: Shape `(B, DRAWS)`, float32, a row for each picture.
         """
         top, left, angle, flip, row, column = draws.unbind(1)
-        places = 2 * self.crop_padding + 1
-        flipped = flip < self.flip  # comes last in augment.py, but before the rotation it only changes the angle's sign
-        words = crop_and_flip(words, _below(places, top), _below(places, left), flipped, self.crop_padding)
-        planes = unpack(words)
-        if self.rotate_degrees:
-            planes = rotate(planes, (2 * angle - 1) * self.rotate_degrees)
-        if self.cutout_size:
-            rows, columns = _below(self.image_size, row), _below(self.image_size, column)
-            planes = cutout(planes, rows, columns, self.cutout_size, self.color)
+        changes = self.changes
+        places = 2 * changes.crop_padding + 1
+        flipped = flip < changes.flip  # comes later in augment.py, but earlier it only changes the angle's sign
+        tops, lefts = _below(places, top), _below(places, left)
+        planes = unpack(crop_and_flip(words, tops, lefts, flipped, changes.crop_padding, changes.crop_border))
+        if changes.rotate_degrees:
+            planes = rotate(planes, (2 * angle - 1) * changes.rotate_degrees)
+        if changes.cutout_size:
+            rows, columns = _below(changes.image_size, row), _below(changes.image_size, column)
+            planes = cutout(planes, rows, columns, changes.cutout_size, changes.color)
         return planes.permute(0, 2, 3, 1)
 
 

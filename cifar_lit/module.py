@@ -15,6 +15,7 @@ from cifar_lit.dataset import Batch
 from cifar_lit.errors import UsageError
 from cifar_lit.hardware import has_amx
 from cifar_lit.net import Classifier, Init, MemoryFormat, Norm, Stem
+from cifar_lit.parameter_groups import parameter_groups, set_rates
 from cifar_lit.schedules import Schedule
 from cifar_lit.scores import NonFinite, Scores
 
@@ -40,6 +41,10 @@ class ImageClassifier(LightningModule):
         optimizer: Any class of torch.optim with its arguments. Its lr is the rate that the schedule starts from
             (the peak, for onecycle).
         schedule: How the learning rate changes; see its own options.
+        norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 leaves them free
+            (arXiv 1812.01187, section 3.1).
+        norm_bias_lr_factor: What the learning rate of the norms' biases is multiplied by, above 0; 64 in
+            arXiv 2404.00498, section 3.4.
         label_smoothing: Share of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         memory_format: How the network's weights lie in memory; channels_last is faster on most devices.
@@ -58,6 +63,8 @@ class ImageClassifier(LightningModule):
         zero_init_residual: bool = False,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
         schedule: Schedule = CONSTANT,
+        norm_weight_decay: float | None = None,
+        norm_bias_lr_factor: float = 1.0,
         label_smoothing: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
         compile: bool = False,
@@ -65,14 +72,20 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
+        if norm_weight_decay is not None and norm_weight_decay < 0:
+            raise UsageError(f"model.norm_weight_decay must be 0 or more, got {norm_weight_decay}")
+        if norm_bias_lr_factor <= 0:
+            raise UsageError(f"model.norm_bias_lr_factor must be above 0, got {norm_bias_lr_factor}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
         self.net = Classifier(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         try:  # a wrong argument is told now, not when the run has already begun
-            optimizer(self.net.parameters())
+            optimizer(parameter_groups(self.net, norm_weight_decay, norm_bias_lr_factor))
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
         self.make_optimizer = optimizer
         self.schedule = schedule
+        self.norm_weight_decay = norm_weight_decay
+        self.norm_bias_lr_factor = norm_bias_lr_factor
         self.label_smoothing = label_smoothing
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
@@ -165,10 +178,9 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule, each stepped at its own interval."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
+        groups = parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_factor)
+        optimizer = self.make_optimizer(groups)
+        set_rates(optimizer, self.lr)
         self.plateau = self.schedule.per_validation(optimizer)
         if self.plateau is not None:  # stepped in on_validation_epoch_end
             self.plateau.load_state_dict(self._plateau_state)

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from cifar_lit.augment import Augmentation, Rotate
+from cifar_lit.changes import Changes, picture_key
 
 MEAN = (0.2, 0.4, 0.6)
 FILL = (51, 102, 153)  # MEAN in 0..255
 OFF = {"crop_padding": 0, "rotate_degrees": 0.0, "flip": 0.0, "cutout_size": 0}
 
 
-def make(**options: float) -> Augmentation:
-    return Augmentation(32, MEAN, **{**OFF, **options})
+def make(**options: float | str) -> Augmentation:
+    return Augmentation(Changes(32, MEAN, **{**OFF, **options}))
 
 
 @pytest.fixture
@@ -24,11 +25,11 @@ def test_all_off_changes_nothing(images: np.ndarray) -> None:
 
 
 def test_everything_is_a_function_of_picture_and_key(images: np.ndarray) -> None:
-    one = Augmentation(32, MEAN)
+    one = Augmentation(Changes(32, MEAN))
     first = one(images, range(400))
     backwards = one(images[::-1], range(399, -1, -1))[::-1]
     assert (first == backwards).all()
-    assert (Augmentation(32, MEAN)(images[200:], range(200, 400)) == first[200:]).all()
+    assert (Augmentation(Changes(32, MEAN))(images[200:], range(200, 400)) == first[200:]).all()
     assert not (one(images, range(1000, 1400)) == first).all(axis=(1, 2, 3)).any()
     assert first.dtype == np.uint8 and first.shape == images.shape
 
@@ -36,7 +37,7 @@ def test_everything_is_a_function_of_picture_and_key(images: np.ndarray) -> None
 def test_input_is_not_written_to(images: np.ndarray) -> None:
     before = images.copy()
     images.setflags(write=False)
-    Augmentation(32, MEAN)(images, range(400))
+    Augmentation(Changes(32, MEAN))(images, range(400))
     assert (images == before).all()
 
 
@@ -48,6 +49,23 @@ def test_crop_shifts_over_black_padding_by_every_offset(images: np.ndarray) -> N
         assert len(shifts) == 1
         seen.add(shifts[0])
     assert {y for y, _ in seen} == set(range(9)) == {x for _, x in seen}
+
+
+def test_crop_can_shift_over_a_reflected_border(images: np.ndarray) -> None:
+    for before, after in zip(images, make(crop_padding=4, crop_border="reflect")(images, range(400)), strict=True):
+        padded = np.pad(before, ((4, 4), (4, 4), (0, 0)), "reflect")
+        assert any((padded[y : y + 32, x : x + 32] == after).all() for y in range(9) for x in range(9))
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs(images: np.ndarray) -> None:
+    augmentation = make(flip=0.5, flip_mode="alternate")
+    flipped = []
+    for epoch in range(4):
+        after = augmentation(images, [picture_key(0, epoch, index) for index in range(400)])
+        flipped.append((after == images[:, :, ::-1]).all(axis=(1, 2, 3)))
+        assert (flipped[-1] ^ (after == images).all(axis=(1, 2, 3))).all()
+    assert 150 < flipped[0].sum() < 250  # 5 standard deviations
+    assert (flipped[0] == ~flipped[1]).all() and (flipped[0] == flipped[2]).all() and (flipped[1] == flipped[3]).all()
 
 
 def test_flip_mirrors_about_half(images: np.ndarray) -> None:

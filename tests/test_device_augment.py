@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cifar_lit.augment import Augmentation
+from cifar_lit.changes import Changes
 from cifar_lit.device_augment import DeviceAugmentation, crop_and_flip, cutout, pack, rotate, unpack
 
 MEAN = (0.2, 0.4, 0.6)
@@ -23,7 +24,7 @@ def images() -> np.ndarray:
 
 
 def change(images: np.ndarray, **options: float) -> np.ndarray:
-    augmentation = DeviceAugmentation(32, MEAN, **{**OFF, **options})
+    augmentation = DeviceAugmentation(Changes(32, MEAN, **{**OFF, **options}))
     draws = torch.from_numpy(augmentation.draw(0, 0, len(images)))
     return augmentation(pack(torch.from_numpy(images)), draws).numpy()
 
@@ -41,6 +42,27 @@ def test_crop_and_flip_cut_the_window_that_was_asked_for(images: np.ndarray) -> 
     for i, picture in enumerate(images[:162]):
         window = np.pad(picture, ((4, 4), (4, 4), (0, 0)))[i % 9 :, i // 9 % 9 :][:32, :32]
         assert (after[i] == (window[:, ::-1] if i >= 81 else window)).all()
+
+
+def test_a_reflected_border_is_that_of_numpy(images: np.ndarray) -> None:
+    words = pack(torch.from_numpy(images[:81]))
+    tops, lefts = torch.arange(81).int() % 9, torch.arange(81).int() // 9 % 9
+    after = unpack(crop_and_flip(words, tops, lefts, torch.zeros(81, dtype=torch.bool), 4, "reflect"))
+    for i, picture in enumerate(images[:81]):
+        window = np.pad(picture, ((4, 4), (4, 4), (0, 0)), "reflect")[i % 9 :, i // 9 :][:32, :32]
+        assert (after[i].permute(1, 2, 0).numpy() == window).all()
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs(images: np.ndarray) -> None:
+    augmentation = DeviceAugmentation(Changes(32, MEAN, **{**OFF, "flip": 0.5}, flip_mode="alternate"))
+    words = pack(torch.from_numpy(images[:400]))
+    flipped = []
+    for epoch in range(4):
+        after = augmentation(words, torch.from_numpy(augmentation.draw(0, epoch, 400))).numpy()
+        flipped.append((after == images[:400, :, ::-1]).all(axis=(1, 2, 3)))
+        assert (flipped[-1] ^ (after == images[:400]).all(axis=(1, 2, 3))).all()
+    assert 150 < flipped[0].sum() < 250  # 5 standard deviations
+    assert (flipped[0] == ~flipped[1]).all() and (flipped[0] == flipped[2]).all() and (flipped[1] == flipped[3]).all()
 
 
 @pytest.mark.parametrize("angle", [-180, -31, -5, -0.5, 0, 3, 90, 147])
@@ -88,7 +110,7 @@ def test_offsets_and_flips_are_drawn_like_those_of_albumentations(marked: np.nda
     both = []
     for after in (
         change(marked, crop_padding=4, flip=0.5),
-        Augmentation(32, MEAN, 4, 0.0, 0.5, 0)(marked, range(MANY)),
+        Augmentation(Changes(32, MEAN, rotate_degrees=0.0, cutout_size=0))(marked, range(MANY)),
     ):
         x, y = after[:, 16, 15, 0].astype(int), after[:, 16, 15, 1].astype(int)
         flipped = after[:, 16, 14, 0] > after[:, 16, 15, 0]
@@ -106,7 +128,7 @@ def test_angles_are_drawn_like_those_of_albumentations(marked: np.ndarray) -> No
     angles = []
     for after in (
         change(marked, rotate_degrees=30.0),
-        Augmentation(32, MEAN, 0, 30.0, 0.0, 0)(marked, range(MANY)),
+        Augmentation(Changes(32, MEAN, **{**OFF, "rotate_degrees": 30.0}))(marked, range(MANY)),
     ):
         right, left = after[:, 16, 25, :2].astype(float), after[:, 16, 6, :2].astype(float)
         angle = np.degrees(np.arctan2(*(right - left).T[::-1]))
@@ -117,7 +139,10 @@ def test_angles_are_drawn_like_those_of_albumentations(marked: np.ndarray) -> No
 
 def test_squares_are_drawn_like_those_of_the_other_path(marked: np.ndarray) -> None:
     areas = []
-    for after in (change(marked, cutout_size=16), Augmentation(32, MEAN, 0, 0.0, 0.0, 16)(marked, range(MANY))):
+    for after in (
+        change(marked, cutout_size=16),
+        Augmentation(Changes(32, MEAN, **{**OFF, "cutout_size": 16}))(marked, range(MANY)),
+    ):
         cut = (after == FILL).all(axis=3)
         assert cut.any(axis=(1, 2)).all()
         areas.append(
@@ -129,14 +154,14 @@ def test_squares_are_drawn_like_those_of_the_other_path(marked: np.ndarray) -> N
 def test_all_changes_together_give_the_same_pictures_on_average(images: np.ndarray) -> None:
     one = np.stack([images[0]] * MANY)
     ours = change(one, crop_padding=4, rotate_degrees=5.0, flip=0.5, cutout_size=8).astype(float)
-    theirs = Augmentation(32, MEAN, 4, 5.0, 0.5, 8)(one, range(MANY)).astype(float)
+    theirs = Augmentation(Changes(32, MEAN, cutout_size=8))(one, range(MANY)).astype(float)
     error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / MANY)
     z = (ours.mean(axis=0) - theirs.mean(axis=0)) / error
     assert np.abs(z).max() < 6 and z.std() < 1.6  # neighbours go together, so the spread is not that of 3072 draws
 
 
 def test_each_picture_changes_by_itself_and_again_the_same(images: np.ndarray) -> None:
-    augmentation = DeviceAugmentation(32, MEAN)
+    augmentation = DeviceAugmentation(Changes(32, MEAN))
     draws = augmentation.draw(3, 1, MANY)
     assert (draws == augmentation.draw(3, 1, MANY)).all()
     assert not (draws == augmentation.draw(3, 2, MANY)).any(axis=1).all()
