@@ -18,7 +18,7 @@ from cifar_lit.errors import UsageError
 from cifar_lit.module import ImageClassifier
 from cifar_lit.net import Classifier
 from cifar_lit.pictures import Split
-from cifar_lit.predictions import Predictions, predict
+from cifar_lit.predictions import Predictions, average, predict
 from cifar_lit.screen import History
 from cifar_lit.splits import stratified_split
 
@@ -39,6 +39,7 @@ class Analysis:
         run: The folder of the run, with its `config.yaml` and `run.json` if it was started from the command line.
 
     Attributes:
+        flip_averaged: What the mean over each test picture and its mirror image says, where it was asked for.
         problems: Why parts of the report could not be made, by the part's name.
     """
 
@@ -57,6 +58,7 @@ class Analysis:
         self.weights = weights
         self.history = history
         self.run = run
+        self.flip_averaged: Predictions | None = None
         self.problems: dict[str, str] = {}
 
     @classmethod
@@ -87,6 +89,12 @@ class Analysis:
         indices, limit = self.data.test_dataset.indices, self.trainer.limit_test_batches
         return self._predict("test", indices, limit, last=self.net.backbone.fc)
 
+    def average_flips(self) -> None:
+        """Make one more pass over the same test pictures, mirrored."""
+        if self.flip_averaged is None:
+            indices, limit = self.data.test_dataset.indices, self.trainer.limit_test_batches
+            self.flip_averaged = average(self.test, self._predict("test", indices, limit, mirrored=True))
+
     @cached_property
     def train(self) -> Predictions:
         """One pass over some training pictures, not augmented: data.train_eval_size, or what was trained on if less."""
@@ -100,6 +108,7 @@ class Analysis:
         limit: float | int,
         most: int | None = None,
         last: nn.Module | None = None,
+        mirrored: bool = False,
     ) -> Predictions:
         split: Split = getattr(self.data.pictures, name)
         per_batch = self.data.batch_size * self.trainer.world_size
@@ -113,8 +122,9 @@ class Analysis:
             indices,
             device=self.trainer.strategy.root_device,
             context=self.trainer.precision_plugin.forward_context,
-            progress=f"final pass, {name}",
+            progress=f"final pass, {name}{', mirrored' * mirrored}",
             last=last,
+            mirrored=mirrored,
         )
 
 

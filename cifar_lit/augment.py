@@ -13,7 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 import albumentations as A
 import cv2
 
-from cifar_lit.changes import Changes, first_epoch
+from cifar_lit.augment_options import AugmentOptions, first_epoch
 
 
 # albumentations ships no types, so its classes are Any to mypy, which waives both classes below.
@@ -69,22 +69,22 @@ class Augmentation:
     """The random changes of training pictures, as a pure function of (picture, key).
 
     Args:
-        changes: Which.
+        options: Which changes.
     """
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, options: AugmentOptions) -> None:
         steps: list[A.BasicTransform] = []
-        if changes.crop_padding:
-            border = cv2.BORDER_REFLECT_101 if changes.crop_border == "reflect" else cv2.BORDER_CONSTANT
-            steps.append(A.Pad(changes.crop_padding, border_mode=border, p=1))
-            steps.append(A.RandomCrop(changes.image_size, changes.image_size, p=1))
-        if changes.rotate_degrees:
-            steps.append(Rotate(changes.rotate_degrees))
-        if changes.flip and changes.flip_mode == "random":
-            steps.append(A.HorizontalFlip(p=changes.flip))
-        if changes.cutout_size:
-            steps.append(Cutout(changes.cutout_size, changes.color))
-        self.alternating = changes.flip if changes.flip_mode == "alternate" else 0.0
+        if options.crop_padding:
+            border = cv2.BORDER_REFLECT_101 if options.crop_border == "reflect" else cv2.BORDER_CONSTANT
+            steps.append(A.Pad(options.crop_padding, border_mode=border, p=1))
+            steps.append(A.RandomCrop(options.image_size, options.image_size, p=1))
+        if options.rotate_degrees:
+            steps.append(Rotate(options.rotate_degrees))
+        if options.flip and options.flip_mode == "random":
+            steps.append(A.HorizontalFlip(p=options.flip))
+        if options.cutout_size:
+            steps.append(Cutout(options.cutout_size, options.color))
+        self.alternating = options.flip if options.flip_mode == "alternate" else 0.0
         self.transform = A.Compose(steps, strict=True)
         self.random = random.Random()
         # Every step above draws from Python's generator alone (a test would notice another), so seeding that

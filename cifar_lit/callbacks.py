@@ -147,32 +147,33 @@ class GradCAMPictures(ReportCallback):
 class Scores(ReportCallback):
     """Writes how good the network is, overall and class by class, and what it says about every test picture.
 
+    Args:
+        flip_averaging: Whether to tell, too, how good the mean of what it says about each test picture and about its
+            mirror image is (arXiv 2404.00498, section 3.5); takes one more pass over the test set. Everything else
+            goes by the pictures as they are.
+
     Attributes:
         FINAL: Names of the final figures in the loggers.
     """
 
     FINAL = ("test/loss", "test/accuracy", "test/calibration_error", "final_train/loss", "final_train/accuracy")
 
+    def __init__(self, flip_averaging: bool = False) -> None:
+        self.flip_averaging = flip_averaging
+
     def compute(self, analysis: Analysis) -> None:
         """Ask for the passes over test and training set."""
         _ = analysis.test, analysis.train
+        if self.flip_averaging:
+            analysis.average_flips()
 
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `metrics.json`, `predictions.csv`, and the class-wise, confusion and calibration tables and figures."""
         test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
+        flipped = analysis.flip_averaged
+        splits = {"test": test, **({"test_flip_averaged": flipped} if flipped else {}), "train": train}
         table, calibration = metrics.confusion(test), metrics.calibration(test)
         by_class = metrics.class_scores(table)
-        final = {
-            name: {
-                "accuracy": one.accuracy,
-                "accuracy_interval_95": metrics.accuracy_interval(len(one) - len(one.errors), len(one)),
-                "loss": one.loss,
-                "calibration_error": metrics.calibration(one).error,
-                "pictures": len(one),
-                "errors": len(one.errors),
-            }
-            for name, one in (("test", test), ("train", train))
-        }
         pictures = analysis.data.pictures
         report.json(
             "metrics",
@@ -180,11 +181,12 @@ class Scores(ReportCallback):
                 "weights": analysis.weights,
                 "parameters": sum(parameter.numel() for parameter in analysis.net.parameters()),
                 "fingerprints": {"train": pictures.train.fingerprint, "test": pictures.test.fingerprint},
-                **final,
+                **{name: metrics.summary(one) for name, one in splits.items()},
             },
         )
         final_figures = (test.loss, test.accuracy, calibration.error, train.loss, train.accuracy)
-        report.scalars(dict(zip(self.FINAL, final_figures, strict=True)))
+        averaged = {"test/accuracy_flip_averaged": flipped.accuracy} if flipped else {}
+        report.scalars({**dict(zip(self.FINAL, final_figures, strict=True)), **averaged})
         write_csv(report.folder / "predictions.csv", test, classes, pictures.test.files)
         rows = zip(classes, table.sum(axis=1), by_class.recall, by_class.precision, by_class.f1, strict=True)
         report.table("class_accuracy", ("class", "test_pictures", "accuracy", "precision", "f1"), rows)
@@ -279,6 +281,7 @@ class Summary(ReportCallback):
         if not analysis.problems:  # an earlier attempt may have left some
             (report.folder / "problems.txt").unlink(missing_ok=True)
         test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
+        flipped = analysis.flip_averaged
         low, high = metrics.accuracy_interval(len(test) - len(test.errors), len(test))
         by_class = metrics.class_scores(metrics.confusion(test)).recall
         worst = int(np.nanargmin(by_class))
@@ -286,7 +289,8 @@ class Summary(ReportCallback):
         rank_zero_info(
             f"\ntest accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
             f"({analysis.weights}; {len(test.errors)} of {len(test)} pictures wrong)\n"
-            f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
+            + (f"flip-averaged  {flipped.accuracy:.2%}   loss {flipped.loss:.3f}\n" if flipped else "")
+            + f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
             f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
             f"report         {report.folder / 'index.html'}"
             + (

@@ -39,7 +39,18 @@ from cifar_lit.screen import History, ProgressBar, silence_noise
 
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
-GROUPS = ("data", "model", "checkpoint", "misclassified", "gradcam", "samples", "page", "projector", "trainer")
+GROUPS = (
+    "data",
+    "model",
+    "checkpoint",
+    "misclassified",
+    "gradcam",
+    "samples",
+    "scores",
+    "page",
+    "projector",
+    "trainer",
+)
 
 # A recipe from somebody else can name any class. jsonargparse refuses those that run commands (os, subprocess, ...)
 # only once it is told to, and by default would make an object even where no class is expected.
@@ -165,6 +176,7 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
         parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
         parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(callbacks.Scores, "scores")
         parser.add_lightning_class_args(callbacks.Page, "page")
         parser.add_lightning_class_args(callbacks.Projector, "projector")
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -241,7 +253,7 @@ class FitCLI(LightningCLI):
         parts = [one for one in callbacks_ if isinstance(one, ReportCallback)]
         page = [one for one in parts if isinstance(one, callbacks.Page)]  # sums up what the others made
         pictures = [one for one in parts if one not in page]
-        report = WholeReport([*pictures, callbacks.Scores(), callbacks.Curves(), *page, callbacks.Summary()])
+        report = WholeReport([*pictures, callbacks.Curves(), *page, callbacks.Summary()])
         saver = [one for one in callbacks_ if isinstance(one, LastCheckpoint)]
         ours: list[Callback] = [History(), *(one for one in callbacks_ if one not in [*parts, *saver]), report]
         if config.get("enable_progress_bar") is not False:

@@ -112,10 +112,16 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
         return [name, *texts]
 
     test = [run.metrics["test"] for run in runs]
+    flipped = [run.metrics.get("test_flip_averaged") for run in runs]
     return [
         row("run", *(run.name for run in runs)),
         row("test accuracy", *(f"{one['accuracy']:.2%}" for one in test)),
         row("95 % interval", *("{:.2%} to {:.2%}".format(*one["accuracy_interval_95"]) for one in test)),
+        *(
+            [row("flip-averaged", *(f"{one['accuracy']:.2%}" if one else "(none)" for one in flipped))]
+            if any(flipped)
+            else []
+        ),
         row("test loss", *(f"{one['loss']:.3f}" for one in test)),
         row("calibration error", *(f"{one['calibration_error']:.1%}" for one in test)),
         row("train accuracy", *(f"{run.metrics['train']['accuracy']:.2%}" for run in runs)),

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cifar_lit.changes import Changes, CropBorder, FlipMode
+from cifar_lit.augment_options import AugmentOptions, CropBorder, FlipMode
 from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.errors import RunError, UsageError
@@ -163,11 +163,11 @@ class PictureData(LightningDataModule):
         """The pictures to train on, augmented."""
         from cifar_lit.augment import Augmentation  # here, because --help need not wait for albumentations
 
-        return PictureDataset(self.pictures.train, self._selection[0], Augmentation(self._changes()), self.seed)
+        return PictureDataset(self.pictures.train, self._selection[0], Augmentation(self._augment_options()), self.seed)
 
-    def _changes(self) -> Changes:
-        names = [field.name for field in fields(Changes)]
-        return Changes(**{name: getattr(self, name) for name in names})
+    def _augment_options(self) -> AugmentOptions:
+        names = [field.name for field in fields(AugmentOptions)]
+        return AugmentOptions(**{name: getattr(self, name) for name in names})
 
     @cached_property
     def val_dataset(self) -> PictureDataset:
@@ -230,7 +230,7 @@ class PictureData(LightningDataModule):
 
     @cached_property
     def _device_augmentation(self) -> DeviceAugmentation:
-        return DeviceAugmentation(self._changes())
+        return DeviceAugmentation(self._augment_options())
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

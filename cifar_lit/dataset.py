@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from cifar_lit.changes import picture_key
+from cifar_lit.augment_options import picture_key
 from cifar_lit.pictures import Split
 
 if TYPE_CHECKING:

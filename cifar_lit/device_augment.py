@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_lit.changes import Changes, CropBorder
+from cifar_lit.augment_options import AugmentOptions, CropBorder
 
 FLIP = 3  # the place of the flip's number among those of a picture
 
@@ -107,13 +107,13 @@ class DeviceAugmentation:
     """The random changes of training pictures, for batches; the same distribution as `augment.Augmentation`.
 
     Args:
-        changes: Which.
+        options: Which changes.
     """
 
     DRAWS = 6  # random numbers that a picture takes
 
-    def __init__(self, changes: Changes) -> None:
-        self.changes = changes
+    def __init__(self, options: AugmentOptions) -> None:
+        self.options = options
 
     def draw(self, seed: int, epoch: int, pictures: int) -> NDArray[np.float32]:
         """Return `(pictures, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch.
@@ -121,8 +121,8 @@ class DeviceAugmentation:
         Those of alternating flips are 0 or 1.
         """
         draws = self._uniform(seed, epoch, pictures)
-        if self.changes.flip_mode == "alternate":
-            first = self._uniform(seed, 0, pictures)[:, FLIP] < self.changes.flip
+        if self.options.flip_mode == "alternate":
+            first = self._uniform(seed, 0, pictures)[:, FLIP] < self.options.flip
             draws[:, FLIP] = first == (epoch % 2 == 1)
         return draws
 
@@ -138,16 +138,16 @@ class DeviceAugmentation:
             draws: Shape `(B, DRAWS)`, float32, a row for each picture.
         """
         top, left, angle, flip, row, column = draws.unbind(1)
-        changes = self.changes
-        places = 2 * changes.crop_padding + 1
-        flipped = flip < changes.flip  # comes later in augment.py, but earlier it only changes the angle's sign
+        options = self.options
+        places = 2 * options.crop_padding + 1
+        flipped = flip < options.flip  # comes later in augment.py, but earlier it only changes the angle's sign
         tops, lefts = _below(places, top), _below(places, left)
-        planes = unpack(crop_and_flip(words, tops, lefts, flipped, changes.crop_padding, changes.crop_border))
-        if changes.rotate_degrees:
-            planes = rotate(planes, (2 * angle - 1) * changes.rotate_degrees)
-        if changes.cutout_size:
-            rows, columns = _below(changes.image_size, row), _below(changes.image_size, column)
-            planes = cutout(planes, rows, columns, changes.cutout_size, changes.color)
+        planes = unpack(crop_and_flip(words, tops, lefts, flipped, options.crop_padding, options.crop_border))
+        if options.rotate_degrees:
+            planes = rotate(planes, (2 * angle - 1) * options.rotate_degrees)
+        if options.cutout_size:
+            rows, columns = _below(options.image_size, row), _below(options.image_size, column)
+            planes = cutout(planes, rows, columns, options.cutout_size, options.color)
         return planes.permute(0, 2, 3, 1)
 
 

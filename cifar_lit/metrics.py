@@ -1,6 +1,7 @@
 """How good predictions are, beyond accuracy and loss; pure functions of `Predictions`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,19 @@ def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[floa
 
     interval = binomtest(right, total).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def summary(predictions: Predictions) -> dict[str, Any]:
+    """Return accuracy with its interval, loss, calibration error, the number of pictures and that of wrong ones."""
+    wrong = len(predictions.errors)
+    return {
+        "accuracy": predictions.accuracy,
+        "accuracy_interval_95": accuracy_interval(len(predictions) - wrong, len(predictions)),
+        "loss": predictions.loss,
+        "calibration_error": calibration(predictions).error,
+        "pictures": len(predictions),
+        "errors": wrong,
+    }
 
 
 def confusion(predictions: Predictions) -> Counts:

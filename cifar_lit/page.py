@@ -102,16 +102,9 @@ def _quality(analysis: Analysis) -> Context:
     by_class = zip(analysis.data.pictures.classes, counts, scores.recall, scores.precision, scores.f1, strict=True)
     return {
         "splits": [
-            {
-                "name": name,
-                "accuracy": one.accuracy,
-                "interval": metrics.accuracy_interval(len(one) - len(one.errors), len(one)),
-                "loss": one.loss,
-                "calibration_error": metrics.calibration(one).error,
-                "pictures": len(one),
-                "errors": len(one.errors),
-            }
-            for name, one in (("test", test), ("train", train))
+            {"name": name, **metrics.summary(one)}
+            for name, one in (("test", test), ("test, flip averaged", analysis.flip_averaged), ("train", train))
+            if one
         ],
         "classes": [[name, *map(float, row)] for name, *row in by_class],
         "reliability": _svg(lambda: figures.reliability(bins.count, bins.confidence, bins.accuracy, bins.error)),

@@ -100,6 +100,7 @@ def predict(
     context: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: str | None = None,
     last: nn.Module | None = None,
+    mirrored: bool = False,
 ) -> Predictions:
     """Run a network once over the given pictures.
 
@@ -114,6 +115,7 @@ def predict(
         context: Entered around each forward pass, for mixed precision.
         progress: Name of a progress bar on the screen of the first process; None for no bar.
         last: The network's last layer, if what it is given shall be kept as features.
+        mirrored: Show it the pictures mirrored from left to right.
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
@@ -126,6 +128,7 @@ def predict(
         with torch.inference_mode():
             for start in bar:
                 images = torch.from_numpy(split.images[indices[start : start + BATCH_SIZE]])
+                images = images.flip(2) if mirrored else images  # (B, H, W, 3)
                 with context():
                     logits = net(images.to(device))
                 tables.append((start, logits.float().cpu().double().log_softmax(1).numpy()))
@@ -134,6 +137,17 @@ def predict(
         for handle in handles:
             handle.remove()
     return Predictions(indices, split.labels[indices], _gather(tables), _gather(features) if last else None)
+
+
+def average(one: Predictions, other: Predictions) -> Predictions:
+    """Return what the mean of two sets of logits says about the same pictures, without features.
+
+    Averaging the logits of a picture and of its mirror image is the flip averaging of arXiv 2404.00498, section 3.5.
+    """
+    mean = (one.log_probabilities + other.log_probabilities) / 2  # the logits', up to a constant in each row
+    highest = mean.max(axis=1, keepdims=True)
+    total = highest + np.log(np.exp(mean - highest).sum(axis=1, keepdims=True))
+    return Predictions(one.indices, one.labels, mean - total)
 
 
 def _gather(share: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cifar_lit.augment import Augmentation, Rotate
-from cifar_lit.changes import Changes, picture_key
+from cifar_lit.augment_options import AugmentOptions, picture_key
 
 MEAN = (0.2, 0.4, 0.6)
 FILL = (51, 102, 153)  # MEAN in 0..255
@@ -12,7 +12,7 @@ OFF = {"crop_padding": 0, "rotate_degrees": 0.0, "flip": 0.0, "cutout_size": 0}
 
 
 def make(**options: float | str) -> Augmentation:
-    return Augmentation(Changes(32, MEAN, **{**OFF, **options}))
+    return Augmentation(AugmentOptions(32, MEAN, **{**OFF, **options}))
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def test_all_off_changes_nothing(images: np.ndarray) -> None:
 
 
 def test_everything_is_a_function_of_picture_and_key(images: np.ndarray) -> None:
-    one = Augmentation(Changes(32, MEAN))
+    one = Augmentation(AugmentOptions(32, MEAN))
     first = one(images, range(400))
     backwards = one(images[::-1], range(399, -1, -1))[::-1]
     assert (first == backwards).all()
-    assert (Augmentation(Changes(32, MEAN))(images[200:], range(200, 400)) == first[200:]).all()
+    assert (Augmentation(AugmentOptions(32, MEAN))(images[200:], range(200, 400)) == first[200:]).all()
     assert not (one(images, range(1000, 1400)) == first).all(axis=(1, 2, 3)).any()
     assert first.dtype == np.uint8 and first.shape == images.shape
 
@@ -37,7 +37,7 @@ def test_everything_is_a_function_of_picture_and_key(images: np.ndarray) -> None
 def test_input_is_not_written_to(images: np.ndarray) -> None:
     before = images.copy()
     images.setflags(write=False)
-    Augmentation(Changes(32, MEAN))(images, range(400))
+    Augmentation(AugmentOptions(32, MEAN))(images, range(400))
     assert (images == before).all()
 
 

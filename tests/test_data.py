@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.changes import Changes
+from cifar_lit.augment_options import AugmentOptions
 from cifar_lit.data import PictureData
 from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation
@@ -125,13 +125,15 @@ def test_processes_together_see_what_one_sees(pictures: Pictures) -> None:
 
 @pytest.mark.parametrize("device", [False, True], ids=["workers", "device"])
 def test_an_epoch_is_gone_on_with_after_the_batches_that_are_done(pictures: Pictures, device: bool) -> None:
-    dataset = PictureDataset(pictures.train, np.arange(60), Augmentation(Changes(32, pictures.mean)), seed=1)
+    dataset = PictureDataset(pictures.train, np.arange(60), Augmentation(AugmentOptions(32, pictures.mean)), seed=1)
 
     def batches(done: int) -> list[tuple[list[int], bytes]]:
         sampler = TrainSampler(dataset, 1, lambda: (5, done), 8, 0, 1)
         loader: DeviceLoader | LazyLoader
         if device:
-            loader = DeviceLoader(dataset, sampler, DeviceAugmentation(Changes(32, pictures.mean)), 8, True, "cpu")
+            loader = DeviceLoader(
+                dataset, sampler, DeviceAugmentation(AugmentOptions(32, pictures.mean)), 8, True, "cpu"
+            )
         else:
             loader = LazyLoader(dataset, 8, sampler=sampler, collate_fn=as_is, drop_last=True)
         assert len(loader) == 7
@@ -144,7 +146,7 @@ def test_an_epoch_is_gone_on_with_after_the_batches_that_are_done(pictures: Pict
 
 def test_processes_together_see_what_one_sees_on_the_device(pictures: Pictures) -> None:
     dataset = PictureDataset(pictures.train, np.arange(60), seed=1)
-    augmentation = DeviceAugmentation(Changes(32, pictures.mean))
+    augmentation = DeviceAugmentation(AugmentOptions(32, pictures.mean))
 
     def seen(rank: int, world_size: int) -> dict[int, bytes]:
         sampler = TrainSampler(dataset, 1, lambda: (5, 0), 10 // world_size, rank, world_size)

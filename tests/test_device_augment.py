@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.changes import Changes
+from cifar_lit.augment_options import AugmentOptions
 from cifar_lit.device_augment import DeviceAugmentation, crop_and_flip, cutout, pack, rotate, unpack
 
 MEAN = (0.2, 0.4, 0.6)
@@ -24,7 +24,7 @@ def images() -> np.ndarray:
 
 
 def change(images: np.ndarray, **options: float) -> np.ndarray:
-    augmentation = DeviceAugmentation(Changes(32, MEAN, **{**OFF, **options}))
+    augmentation = DeviceAugmentation(AugmentOptions(32, MEAN, **{**OFF, **options}))
     draws = torch.from_numpy(augmentation.draw(0, 0, len(images)))
     return augmentation(pack(torch.from_numpy(images)), draws).numpy()
 
@@ -54,7 +54,7 @@ def test_a_reflected_border_is_that_of_numpy(images: np.ndarray) -> None:
 
 
 def test_alternating_flips_show_both_sides_in_two_epochs(images: np.ndarray) -> None:
-    augmentation = DeviceAugmentation(Changes(32, MEAN, **{**OFF, "flip": 0.5}, flip_mode="alternate"))
+    augmentation = DeviceAugmentation(AugmentOptions(32, MEAN, **{**OFF, "flip": 0.5}, flip_mode="alternate"))
     words = pack(torch.from_numpy(images[:400]))
     flipped = []
     for epoch in range(4):
@@ -110,7 +110,7 @@ def test_offsets_and_flips_are_drawn_like_those_of_albumentations(marked: np.nda
     both = []
     for after in (
         change(marked, crop_padding=4, flip=0.5),
-        Augmentation(Changes(32, MEAN, rotate_degrees=0.0, cutout_size=0))(marked, range(MANY)),
+        Augmentation(AugmentOptions(32, MEAN, rotate_degrees=0.0, cutout_size=0))(marked, range(MANY)),
     ):
         x, y = after[:, 16, 15, 0].astype(int), after[:, 16, 15, 1].astype(int)
         flipped = after[:, 16, 14, 0] > after[:, 16, 15, 0]
@@ -128,7 +128,7 @@ def test_angles_are_drawn_like_those_of_albumentations(marked: np.ndarray) -> No
     angles = []
     for after in (
         change(marked, rotate_degrees=30.0),
-        Augmentation(Changes(32, MEAN, **{**OFF, "rotate_degrees": 30.0}))(marked, range(MANY)),
+        Augmentation(AugmentOptions(32, MEAN, **{**OFF, "rotate_degrees": 30.0}))(marked, range(MANY)),
     ):
         right, left = after[:, 16, 25, :2].astype(float), after[:, 16, 6, :2].astype(float)
         angle = np.degrees(np.arctan2(*(right - left).T[::-1]))
@@ -141,7 +141,7 @@ def test_squares_are_drawn_like_those_of_the_other_path(marked: np.ndarray) -> N
     areas = []
     for after in (
         change(marked, cutout_size=16),
-        Augmentation(Changes(32, MEAN, **{**OFF, "cutout_size": 16}))(marked, range(MANY)),
+        Augmentation(AugmentOptions(32, MEAN, **{**OFF, "cutout_size": 16}))(marked, range(MANY)),
     ):
         cut = (after == FILL).all(axis=3)
         assert cut.any(axis=(1, 2)).all()
@@ -154,14 +154,14 @@ def test_squares_are_drawn_like_those_of_the_other_path(marked: np.ndarray) -> N
 def test_all_changes_together_give_the_same_pictures_on_average(images: np.ndarray) -> None:
     one = np.stack([images[0]] * MANY)
     ours = change(one, crop_padding=4, rotate_degrees=5.0, flip=0.5, cutout_size=8).astype(float)
-    theirs = Augmentation(Changes(32, MEAN, cutout_size=8))(one, range(MANY)).astype(float)
+    theirs = Augmentation(AugmentOptions(32, MEAN, cutout_size=8))(one, range(MANY)).astype(float)
     error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / MANY)
     z = (ours.mean(axis=0) - theirs.mean(axis=0)) / error
     assert np.abs(z).max() < 6 and z.std() < 1.6  # neighbours go together, so the spread is not that of 3072 draws
 
 
 def test_each_picture_changes_by_itself_and_again_the_same(images: np.ndarray) -> None:
-    augmentation = DeviceAugmentation(Changes(32, MEAN))
+    augmentation = DeviceAugmentation(AugmentOptions(32, MEAN))
     draws = augmentation.draw(3, 1, MANY)
     assert (draws == augmentation.draw(3, 1, MANY)).all()
     assert not (draws == augmentation.draw(3, 2, MANY)).any(axis=1).all()

@@ -7,8 +7,11 @@ import pytest
 import torch
 from conftest import QUICK
 
-from cifar_lit import evaluate
+from cifar_lit import compare, evaluate
+from cifar_lit.checkpoints import net_state
+from cifar_lit.data import PictureData
 from cifar_lit.fit import main
+from cifar_lit.net import Classifier
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,38 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     evaluate.main([*QUICK, "--ckpt_path", str(file), *options])
     assert json.loads((out / "metrics.json").read_text())["train"]["pictures"] == 37
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
+
+
+def test_flip_averaging_is_told_beside_the_plain_figures(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_averaging", "true"])
+    plain, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "report", out))
+    averaged = metrics.pop("test_flip_averaged")
+    assert metrics == plain and "test_flip_averaged" not in plain
+    images = torch.from_numpy(PictureData("digits").pictures.test.images)
+    net = checkpoint_net(run)
+    with torch.no_grad():
+        logits = (net(images) + net(images.flip(2))) / 2
+    labels = torch.from_numpy(PictureData("digits").pictures.test.labels)
+    assert averaged["accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert averaged["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert averaged["loss"] != pytest.approx(plain["test"]["loss"], rel=1e-7)
+    assert f"flip-averaged  {averaged['accuracy']:.2%}" in caplog.text
+    assert "test, flip averaged" in (out / "index.html").read_text() and "flip" in (out / "README.md").read_text()
+    compare.main([str(run), str(out), "--out", str(tmp_path / "compared")])
+    compared = json.loads((tmp_path / "compared" / "compare.json").read_text())
+    assert f"{averaged['accuracy']:.2%}" in json.dumps(compared)
+
+
+def checkpoint_net(run: Path) -> torch.nn.Module:
+    """Return the network of a run's best checkpoint."""
+    data = PictureData("digits")
+    net = Classifier(10, data.mean, data.std, stem="imagenet").eval()
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    net.load_state_dict(net_state(checkpoint["state_dict"]))
+    return net
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:

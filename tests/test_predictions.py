@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cifar_lit.pictures import Pictures, Split
-from cifar_lit.predictions import Predictions, predict, read_csv, write_csv
+from cifar_lit.predictions import Predictions, average, predict, read_csv, write_csv
 
 
 class Brightness(nn.Module):
@@ -40,6 +40,20 @@ def test_features_are_what_the_last_layer_was_given(pictures: Pictures) -> None:
     np.testing.assert_allclose(got.features, expected, rtol=1e-5, atol=1e-6)
     assert not net[3]._forward_pre_hooks
     assert predict(net, split).features is None
+
+
+def test_averaging_over_mirrored_pictures_is_that_of_the_logits(pictures: Pictures) -> None:
+    class Left(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, :, 0].float().mean(dim=1) / 10  # the first column
+
+    split, net = pictures.train, Left()
+    plain, mirrored = predict(net, split), predict(net, split, mirrored=True)
+    first, last = (split.images[:, :, column].astype(np.float64).mean(axis=1) / 10 for column in (0, -1))
+    both = torch.from_numpy((first + last) / 2).log_softmax(1).numpy()
+    np.testing.assert_allclose(average(plain, mirrored).log_probabilities, both, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(plain.log_probabilities, mirrored.log_probabilities)
+    np.testing.assert_allclose(average(plain, plain).log_probabilities, plain.log_probabilities, atol=1e-12)
 
 
 @pytest.fixture

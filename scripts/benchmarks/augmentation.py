@@ -12,7 +12,7 @@ from harness import Row, Settings, alternate, faster
 from PIL import Image
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.changes import Changes
+from cifar_lit.augment_options import AugmentOptions
 from cifar_lit.dataset import PictureDataset
 from cifar_lit.device_augment import DeviceAugmentation, pack
 from cifar_lit.loaders import AT_ONCE
@@ -57,9 +57,9 @@ def measure(settings: Settings) -> list[Row]:
     images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
     usual = Usual(images)
     split = Split(images, np.zeros(BATCH, np.int64))
-    dataset = PictureDataset(split, np.arange(BATCH), Augmentation(Changes(32, MEAN)))
+    dataset = PictureDataset(split, np.arange(BATCH), Augmentation(AugmentOptions(32, MEAN)))
     keys = [(0, i) for i in range(BATCH)]
-    in_batches, normalize = DeviceAugmentation(Changes(32, MEAN)), Normalize(MEAN, STD)
+    in_batches, normalize = DeviceAugmentation(AugmentOptions(32, MEAN)), Normalize(MEAN, STD)
     draws = torch.from_numpy(in_batches.draw(0, 0, BATCH))
     words = pack(torch.from_numpy(images))
     times = alternate(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar_lit import metrics
-from cifar_lit.changes import Changes
+from cifar_lit.augment_options import AugmentOptions
 from cifar_lit.dataset import PictureDataset, TrainSampler
 from cifar_lit.loaders import DeviceLoader
 from cifar_lit.device_augment import DeviceAugmentation
@@ -48,7 +48,7 @@ def work(count):
     sampler = TrainSampler(dataset, 0, lambda: (0, 0), 512, 0, 1)
     list(sampler)
     lap("split and order")
-    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(Changes(32, (0.5, 0.5, 0.5))), 512, False, "cpu")
+    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentOptions(32, (0.5, 0.5, 0.5))), 512, False, "cpu")
     for batch in loader:
         pass
     lap("one epoch, augmented in batches")

@@ -9,7 +9,7 @@ FlipMode = Literal["random", "alternate"]
 
 
 @dataclass(frozen=True)
-class Changes:
+class AugmentOptions:
     """The random changes of a training picture, in the order in which they happen.
 
     Args:
