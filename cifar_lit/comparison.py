@@ -33,8 +33,7 @@ class Run:
         classes: The class names.
         config: `config.yaml`, flattened to dotted names.
         notes: `run.json`.
-        epochs: Epochs trained.
-        seconds: Time of all epochs.
+        history: A row of figures for each epoch.
     """
 
     name: str
@@ -43,8 +42,17 @@ class Run:
     classes: tuple[str, ...]
     config: dict[str, Any]
     notes: dict[str, Any]
-    epochs: int
-    seconds: float
+    history: list[dict[str, float]]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs."""
+        return sum(row["seconds"] for row in self.history)
 
 
 def read(folder: str) -> Run:
@@ -64,19 +72,18 @@ def read(folder: str) -> Run:
         predictions, classes = read_csv(report / "predictions.csv")
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        history: list[dict[str, str]] = []
+        history: list[dict[str, float]] = []
         if (report / "history.csv").exists():
             with open(report / "history.csv", newline="", encoding="utf-8") as file:
-                history = list(csv.DictReader(file))
+                history = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError) as error:
         reason = f"{getattr(error, 'filename', None) or report}: {getattr(error, 'strerror', None) or error}"
         if isinstance(error, KeyError):
             reason = f"{report / 'metrics.json'} has no {error}, so an older version wrote it"
         raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
-    seconds = sum(float(row["seconds"]) for row in history)
     absolute = run.resolve()
     name = f"{absolute.parent.name}/{absolute.name}" + (f"/{given.name}" if other and given.name != "report" else "")
-    return Run(name, metrics, predictions, classes, _flat(config), notes, len(history), seconds)
+    return Run(name, metrics, predictions, classes, _flat(config), notes, history)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

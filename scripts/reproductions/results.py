@@ -1,0 +1,173 @@
+"""`results.json`, what each training reached, and the tables that RESULTS.md makes of it."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training import Training
+
+from cifar_lit.comparison import Run
+from cifar_lit.errors import UsageError
+from cifar_lit.files import replace_text
+
+Record = dict[str, Any]
+NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells
+SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", "hardware", "precision", "processes")
+SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+HEAD = "# Results\n\n<!-- results -->\n<!-- /results -->\n\n## What was tried\n\n<!-- tried -->\n<!-- /tried -->\n"
+
+
+def record(training: Training, run: Run, folder: Path, data: str | None, seconds: float | None) -> Record:
+    """Return what is kept of a finished training.
+
+    Args:
+        training: What was asked for.
+        run: What it left.
+        folder: Its folder.
+        data: What the pictures are called; None for the name of their source.
+        seconds: From the command to the report; None where it was interrupted.
+    """
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("run*.json"))]
+    notes = run.notes
+    options = list(training.options)
+    for name in NEVER_SHOWN:
+        if name in options:
+            position = options.index(name)
+            del options[position : position + 2]
+    reached = {
+        "test_accuracy": run.metrics["test"]["accuracy"],
+        "test_accuracy_flip_averaged": run.metrics.get("test_flip_averaged", {}).get("accuracy"),
+        "weights": run.metrics["weights"],
+    }
+    if training.change:  # what is tried is judged on the validation pictures: nobody need know the rest
+        reached = {"val_accuracy": run.history[-1]["val/accuracy"]}
+    return {
+        "recipe": training.recipe.stem,
+        "change": training.change,
+        "seed": training.seed,
+        "epochs": run.epochs,
+        "full_epochs": training.full_epochs,
+        "options": " ".join(options),
+        "data": data or SOURCES.get(run.config["data.source"], run.config["data.source"]),
+        "fingerprints": run.metrics["fingerprints"],
+        "held_out": run.config["data.val_size"],
+        **reached,
+        "parameters": run.metrics["parameters"],
+        "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
+        "seconds_of_training": run.seconds,
+        "seconds_in_all": seconds,
+        "hardware": ", ".join(notes["gpus"]) or f"{notes['cpu']}, {notes['threads']} threads",
+        "processes": notes.get("processes", 1),
+        "precision": notes["precision"],
+        "versions": {name: notes[name] for name in ("python", "torch", "torchvision", "pytorch-lightning")},
+        "commits": list(dict.fromkeys(str(one["commit"]) for one in parts)),
+    }
+
+
+def keep(file: Path, new: Record) -> list[Record]:
+    """Put a record in place of the one of the same training, if there is one, and return all."""
+    records = load(file)
+    same = (*SAME_ROW, "seed")
+    if new["seconds_in_all"] is None:
+        earlier = [one for one in records if one["commits"] == new["commits"] and all(one[k] == new[k] for k in same)]
+        new = {**new, "seconds_in_all": earlier[0]["seconds_in_all"] if earlier else None}
+    records = [one for one in records if any(one[key] != new[key] for key in same)]
+    records.append(new)
+    records.sort(key=lambda one: (one["recipe"], one["change"], -one["epochs"], one["seed"]))
+    replace_text(file, json.dumps(records, indent=1) + "\n")
+    return records
+
+
+def load(file: Path) -> list[Record]:
+    """Read all records."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
+def write(file: Path, records: Sequence[Record]) -> None:
+    """Put the tables between the marks of RESULTS.md; what stands around them stays."""
+    text = file.read_text(encoding="utf-8") if file.exists() else HEAD
+    for mark, table in (
+        ("results", _results([one for one in records if not one["change"]])),
+        ("tried", _tried([one for one in records if one["change"]])),
+    ):
+        before, _, rest = text.partition(f"<!-- {mark} -->\n")
+        _, end, after = rest.partition(f"<!-- /{mark} -->")
+        if not end:
+            raise UsageError(f"{file} has no lines <!-- {mark} --> and <!-- /{mark} --> to put the table between")
+        text = f"{before}<!-- {mark} -->\n{table}{end}{after}"
+    replace_text(file, text)
+
+
+def _rows(records: Sequence[Record]) -> list[list[Record]]:
+    """Put together what differs in the seed only."""
+    rows: dict[tuple[Any, ...], list[Record]] = {}
+    for one in records:
+        rows.setdefault(tuple(str(one[key]) for key in SAME_ROW), []).append(one)
+    return list(rows.values())
+
+
+def _results(records: Sequence[Record]) -> str:
+    lines = [
+        "| | recipe | data | held out | epochs | seeds | test accuracy | with flip averaging | an epoch | in all |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    where = []
+    for number, row in enumerate(_rows(records), 1):
+        one = row[0]
+        lines.append(
+            f"| {number} | {_name(one)} | {one['data']} | {one['held_out']:,} | "
+            f"{_epochs(one)} | {len(row)} | "
+            f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_averaged')} | "
+            f"{_time(row, 'seconds_per_epoch')} | {_time(row, 'seconds_in_all')} |"
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        commits = ", ".join(dict.fromkeys(commit[:7] for each in row for commit in each["commits"]))
+        where.append(
+            f"{number}. {one['hardware']}"
+            + (f", {one['processes']} processes" if one["processes"] > 1 else "")
+            + f"; {one['precision']}; {versions}; commit {commits}; {one['weights'].split(',')[0]}; test pictures "
+            f"{one['fingerprints']['test']}"
+        )
+    return "\n".join([*lines, "", *where, ""]) + "\n" if records else ""
+
+
+def _tried(records: Sequence[Record]) -> str:
+    lines = [
+        "| recipe | change | data | epochs | seeds | validation accuracy | hardware |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in _rows(records):
+        one = row[0]
+        lines.append(
+            f"| {_name(one)} | {one['change']} | {one['data']} | {_epochs(one)} | {len(row)} | "
+            f"{_mean(row, 'val_accuracy')} | {one['hardware']} |"
+        )
+    return "\n".join(lines) + "\n" if records else ""
+
+
+def _name(one: Record) -> str:
+    return f"`{one['recipe']}`" + (f" `{one['options']}`" if one["options"] and not one["change"] else "")
+
+
+def _epochs(one: Record) -> str:
+    if one["epochs"] == one["full_epochs"]:
+        return str(one["epochs"])
+    return f"**{one['epochs']} of {one['full_epochs']}**"
+
+
+def _mean(row: Sequence[Record], key: str) -> str:
+    """Return mean and standard deviation over the seeds, in percent."""
+    values = [100 * one[key] for one in row if one[key] is not None]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} %" if values else "not asked for"
+
+
+def _time(row: Sequence[Record], key: str) -> str:
+    """Return the median over the seeds."""
+    values = [one[key] for one in row if one[key] is not None]
+    if not values:
+        return "interrupted"
+    seconds = statistics.median(values)
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,105 @@
+"""One training: whether it was done already, how to go on with it, and doing it."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cifar_lit import runs
+from cifar_lit.comparison import Run, read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe with a seed.
+
+    Args:
+        recipe: Its file.
+        seed: For everything that is random.
+        epochs: In place of the recipe's own; None for those.
+        options: Further ones of `python -m cifar_lit.fit`.
+        change: What is tried on the recipe, in words; empty for the recipe as it is.
+    """
+
+    recipe: Path
+    seed: int
+    epochs: int | None = None
+    options: tuple[str, ...] = ()
+    change: str = ""
+
+    @property
+    def args(self) -> list[str]:
+        """The command line."""
+        shortened = [] if self.epochs is None else ["--trainer.max_epochs", str(self.epochs)]
+        recipe = os.path.relpath(self.recipe)
+        return ["--config", recipe, "--seed_everything", str(self.seed), *shortened, *self.options]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the recipe's file says, flattened to dotted names, without what the command line changes."""
+        changed = tuple(arg.removeprefix("--").split("=")[0] for arg in self.args if arg.startswith("--"))
+        return {
+            name: value
+            for name, value in _flat(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))).items()
+            if not any(name == one or name.startswith(f"{one}.") for one in changed)
+        }
+
+    @property
+    def full_epochs(self) -> int:
+        """How many epochs the recipe has."""
+        epochs: int = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))["trainer"]["max_epochs"]
+        return epochs
+
+    def begun(self) -> Path | None:
+        """Return the newest run of this very command with the recipe as it is now, finished or not."""
+        command = " ".join(["python -m cifar_lit.fit", *self.args])
+        for run in reversed(runs.versions(Path("lightning_logs") / self.recipe.stem)):
+            try:
+                notes = yaml.safe_load((run / "run.json").read_text(encoding="utf-8"))
+                config = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+            except OSError:  # stopped before it began, or another one's that begins right now
+                continue
+            missing = object()
+            same = all(config.get(name, missing) == value for name, value in self.settings.items())
+            if notes["command"] == command and same:
+                return run
+        return None
+
+    def train(self) -> tuple[int, float | None]:
+        """Train, or go on; return the exit code and, where nothing had been done yet, the seconds that it took."""
+        begun = self.begun()
+        going_on = ["--ckpt_path", str(begun)] if begun else []
+        command = [sys.executable, "-m", "cifar_lit.fit", *self.args, *going_on]
+        print(f"\n== {shlex.join(['python', *command[1:]])}", flush=True)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        began = time.monotonic()
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+        signal.signal(signal.SIGINT, lambda *_: None)  # the terminal asks the training, too, which saves and ends
+        signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
+        code = process.wait()
+        return 128 - code if code < 0 else code, None if begun else time.monotonic() - began
+
+
+def finished(run: Path | None) -> Run | None:
+    """Read a run if its report is complete."""
+    whole = run and (run / "report" / "metrics.json").exists() and not (run / "report" / "problems.txt").exists()
+    # Summary, the last part of the report, comes after the page.
+    return read(str(run)) if whole and run and (run / "report" / "index.html").exists() else None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten maps and lists to dotted names."""
+    if isinstance(value, dict | list):
+        parts: Sequence[tuple[Any, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
+        return {name: one for key, part in parts for name, one in _flat(part, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}
