@@ -37,12 +37,15 @@ PICTURES = {  # those of the short version
 Context = dict[str, Any]
 
 
-def build(analysis: Analysis, folder: Path, explained: int, scored: int, method: str) -> tuple[str, str]:
+def build(
+    analysis: Analysis, folder: Path, listed: int | None, explained: int, scored: int, method: str
+) -> tuple[str, str]:
     """Fill the templates; a section that cannot be made gives way to the reason, which is noted as a problem.
 
     Args:
         analysis: The run.
         folder: The report's folder, for the pictures that others left in it.
+        listed: How many of the misclassified pictures are on the page, the most wrong first; None for all.
         explained: How many of the most wrong pictures get maps.
         scored: How many of those get the scores of their maps.
         method: How the maps are made, as in `activation_maps`.
@@ -54,7 +57,7 @@ def build(analysis: Analysis, folder: Path, explained: int, scored: int, method:
         "quality": lambda: _quality(analysis),
         "training": lambda: _training(analysis),
         "errors": lambda: _errors(analysis),
-        "pictures": lambda: _pictures(analysis, explained, method),
+        "pictures": lambda: _pictures(analysis, listed, explained, method),
         "trust": lambda: _trust(analysis, min(scored, explained), method),
         "facts": lambda: _facts(analysis),
     }
@@ -132,11 +135,14 @@ def _errors(analysis: Analysis) -> Context:
     }
 
 
-def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
-    """Collect all errors, the suspects of wrong labels, and the maps of the first ones."""
+def _pictures(analysis: Analysis, listed: int | None, explained: int, method: str) -> Context:
+    """Collect the errors, the suspects of wrong labels, and the maps of the first ones."""
     test, data = analysis.test, analysis.data
-    suspects = metrics.label_suspects(test)[:SUSPECTS]
-    rows = list(dict.fromkeys([*test.errors.tolist(), *suspects.tolist()]))
+    errors = test.errors[:listed].tolist()
+    suspects = metrics.label_suspects(test)[:SUSPECTS].tolist()
+    if listed is not None:  # no other pictures than those
+        suspects = [row for row in suspects if row in errors]
+    rows = list(dict.fromkeys([*errors, *suspects]))
     images, files = data.pictures.test.images, data.pictures.test.files
     items = [
         {
@@ -160,8 +166,9 @@ def _pictures(analysis: Analysis, explained: int, method: str) -> Context:
             item["maps"] = {layer: [_quantised(one) for one in raw[layer][position]] for layer in LAYERS}
     return {
         "items": items,
-        "errors": len(test.errors),
-        "suspects": [rows.index(row) for row in suspects.tolist()],
+        "errors": len(errors),
+        "misclassified": len(test.errors),
+        "suspects": [rows.index(row) for row in suspects],
         "explained": len(first),
         "colours": base64.b64encode(_colours("inferno")).decode(),
         "difference": base64.b64encode(_colours("PuOr")).decode(),

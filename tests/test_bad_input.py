@@ -124,6 +124,7 @@ def write_recipes(folder: Path) -> None:
         (["--lr_find=5", "--ckpt_path=x"], ["lr_find", "ckpt_path"]),
         (["--checkpoint.every_n_train_steps=-1"], ["checkpoint.every_n_train_steps must be 0 or more"]),
         (["--samples.k=0"], ["samples.k must be 1 or more"]),
+        (["--page.listed=-1"], ["page.listed must be 0 or more"]),
         (["--page.explained=-1"], ["page.explained must be 0 or more"]),
         (["--page.scored=-1"], ["page.scored must be 0 or more"]),
         (["--page.method=GradCAM"], ["page.method", "gradcam.method"]),

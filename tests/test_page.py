@@ -86,13 +86,16 @@ def analysis(pictures: Pictures) -> Any:
         weights="best weights, epoch 3",
         history=rows,
         run=Path("demo/version_0"),
+        flip_averaged=None,
         problems={},
     )
 
 
 def build(analysis: Any, folder: Path, **options: Any) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    html, readme = page.build(analysis, folder, **{"scored": 3, "explained": 8, "method": "GradCAM", **options})
+    html, readme = page.build(
+        analysis, folder, **{"listed": None, "scored": 3, "explained": 8, "method": "GradCAM", **options}
+    )
     (folder / "index.html").write_text(html)
     (folder / "README.md").write_text(readme)
     return html
@@ -134,6 +137,14 @@ def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
     assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["maps"], 3)
     readme = (tmp_path / "README.md").read_text()
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
+
+
+def test_only_the_most_wrong_can_be_listed(analysis: Any, tmp_path: Path) -> None:
+    html = build(analysis, tmp_path, listed=5)
+    data = embedded(html)
+    assert [item["index"] for item in data["items"]] == analysis.test.errors[:5].tolist()
+    assert data["errors"] == 5 and all(place < 5 for place in data["suspects"])
+    assert f"The 5 most wrong of {len(analysis.test.errors)} misclassified test pictures" in html
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])

@@ -1,11 +1,13 @@
 """Every shipped recipe, through the same `main` that users call, on the built-in digits."""
 
+import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS
+from conftest import CONFIGS, ROOT
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 SHORT = [
@@ -44,3 +46,17 @@ def test_recipe_is_complete_and_says_how_to_run_it(recipe: Path) -> None:
 
 def test_without_a_config_the_default_recipe_is_taken(fit: Callable[..., Path]) -> None:
     assert fit(*SHORT).parent.name == "onecycle"
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem != "demo"], ids=lambda path: path.stem)
+def test_header_tells_what_was_measured(recipe: Path) -> None:
+    header = " ".join(line[1:].strip() for line in recipe.read_text().splitlines() if line.startswith("#"))
+    rows: dict[int, list[float]] = {}
+    results = json.loads((ROOT / "results.json").read_text())
+    for one in results:
+        if (one["recipe"], one["change"], one["options"]) == (recipe.stem, "", ""):
+            rows.setdefault(one["epochs"], []).append(100 * one["test_accuracy"])
+    for values in rows.values():
+        assert f"{statistics.mean(values):.2f} %" in header
+    length = yaml.safe_load(recipe.read_text())["trainer"]["max_epochs"]
+    assert ("not yet at full length" in header) == (length not in rows)
