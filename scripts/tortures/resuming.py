@@ -42,6 +42,7 @@ def combination(draw: random.Random, number: int) -> dict[str, Any]:
         "save every": draw.choice([0, 1, 2, 3]),
         "validations": draw.choice([1, 1, 2]),
         "processes": draw.choice([1, 1, 1, 2]),
+        "flips and groups": number % 2 == 1,
     }
 
 
@@ -53,6 +54,9 @@ def options(chosen: dict[str, Any]) -> list[str]:
     args += ["--checkpoint.every_n_train_steps", str(chosen["save every"])]
     if chosen["validations"] > 1:
         args += ["--trainer.val_check_interval", "3"]
+    if chosen["flips and groups"]:
+        args += ["--data.flip", "0.5", "--data.flip_mode", "alternate"]
+        args += ["--model.norm_weight_decay", "0", "--model.norm_bias_lr_factor", "4"]
     if chosen["EMA"]:
         args += [f"--trainer.callbacks+={EMA}"]
     return args
@@ -142,6 +146,8 @@ def resume(settings: Settings, draw: random.Random, chosen: dict[str, Any], numb
         signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         run.kill(signum)
         code = run.wait(LIMIT)
+        if code == 0:  # it was over just before
+            break
         kills.append(signum.name)
         if code not in (-signum, 128 + signum):  # the first where Python was not there yet, or for SIGKILL
             wrong.append(f"{signum.name} ended with {code}")
