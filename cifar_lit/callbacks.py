@@ -150,7 +150,7 @@ class Scores(ReportCallback):
     Args:
         flip_averaging: Whether to tell, too, how good the mean of what it says about each test picture and about its
             mirror image is (arXiv 2404.00498, section 3.5); takes one more pass over the test set. Everything else
-            goes by the pictures as they are.
+            goes by the pictures as they are. For things that may as well be the other way round: not for digits.
 
     Attributes:
         FINAL: Names of the final figures in the loggers.

@@ -345,7 +345,7 @@ class FitCLI(LightningCLI):
         if epochs and 0 < epochs <= done:
             evaluate = hardware.repeatable("evaluate", "--ckpt_path", str(saver.file.parent.parent))
             return f"the training is finished and kept; {evaluate} makes its report"
-        run, rest = saver.file.parent.parent, _without(self.given, "--ckpt_path")
+        run, rest = saver.file.parent.parent, without(self.given, "--ckpt_path")
         again = hardware.repeatable("fit", *rest, "--ckpt_path", str(run) if self.logs else str(saver.file))
         return f"saved in {saver.file}; go on with\n{again}"
 
@@ -366,13 +366,13 @@ def option_values(args: Sequence[str], *flags: str) -> list[str]:
     return [names[position] for position in sorted(names)]
 
 
-def _without(args: Sequence[str], flag: str) -> list[str]:
-    """Return the arguments without an option and its value."""
+def without(args: Sequence[str], *flags: str) -> list[str]:
+    """Return the arguments without some options and their values."""
     left, skip = [], False
     for arg in args:
-        if not skip and arg != flag and not arg.startswith(f"{flag}="):
+        if not skip and arg.split("=")[0] not in flags:
             left.append(arg)
-        skip = not skip and arg == flag
+        skip = not skip and arg in flags
     return left
 
 

@@ -48,8 +48,8 @@ class PictureData(LightningDataModule):
         crop_padding: Pixels added on each side before cropping back at random, 0 to image_size; 0 turns it off.
         crop_border: What is added there: `black` pixels, or the picture, mirrored at its border (`reflect`).
         flip: Probability of a horizontal flip, 0 to 1; 0 turns it off.
-        flip_mode: `random` draws anew in each epoch; `alternate` in the first one only and then flips every picture in
-            every other epoch (arXiv 2404.00498).
+        flip_mode: `random` decides anew for each picture and epoch; `alternate` decides for the first epoch, and from
+            then on each picture is flipped in every other epoch (arXiv 2404.00498).
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
         cutout_size: Side of the square that is blanked out, in pixels, 0 to twice image_size; 0 turns it off.
         mirrors: Other addresses (http, https, file) of the data set's archive, or of a folder with it if they end in

@@ -169,6 +169,8 @@ def silence_noise() -> None:
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     # Validation pictures only have to be sliced out of an array; workers would cost more than they save.
     warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
+    # The empty list is how a data module says that nothing is held out.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     # Ours are: they ask the trainer where to go on.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended and")
     # Our own files are in the folder first, and our CSV logger deletes nothing.

@@ -72,6 +72,7 @@ def test_what_is_done_is_not_done_again_and_words_around_the_tables_stay(done: P
     (done / "RESULTS.md").write_text(text.replace("# Results\n", "# Results\n\nSome words.\n"))
     again = reproduce(done, "baseline", "--seeds", "2", "--epochs", "1", "--data", "digits", "--", *SHORT)
     assert again.returncode == 0, again.stderr
+    assert "baseline, seed 0, kept: test accuracy" in again.stdout
     assert runs == {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
     assert records(done) == before
     assert (done / "RESULTS.md").read_text() == text.replace("# Results\n", "# Results\n\nSome words.\n")
@@ -134,7 +135,7 @@ def test_a_failing_training_is_told_and_the_others_go_on(tmp_path: Path) -> None
     options = [*SHORT, "--model.optimizer.init_args.lr", "1e30"]
     made = reproduce(tmp_path, "baseline", "--epochs", "2", "--", *options)
     assert made.returncode == 1
-    assert "without a result, for the reasons above" in made.stderr and "seed_everything 0" in made.stderr
+    assert "without a result, for the reasons above" in made.stderr and "baseline, seed 0" in made.stderr
     assert not (tmp_path / "RESULTS.md").exists()
 
 
@@ -143,7 +144,11 @@ def test_a_failing_training_is_told_and_the_others_go_on(tmp_path: Path) -> None
     [
         ([], "give recipes, of baseline, best"),
         (["bestest"], "no recipe bestest; there are baseline"),
-        (["best", "--seeds", "0"], "--seeds and --epochs must be 1 or more"),
+        (["best", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["best", "--all"], "give recipes, of baseline, best, best_40, imagenet_stem"),
+        (["best", "--data.source", "digits"], "options of fit go after --"),
+        (["best", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
+        (["best", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
         (["best", "--out", "nowhere"], "--out nowhere: there is no such folder"),
         (["best", "--", "--data.flipp", "1"], "data.flipp"),
     ],
@@ -166,6 +171,14 @@ def test_every_change_is_one_that_fit_understands(change: str, capsys: pytest.Ca
     assert (capsys.readouterr().out == with_it) == (not CHANGES[change])
 
 
+def test_a_file_without_a_place_for_the_tables_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "RESULTS.md").write_text("# Mine\n")
+    made = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
+    assert made.returncode == 2
+    assert "has no lines <!-- results --> and <!-- /results -->" in made.stderr and "--out" in made.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
+
+
 def test_what_was_tried_is_told_by_its_validation_accuracy(done: Path, tmp_path: Path) -> None:
     (one, _) = records(done)
     for key in ("test_accuracy", "test_accuracy_flip_averaged", "weights"):
@@ -176,6 +189,3 @@ def test_what_was_tried_is_told_by_its_validation_accuracy(done: Path, tmp_path:
     write(tmp_path / "RESULTS.md", keep(tmp_path / "results.json", better))
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| `baseline` | no cutout | digits | **1 of 26** | 2 | 82.25 ± 1.41 % |" in text
-    (tmp_path / "RESULTS.md").write_text("# Mine\n")
-    with pytest.raises(Exception, match="has no lines <!-- results -->"):
-        write(tmp_path / "RESULTS.md", [tried])

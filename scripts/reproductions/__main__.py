@@ -1,7 +1,8 @@
 """Train recipes, seed after seed, and write down what they reach: `scripts/reproduce`.
 
 Finished trainings are kept and interrupted ones gone on with, so the same command can be given again at any time. The
-trainings are ordinary runs in lightning_logs/.
+trainings are ordinary runs in lightning_logs/ of the folder you are in; those that lie there already count, too. The
+tables go into RESULTS.md, between its lines <!-- results --> and <!-- tried -->, and everything into results.json.
 """
 
 import argparse
@@ -12,6 +13,17 @@ from ablations import CHANGES, SPLIT
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = {"demo"}
+OURS = {
+    "--config": "the recipes come before it",
+    "-c": "the recipes come before it",
+    "--seed_everything": "--seeds N trains with the seeds 0 to N - 1",
+    "--trainer.max_epochs": "--epochs shortens the training",
+    "--ckpt_path": "the same command goes on by itself",
+}
+EXAMPLES = """examples:
+  scripts/reproduce --all --seeds 5
+  scripts/reproduce best baseline --epochs 3 --data "my copy" -- --data.source folder --data.root ROOT
+"""
 
 
 def main() -> None:
@@ -22,67 +34,80 @@ def main() -> None:
         usage="%(prog)s [options] RECIPE ... [-- OPTIONS OF python -m cifar_lit.fit]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"recipes: {', '.join(recipes)}\n\nwhat --try tries:\n"
-        + "\n".join(f"  {name:28} {' '.join(args)}" for name, args in CHANGES.items()),
+        epilog=f"recipes: {', '.join(recipes)}\n\n{EXAMPLES}\nwhat --try tries, besides the recipe as it is:\n"
+        + "\n".join(f"  {name:28} {' '.join(args)}" for name, args in CHANGES.items() if args),
     )
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which recipes")
     parser.add_argument("--all", action="store_true", help="all recipes")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="shorten every training to so many; marked in the table")
     parser.add_argument("--data", metavar="NAME", help="what the table calls the pictures, if not CIFAR-10 itself")
-    parser.add_argument("--try", action="store_true", dest="tries", help="change one thing at a time, on the split")
     parser.add_argument(
-        "--out", type=Path, default=Path(), help="folder of RESULTS.md and results.json (default: here)"
+        "--try",
+        action="store_true",
+        dest="tries",
+        help="change one thing at a time, with 5000 training pictures held out to judge it by",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(), help="existing folder of RESULTS.md and results.json (default: here)"
     )
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
-    options, further = parser.parse_args(given[:cut]), tuple(given[cut + 1 :])
+    options, unknown_args = parser.parse_known_intermixed_args(given[:cut])
+    further = tuple(given[cut + 1 :])
+    if unknown_args:
+        parser.error(f"unrecognized arguments: {' '.join(unknown_args)}; options of fit go after --")
+    options.recipes = [Path(name).stem if name.endswith(".yaml") else name for name in options.recipes]
     if unknown := set(options.recipes) - set(recipes):
         parser.error(f"no recipe {', '.join(sorted(unknown))}; there are {', '.join(recipes)}")
-    names = list(recipes) if options.all else options.recipes
-    if not names:
+    if options.all == bool(options.recipes):
         parser.error(f"give recipes, of {', '.join(recipes)}, or --all")
-    if options.seeds < 1 or (options.epochs is not None and options.epochs < 1):
-        parser.error("--seeds and --epochs must be 1 or more")
+    for name in ("seeds", "epochs"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} must be 1 or more, got {value}")
+    for arg in further:
+        if remedy := OURS.get(arg.split("=")[0]):
+            parser.error(f"{arg} cannot be given after --: {remedy}")
     if not options.out.is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     sys.path.insert(0, str(ROOT))  # the project itself, where it is not installed
-    from cifar_lit.errors import UsageError
+    from cifar_lit.errors import short_errors
 
-    try:
-        _train(options, [recipes[name] for name in names], further)
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    with short_errors():
+        _train(options, [recipes[name] for name in options.recipes or recipes], further)
 
 
 def _train(options: argparse.Namespace, recipes: list[Path], further: tuple[str, ...]) -> None:
-    from results import keep, record, write
-    from training import Training, finished  # here, because they wait for torch
+    from results import keep, record, tell, text_of, write  # here, because they wait for torch
+    from training import Training, finished
 
-    changes = {name: (*SPLIT, *args) for name, args in CHANGES.items()} if options.tries else {"": ()}
+    from cifar_lit.errors import RunError
+
+    text_of(options.out / "RESULTS.md")  # not only after hours
+    changes = CHANGES if options.tries else {"": ()}
+    split = SPLIT if options.tries else ()
     wanted = [
-        Training(recipe, seed, options.epochs, (*further, *args), change)
+        Training(recipe, seed, options.epochs, (*split, *further, *args), change)
         for recipe in recipes
         for change, args in changes.items()
         for seed in range(options.seeds)
     ]
     failed = []
     for training in wanted:
-        code, seconds = (0, None) if finished(training.begun()) else training.train()
+        kept = finished(training.begun())
+        code = 0 if kept else training.train()
         run = training.begun()
         done = finished(run)
-        if code >= 128:
-            print("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
-            sys.exit(code)
         if code == 2:
             sys.exit(2)  # the options are the same for all
         if not run or not done:
-            failed.append(" ".join(training.args))
+            failed.append(training.name)
             continue
-        records = keep(options.out / "results.json", record(training, done, run, options.data, seconds))
-        write(options.out / "RESULTS.md", records)
+        new = record(training, done, run, options.data)
+        write(options.out / "RESULTS.md", keep(options.out / "results.json", new))
+        print(f"{training.name}{', kept' if kept else ''}: {tell(new)} ({run})", flush=True)
     if failed:
-        sys.exit("error: without a result, for the reasons above:\n" + "\n".join(failed))
+        raise RunError("without a result, for the reasons above:\n" + "\n".join(failed))
     print(f"\n{options.out / 'RESULTS.md'}, {options.out / 'results.json'}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from training import Training
 
+from cifar_lit.cli import without
 from cifar_lit.comparison import Run
 from cifar_lit.errors import UsageError
 from cifar_lit.files import replace_text
@@ -16,10 +17,11 @@ Record = dict[str, Any]
 NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells
 SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", "hardware", "precision", "processes")
 SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+MARKS = ("results", "tried")  # where the tables go
 HEAD = "# Results\n\n<!-- results -->\n<!-- /results -->\n\n## What was tried\n\n<!-- tried -->\n<!-- /tried -->\n"
 
 
-def record(training: Training, run: Run, folder: Path, data: str | None, seconds: float | None) -> Record:
+def record(training: Training, run: Run, folder: Path, data: str | None) -> Record:
     """Return what is kept of a finished training.
 
     Args:
@@ -27,15 +29,10 @@ def record(training: Training, run: Run, folder: Path, data: str | None, seconds
         run: What it left.
         folder: Its folder.
         data: What the pictures are called; None for the name of their source.
-        seconds: From the command to the report; None where it was interrupted.
     """
+    begun, done = folder / "run.json", folder / "report" / "index.html"
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("run*.json"))]
     notes = run.notes
-    options = list(training.options)
-    for name in NEVER_SHOWN:
-        if name in options:
-            position = options.index(name)
-            del options[position : position + 2]
     reached = {
         "test_accuracy": run.metrics["test"]["accuracy"],
         "test_accuracy_flip_averaged": run.metrics.get("test_flip_averaged", {}).get("accuracy"),
@@ -49,7 +46,8 @@ def record(training: Training, run: Run, folder: Path, data: str | None, seconds
         "seed": training.seed,
         "epochs": run.epochs,
         "full_epochs": training.full_epochs,
-        "options": " ".join(options),
+        "command": notes["command"],
+        "options": " ".join(without(training.options, *NEVER_SHOWN)),
         "data": data or SOURCES.get(run.config["data.source"], run.config["data.source"]),
         "fingerprints": run.metrics["fingerprints"],
         "held_out": run.config["data.val_size"],
@@ -57,7 +55,8 @@ def record(training: Training, run: Run, folder: Path, data: str | None, seconds
         "parameters": run.metrics["parameters"],
         "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
         "seconds_of_training": run.seconds,
-        "seconds_in_all": seconds,
+        # When it began and when its page was written; what lies between is not all work if it was gone on with.
+        "seconds_in_all": done.stat().st_mtime - begun.stat().st_mtime if len(parts) == 1 else None,
         "hardware": ", ".join(notes["gpus"]) or f"{notes['cpu']}, {notes['threads']} threads",
         "processes": notes.get("processes", 1),
         "precision": notes["precision"],
@@ -70,9 +69,6 @@ def keep(file: Path, new: Record) -> list[Record]:
     """Put a record in place of the one of the same training, if there is one, and return all."""
     records = load(file)
     same = (*SAME_ROW, "seed")
-    if new["seconds_in_all"] is None:
-        earlier = [one for one in records if one["commits"] == new["commits"] and all(one[k] == new[k] for k in same)]
-        new = {**new, "seconds_in_all": earlier[0]["seconds_in_all"] if earlier else None}
     records = [one for one in records if any(one[key] != new[key] for key in same)]
     records.append(new)
     records.sort(key=lambda one: (one["recipe"], one["change"], -one["epochs"], one["seed"]))
@@ -80,22 +76,47 @@ def keep(file: Path, new: Record) -> list[Record]:
     return records
 
 
+def tell(one: Record) -> str:
+    """Return what a training reached, in a few words."""
+    if one["change"]:
+        return f"validation accuracy {one['val_accuracy']:.2%}"
+    averaged = one["test_accuracy_flip_averaged"]
+    return f"test accuracy {one['test_accuracy']:.2%}" + (
+        f", with flip averaging {averaged:.2%}" if averaged is not None else ""
+    )
+
+
 def load(file: Path) -> list[Record]:
     """Read all records."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
+def text_of(file: Path) -> str:
+    """Read RESULTS.md, or begin it.
+
+    Raises:
+        UsageError: It has no place for the tables.
+    """
+    text = file.read_text(encoding="utf-8") if file.exists() else HEAD
+    for mark in MARKS:
+        if f"<!-- /{mark} -->" not in text.partition(f"<!-- {mark} -->\n")[2]:
+            raise UsageError(
+                f"{file} has no lines <!-- {mark} --> and <!-- /{mark} --> to put a table between; add them, or give "
+                "another folder as --out"
+            )
+    return text
+
+
 def write(file: Path, records: Sequence[Record]) -> None:
     """Put the tables between the marks of RESULTS.md; what stands around them stays."""
-    text = file.read_text(encoding="utf-8") if file.exists() else HEAD
+    text = text_of(file)
+    results, tried = MARKS
     for mark, table in (
-        ("results", _results([one for one in records if not one["change"]])),
-        ("tried", _tried([one for one in records if one["change"]])),
+        (results, _results([one for one in records if not one["change"]])),
+        (tried, _tried([one for one in records if one["change"]])),
     ):
         before, _, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- /{mark} -->")
-        if not end:
-            raise UsageError(f"{file} has no lines <!-- {mark} --> and <!-- /{mark} --> to put the table between")
         text = f"{before}<!-- {mark} -->\n{table}{end}{after}"
     replace_text(file, text)
 
@@ -110,7 +131,7 @@ def _rows(records: Sequence[Record]) -> list[list[Record]]:
 
 def _results(records: Sequence[Record]) -> str:
     lines = [
-        "| | recipe | data | held out | epochs | seeds | test accuracy | with flip averaging | an epoch | in all |",
+        "| no. | recipe | data | held out | epochs | seeds | test accuracy | with flip averaging | an epoch | a run |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     where = []
@@ -168,6 +189,6 @@ def _time(row: Sequence[Record], key: str) -> str:
     """Return the median over the seeds."""
     values = [one[key] for one in row if one[key] is not None]
     if not values:
-        return "interrupted"
+        return "(interrupted)"
     seconds = statistics.median(values)
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

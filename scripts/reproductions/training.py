@@ -2,10 +2,8 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import yaml
 
 from cifar_lit import runs
 from cifar_lit.comparison import Run, read
+from cifar_lit.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,19 +74,26 @@ class Training:
                 return run
         return None
 
-    def train(self) -> tuple[int, float | None]:
-        """Train, or go on; return the exit code and, where nothing had been done yet, the seconds that it took."""
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return ", ".join([self.recipe.stem, *([self.change] if self.change else []), f"seed {self.seed}"])
+
+    def train(self) -> int:
+        """Train, or go on; return the exit code."""
         begun = self.begun()
         going_on = ["--ckpt_path", str(begun)] if begun else []
         command = [sys.executable, "-m", "cifar_lit.fit", *self.args, *going_on]
         print(f"\n== {shlex.join(['python', *command[1:]])}", flush=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        began = time.monotonic()
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
-        signal.signal(signal.SIGINT, lambda *_: None)  # the terminal asks the training, too, which saves and ends
-        signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
-        code = process.wait()
-        return 128 - code if code < 0 else code, None if begun else time.monotonic() - began
+        # In a session of its own, or the terminal's Ctrl-C would reach it a second time, which means at once.
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
+        try:
+            return process.wait()
+        except Interrupted as stop:
+            process.send_signal(stop.signum)
+            process.wait()
+            raise Interrupted(stop.signum, "what is done is kept, and the same command goes on") from None
 
 
 def finished(run: Path | None) -> Run | None:
