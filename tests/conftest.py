@@ -61,3 +61,9 @@ def pictures() -> Pictures:
         return Split(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3)
 
     return Pictures(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that no process is alone with one in the end."""
+    slow = {"test_bench.py", "test_reproduce.py", "test_torture.py"}
+    items.sort(key=lambda item: item.path.name not in slow)

@@ -115,7 +115,14 @@ def test_names_cannot_break_out_of_compare_html() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_row_of_the_short_version_stays_one(name: str) -> None:
-    split = {"accuracy": 1.0, "pictures": 1, "interval": (0, 1), "loss": 0, "calibration_error": 0, "errors": 0}
+    split = {
+        "accuracy": 1.0,
+        "pictures": 1,
+        "accuracy_interval_95": (0, 1),
+        "loss": 0,
+        "calibration_error": 0,
+        "errors": 0,
+    }
     quality = {"splits": [{"name": "test", **split}], "classes": [[name, 1.0, 1.0, 1.0, 1.0]]}
     text = render("readme.md", title="t", weights="w", quality=quality, pictures=[])
     assert "<script" not in text and "[x](" not in text

@@ -289,7 +289,7 @@ def test_tests_are_the_projects_own_unless_a_path_is_given(project: Project, tmp
         "<--rootdir>",
         f"<{project.root}>",
     ]
-    two = ["<-n>", "<2>", "<--dist>", "<loadfile>"]  # processes
+    two = ["<-n>", "<2>", "<--dist>", "<loadfile>", "<--no-loadscope-reorder>"]  # processes
     own = f"<{project.root}/tests>"
     assert pytest_args() == [*common, *two, own]
     assert pytest_args("-x", "-k", "setup") == [*common, *two, "<-x>", "<-k>", "<setup>", own]
