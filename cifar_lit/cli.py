@@ -1,7 +1,6 @@
 """The command line: Lightning's CLI with our groups, our defaults, and short errors."""
 
 import itertools
-import json
 import os
 import re
 import sys
@@ -15,29 +14,27 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_info
-from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit import callbacks, checkpoints, hardware, processes, runs
 from cifar_lit.analysis import Analysis
 from cifar_lit.checks import as_list, check, check_seed
 from cifar_lit.data import PictureData
 from cifar_lit.errors import Interrupted, RunError, UsageError
-from cifar_lit.files import replace_text
 from cifar_lit.loggers import ContinuedCSVLogger
 from cifar_lit.lr_finder import find_lr
 from cifar_lit.module import ImageClassifier
+from cifar_lit.notes import SaveRun
 from cifar_lit.parser import Parser
 from cifar_lit.report import ReportCallback, WholeReport
 from cifar_lit.saving import LastCheckpoint, WholeCheckpointIO
 from cifar_lit.screen import History, ProgressBar, silence_noise
 
-HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 DEFAULT_RECIPE = Path(__file__).parent.parent / "configs" / "onecycle.yaml"
 GROUPS = (
     "data",
@@ -55,37 +52,6 @@ GROUPS = (
 # A recipe from somebody else can name any class. jsonargparse refuses those that run commands (os, subprocess, ...)
 # only once it is told to, and by default would make an object even where no class is expected.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
-
-
-class SaveRun(SaveConfigCallback):
-    """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware; tells TensorBoard of it."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder, which all processes must ask for together: save_config runs in one of them."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write both."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
-        name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
-        notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
-        replace_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell TensorBoard's HParams, by the options' names, what led to the final figures."""
-        options = {
-            name: value if isinstance(value, int | float | str) else str(value)
-            for prefix in HYPERPARAMETERS  # their order is that of the columns
-            for name, value in vars(self.config.as_flat()).items()
-            if name.startswith(prefix) and value is not None
-        }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                metrics = dict.fromkeys(callbacks.Scores.FINAL, 0.0)  # only the names count
-                for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
-                    logger.experiment._get_file_writer().add_summary(summary)
 
 
 class NoProfiler(PassThroughProfiler):

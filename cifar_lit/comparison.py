@@ -83,13 +83,16 @@ def read(folder: str) -> Run:
         raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
     absolute = run.resolve()
     name = f"{absolute.parent.name}/{absolute.name}" + (f"/{given.name}" if other and given.name != "report" else "")
-    return Run(name, metrics, predictions, classes, _flat(config), notes, history)
+    return Run(name, metrics, predictions, classes, flat(config), notes, history)
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(config, dict):
-        return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): config}
+def flat(config: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
+    """Flatten a configuration to dotted names, lists too if asked to."""
+    if lists and isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
+        return {prefix.rstrip("."): config}
+    return {key: value for name, part in config.items() for key, value in flat(part, lists, f"{prefix}{name}.").items()}
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

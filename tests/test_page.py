@@ -112,8 +112,10 @@ def test_nothing_is_fetched_and_nothing_breaks_out(analysis: Any, tmp_path: Path
     assert analysis.problems == {}
 
     class Links(HTMLParser):
-        found: list[str] = []  # noqa: RUF012
-        tags: list[str] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[str] = []
+            self.tags: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: Any) -> None:
             self.tags.append(tag)

@@ -94,12 +94,13 @@ def _train(options: argparse.Namespace, recipes: list[Path], further: tuple[str,
     ]
     failed = []
     for training in wanted:
-        kept = finished(training.begun())
-        code = 0 if kept else training.train()
         run = training.begun()
-        done = finished(run)
-        if code == 2:
-            sys.exit(2)  # the options are the same for all
+        done = kept = finished(run)
+        if not kept:
+            if training.train(run) == 2:
+                sys.exit(2)  # the options are the same for all
+            run = training.begun()
+            done = finished(run)
         if not run or not done:
             failed.append(training.name)
             continue

@@ -4,7 +4,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from cifar_lit import runs
-from cifar_lit.comparison import Run, read
+from cifar_lit.comparison import Run, flat, read
 from cifar_lit.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,15 +48,19 @@ class Training:
         changed = tuple(arg.removeprefix("--").split("=")[0] for arg in self.args if arg.startswith("--"))
         return {
             name: value
-            for name, value in _flat(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))).items()
+            for name, value in flat(self._recipe, lists=True).items()
             if not any(name == one or name.startswith(f"{one}.") for one in changed)
         }
 
     @property
     def full_epochs(self) -> int:
         """How many epochs the recipe has."""
-        epochs: int = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))["trainer"]["max_epochs"]
+        epochs: int = self._recipe["trainer"]["max_epochs"]
         return epochs
+
+    @property
+    def _recipe(self) -> Any:
+        return yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
 
     def begun(self) -> Path | None:
         """Return the newest run of this very command with the recipe as it is now, finished or not."""
@@ -65,12 +68,10 @@ class Training:
         for run in reversed(runs.versions(Path("lightning_logs") / self.recipe.stem)):
             try:
                 notes = yaml.safe_load((run / "run.json").read_text(encoding="utf-8"))
-                config = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+                config = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), lists=True)
             except OSError:  # stopped before it began, or another one's that begins right now
                 continue
-            missing = object()
-            same = all(config.get(name, missing) == value for name, value in self.settings.items())
-            if notes["command"] == command and same:
+            if notes["command"] == command and self.settings.items() <= config.items():
                 return run
         return None
 
@@ -79,9 +80,8 @@ class Training:
         """What tells it from the others."""
         return ", ".join([self.recipe.stem, *([self.change] if self.change else []), f"seed {self.seed}"])
 
-    def train(self) -> int:
-        """Train, or go on; return the exit code."""
-        begun = self.begun()
+    def train(self, begun: Path | None) -> int:
+        """Train, or go on with a run; return the exit code."""
         going_on = ["--ckpt_path", str(begun)] if begun else []
         command = [sys.executable, "-m", "cifar_lit.fit", *self.args, *going_on]
         print(f"\n== {shlex.join(['python', *command[1:]])}", flush=True)
@@ -98,14 +98,7 @@ class Training:
 
 def finished(run: Path | None) -> Run | None:
     """Read a run if its report is complete."""
-    whole = run and (run / "report" / "metrics.json").exists() and not (run / "report" / "problems.txt").exists()
-    # Summary, the last part of the report, comes after the page.
-    return read(str(run)) if whole and run and (run / "report" / "index.html").exists() else None
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten maps and lists to dotted names."""
-    if isinstance(value, dict | list):
-        parts: Sequence[tuple[Any, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
-        return {name: one for key, part in parts for name, one in _flat(part, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): value}
+    # The page is what is written last.
+    if run and (run / "report" / "index.html").exists() and not (run / "report" / "problems.txt").exists():
+        return read(str(run))
+    return None

@@ -156,8 +156,8 @@ def _server() -> "subprocess.Popen[str]":
 
 def _serve() -> None:
     """Fork a run for each line of the input, and write down how each ends."""
-    from cifar_lit import cli, fit  # noqa: F401  # so that the runs need not import anything
-
+    for module in ("cli", "fit"):
+        importlib.import_module(f"cifar_lit.{module}")  # so that the runs need not import anything
     folders: dict[int, str] = {}
     while True:
         if select.select([sys.stdin], [], [], 0.02)[0]:
