@@ -250,7 +250,7 @@ class FitCLI(LightningCLI):
                 self._train()
             except Interrupted as stop:
                 if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
-                    sys.exit(0)  # or Lightning would kill the first process, which tells the user
+                    sys.exit(0)  # it has not failed; the first process tells the user
                 raise Interrupted(stop.signum, stop.advice or self._advice()) from None
             except RuntimeError as error:
                 if reason := processes.cause_of(error):

@@ -4,16 +4,24 @@ import atexit
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed as dist
 
 MEETING = "CIFAR_LIT_MEETING"  # the environment variable that tells the other processes the file
+GRACE = 30  # seconds for a process to notice by itself that another one has died, and to end as it should
 
 
 class LocalDDPStrategy(DDPStrategy):
@@ -21,6 +29,10 @@ class LocalDDPStrategy(DDPStrategy):
 
     torch's own way listens for the others on every network interface.
     """
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_distributed(self) -> None:
         """Meet the other processes."""
@@ -41,6 +53,33 @@ class LocalDDPStrategy(DDPStrategy):
             if on_gpus:
                 atexit.register(dist.destroy_process_group)  # as Lightning does, which finds it initialised
         super().setup_distributed()
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes of this machine as Lightning does, but ends with a word when one of them dies.
+
+    Lightning's first process kills itself then, often before it could say or finish anything.
+    """
+
+    def _call_children_scripts(self) -> None:
+        super()._call_children_scripts()
+        threading.Thread(target=outlive, args=(self.procs,), daemon=True).start()
+        self.procs = []  # for Lightning's observer, which begins next
+
+
+def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> None:
+    """End this process with a word, and the others, if one of them fails and this one hangs on for all that."""
+    while not (failed := [one for one in others if one.poll()]):
+        if all(one.returncode == 0 for one in others):
+            return
+        time.sleep(1)
+    time.sleep(grace)  # a thread's sleep: it ends with the process
+    code = failed[0].returncode
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    os.write(2, f"\nerror: another training process has died ({how}); --ckpt_path last goes on\n".encode())
+    for one in others:
+        one.kill()
+    os._exit(1)
 
 
 def use_local_ddp(timeout: timedelta) -> None:

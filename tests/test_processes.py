@@ -1,14 +1,18 @@
 """Several processes as Lightning starts them: where they listen, and what happens when one dies."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import QUICK, ROOT
+
+from cifar_lit.processes import outlive
 
 
 def sockets(pid: int) -> set[str]:
@@ -50,3 +54,31 @@ def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_pat
     finally:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
+
+
+def hang(end: str, grace: float, seconds: float) -> None:
+    others = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sh", "-c", end])]
+    threading.Thread(target=outlive, args=(others, grace), daemon=True).start()
+    time.sleep(seconds)
+    others[0].kill()
+    sys.exit(3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(
+    ("end", "grace", "own", "code", "said"),
+    [
+        ("kill -9 $$", 0, 60, 1, "error: another training process has died (SIGKILL)"),
+        ("exit 7", 0, 60, 1, "error: another training process has died (exit code 7)"),
+        ("exit 7", 60, 2, 3, ""),  # it noticed by itself
+        ("exit 0", 0, 2, 3, ""),
+    ],
+)
+def test_the_first_process_does_not_hang_when_another_has_died(
+    end: str, grace: float, own: float, code: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = multiprocessing.get_context("fork").Process(target=hang, args=(end, grace, own))
+    first.start()
+    first.join(50)
+    words = capfd.readouterr().err.strip()
+    assert first.exitcode == code and words.startswith(said) and bool(words) == bool(said)
