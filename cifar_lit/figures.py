@@ -1,6 +1,5 @@
 """From arrays to figures; knows nothing of networks and training."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def grid(pictures: Sequence[Picture], titles: Sequence[str], heading: str, colum
         axis.set_axis_off()
     for axis, picture, title in zip(axes, pictures, titles, strict=False):
         axis.imshow(picture, interpolation="nearest")
-        axis.set_title(title, fontsize=8, pad=3)
+        axis.set_title(title, fontsize=8, pad=3, y=1)  # without y its place is looked for, again and again
     return figure
 
 
@@ -212,6 +212,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def to_array(figure: Figure, dpi: int = 120) -> Picture:
     """Render a figure to `(H, W, 3)`, uint8."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)  # says its own size, which is not always inches times dpi
-    return np.array(Image.open(buffer).convert("RGB"))
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # savefig would draw twice, and end with a PNG file
+    return np.array(canvas.buffer_rgba())[..., :3]

@@ -18,6 +18,7 @@ SHORT = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
     "--trainer.limit_test_batches=20",
+    "--data.train_eval_size=50",
     "--page.explained=5",
     "--page.scored=1",
 ]
