@@ -92,11 +92,14 @@ class Schedule:
             )
         if self.name == "cosine":
             return CosineAnnealingLR(optimizer, T_max=int(total_steps), eta_min=self.eta_min)
+        rising = self.pct_start
+        if rising * total_steps == 1:  # torch would divide by the 0 steps between the first one and the peak
+            rising *= 1 + 1e-9
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=int(total_steps),
-            pct_start=self.pct_start,
+            pct_start=rising,
             anneal_strategy=self.anneal_strategy,
             cycle_momentum=False,  # the momentum stays what the recipe says
             div_factor=self.div_factor,

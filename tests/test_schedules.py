@@ -132,6 +132,20 @@ def test_plateau_without_validation_is_refused(tmp_path: Path) -> None:
         train(Schedule("plateau"), tmp_path, limit_val_batches=0)
 
 
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("pct_start", [0.1, 0.2, 0.25, 0.5])
+def test_onecycle_can_be_of_few_steps(total: int, pct_start: float) -> None:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = Schedule("onecycle", pct_start=pct_start).per_step(optimizer, total)
+    rates = [schedule.get_last_lr()[0]]
+    for _ in range(total - 1):
+        optimizer.step()
+        schedule.step()
+        rates += schedule.get_last_lr()
+    assert all(0 < rate <= 0.1 for rate in rates)
+    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
+
+
 def test_an_endless_onecycle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"trainer\.max_epochs or trainer\.max_steps"):
         train(Schedule("onecycle"), tmp_path, max_epochs=-1)
