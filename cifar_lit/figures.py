@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
@@ -213,6 +214,6 @@ def save(figure: Figure, path: Path) -> None:
 def to_array(figure: Figure, dpi: int = 120) -> Picture:
     """Render a figure to `(H, W, 3)`, uint8."""
     figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # savefig would draw twice, and end with a PNG file
     return np.array(canvas.buffer_rgba())[..., :3]
