@@ -82,8 +82,10 @@ class Augmentation:
             steps.append(Rotate(options.rotate_degrees))
         if options.flip and options.flip_mode == "random":
             steps.append(A.HorizontalFlip(p=options.flip))
+        self.cutout = Cutout(options.cutout_size, options.color)
         if options.cutout_size:
-            steps.append(Cutout(options.cutout_size, options.color))
+            steps.append(self.cutout)
+        self.options = options
         self.alternating = options.flip if options.flip_mode == "alternate" else 0.0
         self.transform = A.Compose(steps, strict=True)
         self.random = random.Random()
@@ -100,15 +102,16 @@ class Augmentation:
         """
         changed = np.empty_like(images)
         for position, key in enumerate(keys):
+            epoch, first = first_epoch(key)
             # As likely as a flip at the end: the other changes are the same from left and from right.
-            picture = images[position, :, ::-1] if self._alternated(key) else images[position]
+            picture = images[position, :, ::-1] if self._alternated(epoch, first) else images[position]
+            self.cutout.size = self.options.cutout_side(epoch)
             self.random.seed(key)
             changed[position] = self.transform(image=picture)["image"]
         return changed
 
-    def _alternated(self, key: int) -> bool:
+    def _alternated(self, epoch: int, first: int) -> bool:
         if not self.alternating:
             return False
-        epoch, first = first_epoch(key)
         self.random.seed(first)
         return (self.random.random() < self.alternating) ^ (epoch % 2 == 1)

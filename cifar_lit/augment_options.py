@@ -23,6 +23,8 @@ class AugmentOptions:
             on every picture is flipped in every other epoch, so that two epochs show both sides of each
             (arXiv 2404.00498, section 3.6).
         cutout_size: Side of the square in pixels; 0 turns it off.
+        cutout_epochs: Epochs in which the square grows, from nothing in the first one: progressive regularisation
+            (arXiv 2104.00298, section 4). 0 gives it its size from the beginning.
     """
 
     image_size: int
@@ -33,11 +35,17 @@ class AugmentOptions:
     flip: float = 0.5
     flip_mode: FlipMode = "random"
     cutout_size: int = 16
+    cutout_epochs: int = 0
 
     @property
     def color(self) -> list[int]:
         """The cutout's red, green and blue, 0..255."""
         return [round(255 * m) for m in self.mean]
+
+    def cutout_side(self, epoch: int) -> int:
+        """Return the side of the cutout's square in an epoch, in pixels."""
+        grown = min(1.0, epoch / self.cutout_epochs) if self.cutout_epochs else 1.0
+        return round(self.cutout_size * grown)
 
 
 def picture_key(seed: int, epoch: int, index: int) -> int:

@@ -22,7 +22,7 @@ THUMBNAIL = 40  # pixels; more would not fit into the one texture that the Proje
 
 
 class SamplePictures(ReportCallback):
-    """Draws training pictures as the network sees them (augmented) and test pictures.
+    """Draws training pictures as the network sees them in its first epoch and test pictures.
 
     Args:
         k: How many of each, 1 or more.
@@ -35,7 +35,7 @@ class SamplePictures(ReportCallback):
         """Write `train_pictures.png` and `test_pictures.png`, drawn at random but always the same ones."""
         data = analysis.data
         for name, dataset, fetch, how in (
-            ("train", data.train_dataset, data.samples, "as the network sees them (augmented)"),
+            ("train", data.train_dataset, data.samples, "as the network sees them in its first epoch"),
             ("test", data.test_dataset, data.test_dataset.fetch, "(never augmented)"),
         ):
             chosen = np.random.default_rng(0).permutation(len(dataset))[: self.k]

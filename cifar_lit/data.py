@@ -52,6 +52,8 @@ class PictureData(LightningDataModule):
             then on each picture is flipped in every other epoch (arXiv 2404.00498).
         rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 turns it off.
         cutout_size: Side of the square that is blanked out, in pixels, 0 to twice image_size; 0 turns it off.
+        cutout_epochs: Epochs in which that square grows, from nothing in the first one to its size, 0 or more
+            (progressive regularisation, arXiv 2104.00298); 0 gives it its size from the beginning.
         mirrors: Other addresses (http, https, file) of the data set's archive, or of a folder with it if they end in
             `/`, tried in turn before the original.
         cache_dir: Where decoded folders are kept for the next run.
@@ -74,6 +76,7 @@ class PictureData(LightningDataModule):
         flip_mode: FlipMode = "random",
         rotate_degrees: float = 5.0,
         cutout_size: int = 16,
+        cutout_epochs: int = 0,
         mirrors: list[str] | None = None,
         cache_dir: str = "data/cache",
         seed: int | None = None,
@@ -94,6 +97,10 @@ class PictureData(LightningDataModule):
             "flip_mode": ("random where flip is 0", flip_mode == "random" or flip > 0),
             "rotate_degrees": ("between 0 and 180", 0 <= rotate_degrees <= 180),
             "cutout_size": (f"0 to twice image_size, {2 * image_size}", 0 <= cutout_size <= 2 * image_size),
+            "cutout_epochs": (
+                "0 or more, and 0 where cutout_size is 0",
+                cutout_epochs >= 0 and (cutout_size > 0 or cutout_epochs == 0),
+            ),
             "seed": (f"0 to {2**32 - 1}", seed is None or 0 <= seed < 2**32),
         }
         given = locals()
@@ -115,6 +122,7 @@ class PictureData(LightningDataModule):
         self.flip_mode: FlipMode = flip_mode
         self.rotate_degrees = rotate_degrees
         self.cutout_size = cutout_size
+        self.cutout_epochs = cutout_epochs
         self.mirrors = mirrors or []
         self.cache_dir = cache_dir
         # Lightning's own convention: seed_everything leaves its seed here for everything that comes later.
@@ -226,7 +234,7 @@ class PictureData(LightningDataModule):
             return dataset.fetch(positions)
         batch = PictureDataset(dataset.split, dataset.indices).fetch(positions)  # as they are
         draws = self._device_augmentation.draw(self.seed, 0, len(dataset))[positions]
-        return batch._replace(images=self._device_augmentation(pack(batch.images), torch.from_numpy(draws)))
+        return batch._replace(images=self._device_augmentation(pack(batch.images), torch.from_numpy(draws), 0))
 
     @cached_property
     def _device_augmentation(self) -> DeviceAugmentation:

@@ -130,12 +130,13 @@ class DeviceAugmentation:
         generator = np.random.default_rng((seed, epoch, self.DRAWS))  # not the one that shuffles
         return generator.random((pictures, self.DRAWS), np.float32)
 
-    def __call__(self, words: Tensor, draws: Tensor) -> Tensor:
+    def __call__(self, words: Tensor, draws: Tensor, epoch: int) -> Tensor:
         """Return changed pictures, uint8 `(B, H, W, 3)` (planes in memory).
 
         Args:
             words: Shape `(B, H, W)`, int32, from `pack`; not written to.
-            draws: Shape `(B, DRAWS)`, float32, a row for each picture.
+            draws: Shape `(B, DRAWS)`, float32, a row for each picture, of the same epoch.
+            epoch: From 0.
         """
         top, left, angle, flip, row, column = draws.unbind(1)
         options = self.options
@@ -145,9 +146,9 @@ class DeviceAugmentation:
         planes = unpack(crop_and_flip(words, tops, lefts, flipped, options.crop_padding, options.crop_border))
         if options.rotate_degrees:
             planes = rotate(planes, (2 * angle - 1) * options.rotate_degrees)
-        if options.cutout_size:
+        if side := options.cutout_side(epoch):
             rows, columns = _below(options.image_size, row), _below(options.image_size, column)
-            planes = cutout(planes, rows, columns, options.cutout_size, options.color)
+            planes = cutout(planes, rows, columns, side, options.color)
         return planes.permute(0, 2, 3, 1)
 
 

@@ -87,7 +87,7 @@ class DeviceLoader:
         positions, numbers = torch.from_numpy(order).to(self.device), torch.from_numpy(draws).to(self.device)
         at_once = max(1, AT_ONCE // self.batch_size) * self.batch_size
         for part, drawn in zip(torch.split(positions, at_once), torch.split(numbers, at_once), strict=True):
-            changed = Batch(self.augmentation(self.words[part], drawn), self.labels[part], self.indices[part])
+            changed = Batch(self.augmentation(self.words[part], drawn, epoch), self.labels[part], self.indices[part])
             yield from map(Batch, *(torch.split(whole, self.batch_size) for whole in changed))
 
 

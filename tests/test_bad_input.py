@@ -106,6 +106,7 @@ def write_recipes(folder: Path) -> None:
         (["--data.crop_padding=9999999"], ["data.crop_padding must be 0 to image_size, 32"]),
         (["--data.crop_padding=32", "--data.crop_border=reflect"], ["data.crop_border must be black where"]),
         (["--data.crop_border=blue"], ["data.crop_border", "reflect"]),
+        (["--data.cutout_size=0", "--data.cutout_epochs=3"], ["data.cutout_epochs must be 0 or more, and 0 where"]),
         (["--data.flip=0", "--data.flip_mode=alternate"], ["data.flip_mode must be random where flip is 0"]),
         (["--model.norm_weight_decay=-1"], ["model.norm_weight_decay must be 0 or more"]),
         (["--model.norm_bias_lr_factor=0"], ["model.norm_bias_lr_factor must be above 0"]),

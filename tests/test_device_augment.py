@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cifar_lit.augment import Augmentation
-from cifar_lit.augment_options import AugmentOptions
+from cifar_lit.augment_options import AugmentOptions, picture_key
 from cifar_lit.device_augment import DeviceAugmentation, crop_and_flip, cutout, pack, rotate, unpack
 
 MEAN = (0.2, 0.4, 0.6)
@@ -26,7 +26,7 @@ def images() -> np.ndarray:
 def change(images: np.ndarray, **options: float) -> np.ndarray:
     augmentation = DeviceAugmentation(AugmentOptions(32, MEAN, **{**OFF, **options}))
     draws = torch.from_numpy(augmentation.draw(0, 0, len(images)))
-    return augmentation(pack(torch.from_numpy(images)), draws).numpy()
+    return augmentation(pack(torch.from_numpy(images)), draws, 0).numpy()
 
 
 def test_words_hold_the_picture(images: np.ndarray) -> None:
@@ -58,7 +58,7 @@ def test_alternating_flips_show_both_sides_in_two_epochs(images: np.ndarray) -> 
     words = pack(torch.from_numpy(images[:400]))
     flipped = []
     for epoch in range(4):
-        after = augmentation(words, torch.from_numpy(augmentation.draw(0, epoch, 400))).numpy()
+        after = augmentation(words, torch.from_numpy(augmentation.draw(0, epoch, 400)), epoch).numpy()
         flipped.append((after == images[:400, :, ::-1]).all(axis=(1, 2, 3)))
         assert (flipped[-1] ^ (after == images[:400]).all(axis=(1, 2, 3))).all()
     assert 150 < flipped[0].sum() < 250  # 5 standard deviations
@@ -86,6 +86,17 @@ def test_cutout_fills_the_square_about_its_centre(images: np.ndarray, size: int)
         top, left = i - size // 2, 31 - i - size // 2
         expected[max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)] = FILL
         assert (after[i] == expected).all()
+
+
+def test_cutout_grows_as_in_the_other_path(images: np.ndarray) -> None:
+    options = AugmentOptions(32, MEAN, **{**OFF, "cutout_size": 16, "cutout_epochs": 4})
+    in_batches, in_workers = DeviceAugmentation(options), Augmentation(options)
+    words = pack(torch.from_numpy(images[:400]))
+    for epoch, side in enumerate((0, 4, 8, 12, 16, 16)):
+        ours = in_batches(words, torch.from_numpy(in_batches.draw(0, epoch, 400)), epoch).numpy()
+        theirs = in_workers(images[:400], [picture_key(0, epoch, index) for index in range(400)])
+        for after in (ours, theirs):
+            assert (after == FILL).all(axis=3).sum(axis=(1, 2)).max() == side**2  # the squares wholly inside
 
 
 def similar(a: np.ndarray, b: np.ndarray) -> bool:
@@ -167,8 +178,8 @@ def test_each_picture_changes_by_itself_and_again_the_same(images: np.ndarray) -
     assert not (draws == augmentation.draw(3, 2, MANY)).any(axis=1).all()
     assert not (draws == augmentation.draw(4, 1, MANY)).any(axis=1).all()
     words, numbers = pack(torch.from_numpy(images)), torch.from_numpy(draws)
-    whole = augmentation(words, numbers)
+    whole = augmentation(words, numbers, 1)
     before = words.clone()
-    assert (augmentation(words[100:107], numbers[100:107]) == whole[100:107]).all()
+    assert (augmentation(words[100:107], numbers[100:107], 1) == whole[100:107]).all()
     assert (words == before).all()
     assert whole.dtype == torch.uint8 and whole.shape == images.shape

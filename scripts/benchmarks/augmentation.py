@@ -66,7 +66,7 @@ def measure(settings: Settings) -> list[Row]:
         rounds,
         usual=lambda: _nothing(torch.utils.data.default_collate([usual[i] for i in range(BATCH)])),
         workers=lambda: _nothing(dataset.__getitems__(keys)),
-        batches=lambda: _nothing(normalize(in_batches(words, draws))),
+        batches=lambda: _nothing(normalize(in_batches(words, draws, 0))),
     )
     against = "albumentations per picture, PIL to tensor"
     rows = [
@@ -87,7 +87,7 @@ def _on_the_gpu(augmentation: DeviceAugmentation, normalize: Normalize, rounds: 
 
     def run() -> None:
         for _ in range(10):
-            normalize(augmentation(words, draws))
+            normalize(augmentation(words, draws, 0))
         torch.cuda.synchronize()
 
     def copy() -> None:

@@ -20,4 +20,5 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "no cutout": ("--data.cutout_size", "0"),
     "cutout 12": ("--data.cutout_size", "12"),
     "cutout 16": ("--data.cutout_size", "16"),
+    "cutout grows to 16 in 20 epochs": ("--data.cutout_size", "16", "--data.cutout_epochs", "20"),
 }
