@@ -148,10 +148,21 @@ def differences(runs: Sequence[Run]) -> list[list[str]]:
     """Return the options that differ as text, a row an option, its name first."""
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     return [
-        [name, *("(none)" if name not in run.config else str(run.config[name]) for run in runs)]
+        [name, *("(none)" if name not in run.config else _short(run.config[name]) for run in runs)]
         for name in names
         if len({str(run.config.get(name)) for run in runs}) > 1
     ]
+
+
+def _short(value: Any) -> str:
+    """Return an option's value as text, classes as calls of their names."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, dict) and "class_path" in value:
+        given = {name: one for name, one in (value.get("init_args") or {}).items() if one is not None}
+        arguments = ", ".join(f"{name}={_short(one)}" for name, one in given.items())
+        return f"{value['class_path'].rpartition('.')[2]}({arguments})"
+    return str(value)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         main(QUICK)
-        main([*QUICK, "--trainer.limit_train_batches=8", "--page.explained=0"])
+        monitor = "--trainer.callbacks+=pytorch_lightning.callbacks.LearningRateMonitor"
+        main([*QUICK, "--trainer.limit_train_batches=8", "--page.explained=0", monitor])
     return folder / "lightning_logs" / "demo"
 
 
@@ -47,6 +48,10 @@ def test_two_runs(
     assert set(result["errors"]["new"]) == after - before
     assert set(result["errors"]["stay"]) == before & after
     assert [float(x) for x in result["differences"]["trainer.limit_train_batches"]] == [3, 8]
+    assert result["differences"]["trainer.callbacks"] == [
+        "None",
+        "[LearningRateMonitor(log_momentum=False, log_weight_decay=False)]",
+    ]
     screen = capsys.readouterr().out
     assert "trainer.limit_train_batches" in screen and f"{other.accuracy:.2%}" in screen
     html = Path("compare_1/compare.html").read_text()
