@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+Bfloat16Unit = Literal["AMX", "AVX512_BF16"]
 PACKAGES = (
     "torch",
     "torchvision",
@@ -45,16 +46,20 @@ def choose_precision(accelerator: str) -> tuple[Precision, str]:
         return "16-mixed", f"{name}, older than Ampere"
     if accelerator == "mps" or (automatic and torch.backends.mps.is_available()):
         return "32-true", "Apple GPU"
-    if has_amx():
-        return "bf16-mixed", f"CPU with AMX, {torch.get_num_threads()} threads"
-    return "32-true", f"CPU without AMX, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    if unit := bfloat16_unit():
+        return "bf16-mixed", f"CPU with {unit}, {threads}"
+    return "32-true", f"CPU without AMX or AVX512_BF16, {threads}"
 
 
-def has_amx() -> bool:
-    """Tell whether the CPU multiplies bfloat16 matrices in hardware (Intel AMX)."""
-    # torch says so only in a private function; where that has gone, float32 is the safe answer
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(supported())
+def bfloat16_unit() -> Bfloat16Unit | None:
+    """Return what in the CPU's hardware multiplies bfloat16: Intel's matrices, or vectors; None where nothing does."""
+    # torch says so only in private functions; where those have gone, float32 is the safe answer
+    if getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        return "AMX"
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+        return "AVX512_BF16"
+    return None
 
 
 def available_cores() -> int:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_lit.dataset import Batch
 from cifar_lit.errors import UsageError
-from cifar_lit.hardware import has_amx
+from cifar_lit.hardware import bfloat16_unit
 from cifar_lit.net import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.parameter_groups import parameter_groups, set_rates
 from cifar_lit.schedules import Schedule
@@ -160,7 +160,7 @@ class ImageClassifier(LightningModule):
             self.train_scores.go_on(self._scores_so_far, self.global_rank, self.trainer.world_size)
             self._scores_so_far = []
         steps = self.trainer.estimated_stepping_batches
-        if self.compile_net and self.device.type == "cpu" and not has_amx():
+        if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
             rank_zero_warn(
                 "model.compile made nothing faster on a CPU without AMX where it was measured, BENCHMARKS.md"
             )

@@ -19,10 +19,17 @@ def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[in
     assert choose_precision("auto")[0] == choose_precision("gpu")[0] == precision
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_precision_of_cpus(monkeypatch: pytest.MonkeyPatch, amx: bool, precision: str) -> None:
-    monkeypatch.setattr("cifar_lit.hardware.has_amx", lambda: amx)
-    assert choose_precision("cpu")[0] == precision
+@pytest.mark.parametrize(
+    ("amx", "avx512", "chosen"),
+    [(True, True, "bf16-mixed AMX"), (False, True, "bf16-mixed AVX512_BF16"), (False, False, "32-true without")],
+)
+def test_precision_of_cpus(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    precision, reason = choose_precision("cpu")
+    expected_precision, expected_word = chosen.split()
+    assert precision == expected_precision
+    assert expected_word in reason
 
 
 def test_a_run_can_be_repeated_from_its_notes() -> None:

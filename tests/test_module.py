@@ -25,11 +25,11 @@ def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.parametrize(("amx", "warning"), [(True, "takes a minute or so, .* 2 steps"), (False, "without AMX")])
+@pytest.mark.parametrize(("unit", "warning"), [("AMX", "takes a minute or so, .* 2 steps"), (None, "without AMX")])
 def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool, warning: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str | None, warning: str
 ) -> None:
-    monkeypatch.setattr("cifar_lit.module.has_amx", lambda: amx)
+    monkeypatch.setattr("cifar_lit.module.bfloat16_unit", lambda: unit)
     plain = train(tmp_path, compile=False)
     with pytest.warns(UserWarning, match=rf"model\.compile .*{warning}"):
         compiled = train(tmp_path, compile=True)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from cifar_lit.hardware import choose_precision
+from cifar_lit.hardware import bfloat16_unit, choose_precision
 from cifar_lit.net import Classifier
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -55,8 +55,7 @@ def measure(settings: Settings) -> list[Row]:
         contenders["compiled"] = trainer(compiled, images, kind, True)
     times = alternate(0 if settings.quick else 3, **contenders)
     against = "plain float32 loop"
-    amx = "AMX" in reason and "without" not in reason
-    must, aim = (3.3, 4) if amx else (None, None)
+    must, aim = (3.3, 4) if bfloat16_unit() == "AMX" else (None, None)
     what = f"ResNet-18, batch {batch}, {precision}, {reason}"
     return [
         faster(
