@@ -29,6 +29,7 @@ from cifar_lit.errors import Interrupted, RunError, UsageError
 from cifar_lit.loggers import ContinuedCSVLogger
 from cifar_lit.lr_finder import find_lr
 from cifar_lit.module import ImageClassifier
+from cifar_lit.net import smallest_strided
 from cifar_lit.notes import SaveRun
 from cifar_lit.parser import Parser
 from cifar_lit.report import ReportCallback, WholeReport
@@ -193,11 +194,18 @@ class FitCLI(LightningCLI):
             parts = len(list(self.continued.glob("config*.yaml")))  # what the run was begun with stays as it is
             if parts:
                 self.save_config_kwargs["config_filename"] = f"config_{parts + 1}.yaml"
+        device = hardware.choose_device(str(trainer.accelerator))
+        smallest = smallest_strided(self.config.data.image_size, self.config.model.stem)
         if trainer.precision is None:
-            kwargs["precision"], device = hardware.choose_precision(str(trainer.accelerator))
+            kwargs["precision"], reason = hardware.choose_precision(device, smallest)
             rank_zero_info(
-                f"device {device}; precision {kwargs['precision']} (trainer.precision), memory format "
+                f"device {reason}; precision {kwargs['precision']} (trainer.precision), memory format "
                 f"{self.config.model.memory_format} (model.memory_format)"
+            )
+        elif "bf16" in str(trainer.precision) and hardware.spoils_bfloat16(device, smallest):
+            raise UsageError(
+                f"trainer.precision={trainer.precision} gives wrong gradients on this CPU where the maps shrink to 1 "
+                "px; give trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
             )
         self.logs = trainer.logger is None or trainer.logger is True
         if self.logs:

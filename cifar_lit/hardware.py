@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+Device = Literal["cuda", "mps", "cpu"]
 Bfloat16Unit = Literal["AMX", "AVX512_BF16"]
 PACKAGES = (
     "torch",
@@ -30,26 +31,56 @@ PACKAGES = (
 )
 
 
-def choose_precision(accelerator: str) -> tuple[Precision, str]:
-    """Return the fastest safe precision of a device, and the reason in a few words.
+def choose_device(accelerator: str) -> Device:
+    """Return what Lightning trains on.
 
     Args:
         accelerator: As in `Trainer(accelerator=...)`.
     """
     automatic = accelerator in ("auto", "gpu")
     if accelerator == "cuda" or (automatic and torch.cuda.is_available()):
+        return "cuda"
+    if accelerator == "mps" or (automatic and torch.backends.mps.is_available()):
+        return "mps"
+    return "cpu"
+
+
+def choose_precision(device: Device, smallest: int) -> tuple[Precision, str]:
+    """Return the fastest safe precision of a device, and the reason in a few words.
+
+    Args:
+        device: What is trained on.
+        smallest: Height and width in px of the smallest maps that a strided convolution gets.
+    """
+    if device == "cuda":
         if not torch.cuda.is_available():
             return "32-true", "no CUDA device"  # Lightning refuses with its own message
         name = torch.cuda.get_device_name()
         if torch.cuda.get_device_capability() >= (8, 0):
             return "bf16-mixed", name
         return "16-mixed", f"{name}, older than Ampere"
-    if accelerator == "mps" or (automatic and torch.backends.mps.is_available()):
+    if device == "mps":
         return "32-true", "Apple GPU"
     threads = f"{torch.get_num_threads()} threads"
-    if unit := bfloat16_unit():
+    unit = bfloat16_unit()
+    if unit and spoils_bfloat16(device, smallest):
+        return "32-true", f"CPU with {unit}, but the pictures are too small for it, {threads}"
+    if unit:
         return "bf16-mixed", f"CPU with {unit}, {threads}"
     return "32-true", f"CPU without AMX or AVX512_BF16, {threads}"
+
+
+def spoils_bfloat16(device: Device, smallest: int) -> bool:
+    """Tell whether gradients in bfloat16 would be wrong.
+
+    oneDNN's kernels for AVX-512 leave those weights' gradients unwritten that meet nothing but padding when a 3x3
+    convolution of stride 2 gets maps of 1 px: whatever lay in memory, nan too, goes into the weights (torch 2.15).
+
+    Args:
+        device: What is trained on.
+        smallest: Height and width in px of the smallest maps that a strided convolution gets.
+    """
+    return device == "cpu" and smallest < 2 and bool(getattr(torch.cpu, "_is_avx512_supported", bool)())
 
 
 def bfloat16_unit() -> Bfloat16Unit | None:

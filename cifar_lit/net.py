@@ -17,6 +17,16 @@ Layer = Literal["layer1", "layer2", "layer3", "layer4"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 
+def smallest_strided(image_size: int, stem: Stem) -> int:
+    """Return height and width in px of the maps that `layer4` gets, whose first convolution has stride 2.
+
+    Args:
+        image_size: Height and width of the pictures in px.
+        stem: As in `Classifier`.
+    """
+    return -(-image_size // (4 if stem == "cifar" else 16))
+
+
 class Normalize(nn.Module):
     """Turn uint8 pictures into standardised floats, on whatever device they are.
 

@@ -56,8 +56,10 @@ def test_maps_after_training(precision: Any, compile_: Any, extra: list[Callback
     asked = np.array([[0, 1], [2, 3], [4, 5]])
     with torch.inference_mode():
         maps = activation_maps(analysis.net, images, asked, LAYERS)
+    rounding = 3e-2 if precision == "bf16-true" else 1e-4  # of 8 bits, where the CPU computes in bfloat16 itself
     for layer in LAYERS:
-        np.testing.assert_allclose(maps[layer], by_hand(analysis, images, asked, layer), atol=1e-4, rtol=1e-4)
+        expected = by_hand(analysis, images, asked, layer)
+        np.testing.assert_allclose(maps[layer], expected, atol=rounding * max(1, expected.max()), rtol=rounding)
     assert any(one.max() > 0 for one in maps.values())
     assert analysis.net.normalize.mean.dtype == torch.float32
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())

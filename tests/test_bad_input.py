@@ -1,5 +1,6 @@
 """A user's mistake gives one message that names the option, the right exit code, and changes nothing on disk."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -191,6 +192,20 @@ def test_val_size_0_names_the_callbacks_that_need_validation(
     )
     code, message = complain(capsys, *DEMO, "--config", str(extra))
     assert code == USAGE and "EarlyStopping with monitor=val/loss" in message
+
+
+def test_bfloat16_is_neither_chosen_nor_taken_where_the_cpu_computes_wrong_gradients(
+    capsys: pytest.CaptureFixture[str], fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ability in ("_is_avx512_bf16_supported", "_is_avx512_supported"):
+        monkeypatch.setattr(torch.cpu, ability, lambda: True)
+    tiny = [*QUICK, "--trainer.accelerator=cpu", "--data.image_size=16", "--trainer.precision"]
+    code, message = complain(capsys, *tiny, "bf16-mixed")
+    assert code == USAGE
+    assert all(word in message for word in ("trainer.precision=bf16-mixed", "32-true", "data.image_size", "model.stem"))
+    assert not list(Path().rglob("version_*"))
+    notes = json.loads((fit(*tiny, "null") / "run.json").read_text())
+    assert notes["precision"] == "32-true"
 
 
 def test_an_unknown_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

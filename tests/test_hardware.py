@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from cifar_lit.hardware import available_cores, choose_precision, describe
+from cifar_lit.hardware import available_cores, choose_device, choose_precision, describe
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,8 @@ def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[in
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert choose_precision("auto")[0] == choose_precision("gpu")[0] == precision
+    assert choose_device("auto") == choose_device("gpu") == "cuda"
+    assert choose_precision("cuda", 4)[0] == precision
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[in
 def test_precision_of_cpus(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    precision, reason = choose_precision("cpu")
+    precision, reason = choose_precision("cpu", 4)
     expected_precision, expected_word = chosen.split()
     assert precision == expected_precision
     assert expected_word in reason

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.net import Classifier, Normalize
+from cifar_lit.net import Classifier, Normalize, smallest_strided
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
@@ -34,6 +34,16 @@ def test_imagenet_stem_is_torchvisions() -> None:
     theirs.load_state_dict(net.backbone.state_dict())
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     torch.testing.assert_close(net.eval()(images), theirs(net.normalize(images)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("image_size", [8, 16, 17, 32, 33])
+def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
+    net = Classifier(10, **STATISTICS, stem=stem).eval()
+    sizes = []
+    net.layer("layer4").register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[2:]))
+    net(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    assert sizes == [(smallest_strided(image_size, stem),) * 2]
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])

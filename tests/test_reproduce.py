@@ -61,7 +61,7 @@ def test_the_row_is_what_the_runs_reached(done: Path) -> None:
     first, second = records(done)
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["fingerprints"] == reached[0]["fingerprints"] and first["seconds_in_all"] > 0
-    assert first["hardware"] in text and first["precision"] == "32-true" and first["versions"]["torch"] in text
+    assert first["hardware"] in text and first["precision"] in text and first["versions"]["torch"] in text
     assert all(commit[:7] in text for commit in first["commits"])
 
 

@@ -57,10 +57,10 @@ def main() -> None:
     import torch
     from pictures import generate
 
-    from cifar_lit.hardware import choose_precision, describe, keep_freed_memory
+    from cifar_lit.hardware import choose_device, choose_precision, describe, keep_freed_memory
 
     keep_freed_memory()  # as fit does, on a CPU; for both sides
-    precision, device = choose_precision("auto")
+    precision, device = choose_precision(choose_device("auto"), 4)
     notes: dict[str, object] = describe()  # now: the commit may be another one at the end
     rows: list[Row] = []
     began = time.monotonic()
