@@ -56,10 +56,11 @@ def test_maps_after_training(precision: Any, compile_: Any, extra: list[Callback
     asked = np.array([[0, 1], [2, 3], [4, 5]])
     with torch.inference_mode():
         maps = activation_maps(analysis.net, images, asked, LAYERS)
-    rounding = 3e-2 if precision == "bf16-true" else 1e-4  # of 8 bits, where the CPU computes in bfloat16 itself
     for layer in LAYERS:
         expected = by_hand(analysis, images, asked, layer)
-        np.testing.assert_allclose(maps[layer], expected, atol=rounding * max(1, expected.max()), rtol=rounding)
+        # Some CPUs compute in bfloat16 itself, of 8 bits: there a sum depends on how many pictures are in the batch.
+        atol, rtol = (3e-2 * max(1, expected.max()), 3e-2) if precision == "bf16-true" else (1e-4, 1e-4)
+        np.testing.assert_allclose(maps[layer], expected, atol=atol, rtol=rtol)
     assert any(one.max() > 0 for one in maps.values())
     assert analysis.net.normalize.mean.dtype == torch.float32
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
