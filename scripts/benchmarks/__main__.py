@@ -58,9 +58,10 @@ def main() -> None:
     from pictures import generate
 
     from cifar_lit.hardware import choose_device, choose_precision, describe, keep_freed_memory
+    from cifar_lit.net import smallest_strided
 
     keep_freed_memory()  # as fit does, on a CPU; for both sides
-    precision, device = choose_precision(choose_device("auto"), 4)
+    precision, device = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
     notes: dict[str, object] = describe()  # now: the commit may be another one at the end
     rows: list[Row] = []
     began = time.monotonic()

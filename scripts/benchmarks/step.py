@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
 from cifar_lit.hardware import bfloat16_unit, choose_device, choose_precision
-from cifar_lit.net import Classifier
+from cifar_lit.net import Classifier, smallest_strided
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
@@ -24,7 +24,7 @@ def measure(settings: Settings) -> list[Row]:
 
     plain = resnet18(num_classes=10)
     plain.conv1, plain.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    precision, reason = choose_precision(choose_device("auto"), 4)
+    precision, reason = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
     def trainer(net: nn.Module, pictures: torch.Tensor, mixed: torch.dtype | None, fused: bool) -> object:
