@@ -78,6 +78,12 @@ def test_what_is_done_is_not_done_again_and_words_around_the_tables_stay(done: P
     assert (done / "RESULTS.md").read_text() == text.replace("# Results\n", "# Results\n\nSome words.\n")
 
 
+def test_the_time_of_an_interrupted_training_is_that_of_its_epochs(done: Path, tmp_path: Path) -> None:
+    interrupted = {**records(done)[0], "seconds_in_all": None, "seconds_of_training": 7200.0}
+    write(tmp_path / "RESULTS.md", [interrupted])
+    assert "| 120 min, epochs alone |" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_only_the_same_training_counts(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
     training = Training(CONFIGS / "baseline.yaml", 1, 1, tuple(SHORT))

@@ -141,7 +141,8 @@ def _results(records: Sequence[Record]) -> str:
             f"| {number} | {_name(one)} | {one['data']} | {one['held_out']:,} | "
             f"{_epochs(one)} | {len(row)} | "
             f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_averaged')} | "
-            f"{_time(row, 'seconds_per_epoch')} | {_time(row, 'seconds_in_all')} |"
+            f"{_time(row, 'seconds_per_epoch')} | "
+            f"{_time(row, 'seconds_in_all') or _time(row, 'seconds_of_training') + ', epochs alone'} |"
         )
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         commits = ", ".join(dict.fromkeys(commit[:7] for each in row for commit in each["commits"]))
@@ -186,9 +187,9 @@ def _mean(row: Sequence[Record], key: str) -> str:
 
 
 def _time(row: Sequence[Record], key: str) -> str:
-    """Return the median over the seeds."""
+    """Return the median over the seeds; nothing where it is not known."""
     values = [one[key] for one in row if one[key] is not None]
     if not values:
-        return "(interrupted)"
+        return ""
     seconds = statistics.median(values)
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
