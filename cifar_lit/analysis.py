@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from torch import nn
 
 from cifar_lit import checkpoints
@@ -63,7 +63,7 @@ class Analysis:
 
     @classmethod
     def of(cls, trainer: Trainer, module: LightningModule) -> "Analysis":
-        """Return the analysis of a trainer that has just fitted; of a copy, the module stays as it is."""
+        """Return the analysis of a trainer that has just fitted; of a copy: the module stays as a training leaves it."""
         if trainer not in _CURRENT:
             data = getattr(trainer, "datamodule", None)
             if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
@@ -71,6 +71,9 @@ class Analysis:
                     "the report's callbacks need cifar_lit's own module and data: "
                     "trainer.fit(ImageClassifier(...), datamodule=PictureData(...))"
                 )
+            for callback in getattr(trainer, "callbacks", []):
+                if isinstance(callback, WeightAveraging):
+                    callback.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
             net = copy.deepcopy(module.net)
             weights = _load_best(trainer, net)
             history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])

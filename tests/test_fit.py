@@ -260,6 +260,16 @@ def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(fi
         assert curves[0] == curves[1] and len(curves[0]) == 2
 
 
+@pytest.mark.parametrize("val_size", [100, 0])
+def test_a_finished_training_makes_the_same_report_again(val_size: int, fit: Callable[..., Path]) -> None:
+    averaged = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
+    options = [*QUICK, f"--data.val_size={val_size}", averaged]
+    run = fit(*options)
+    made = {name: (run / "report" / name).read_text() for name in ("predictions.csv", "metrics.json")}
+    assert fit(*options, "--ckpt_path=last") == run
+    assert made == {name: (run / "report" / name).read_text() for name in made}
+
+
 def test_best_of_an_earlier_run_can_be_gone_on_from(fit: Callable[..., Path]) -> None:
     options = [*QUICK, "--model.schedule.name=constant"]
     first = fit(*options)
