@@ -26,6 +26,14 @@ DRIVER = """
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+// Chromium's virtual time runs on while a picture is being decoded, which takes real time: spend some.
+const until = async (ready) => {
+  for (let i = 0, sum = 0; i < 1000 && !ready(); i++) {
+    await wait(10);
+    for (let n = 0; n < 1e5; n++) sum += Math.random();
+  }
+};
+const canvases = () => document.querySelectorAll("#picture canvas");
 const tiles = () => document.querySelectorAll("#grid button");
 (async () => {
   const seen = { width: innerWidth, all: tiles().length, wide: document.documentElement.scrollWidth };
@@ -39,14 +47,14 @@ const tiles = () => document.querySelectorAll("#grid button");
   order.dispatchEvent(new Event("change", { bubbles: true }));
   seen.confidence = [...tiles()].map((tile) => parseFloat(tile.textContent.split("→")[1].match(/([\\d.]+) %/)[1]));
   tiles()[0].click();
-  await wait(500);
+  await until(() => canvases().length);
   seen.open = document.getElementById("picture").open;
-  seen.maps = document.querySelectorAll("#picture canvas").length;
-  seen.painted = [...document.querySelectorAll("#picture canvas")].map((canvas) =>
+  seen.maps = canvases().length;
+  seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
   const before = document.getElementById("picture-title").textContent;
   document.getElementById("picture").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-  await wait(500);
+  await until(() => canvases().length);
   seen.next = document.getElementById("picture-title").textContent !== before;
   document.getElementById("close").click();
   seen.closed = !document.getElementById("picture").open;
@@ -196,7 +204,7 @@ def test_in_a_browser(analysis: Any, tmp_path: Path, width: int) -> None:
     driven = tmp_path / "driven.html"
     driven.write_text(html.replace("</body>", DRIVER + "</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=8000"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=20000"]
     result = subprocess.run(
         [CHROMIUM, *options, "--enable-logging=stderr", "--dump-dom", driven.as_uri()],
         capture_output=True,
