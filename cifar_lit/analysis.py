@@ -63,7 +63,7 @@ class Analysis:
 
     @classmethod
     def of(cls, trainer: Trainer, module: LightningModule) -> "Analysis":
-        """Return the analysis of a trainer that has just fitted; of a copy: the module stays as a training leaves it."""
+        """Return the analysis of a trainer that just fitted; of a copy: the module stays as training leaves it."""
         if trainer not in _CURRENT:
             data = getattr(trainer, "datamodule", None)
             if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
