@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cifar_lit.download import fetch
 from cifar_lit.errors import RunError, UsageError
-from cifar_lit.folder import load_folder
+from cifar_lit.folder import TEST_FOLDERS, load_folder
 from cifar_lit.pictures import Pictures, Split, channel_statistics
 from cifar_lit.splits import stratified_split
 
@@ -71,6 +71,13 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
         train, test = read()
     except RuntimeError:
         archive = os.path.join(root, kind.filename)
+        begun = os.path.exists(archive) or os.path.exists(os.path.join(root, kind.base_folder))
+        splits = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
+        if "train" in splits[:-1] and not begun:
+            raise UsageError(
+                f"data.root={root} holds folders {splits[0]} and {splits[1]}, but no {kind.filename}: add --data.source "
+                f"folder to take their pictures, or name another folder, which {source} can be downloaded into"
+            ) from None
         try:
             os.makedirs(root, exist_ok=True)
             with FileLock(os.path.join(root, f"{kind.base_folder}.lock")):

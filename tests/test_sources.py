@@ -113,6 +113,16 @@ def test_no_address_works(source, archive, tmp_path, monkeypatch) -> None:
     assert KINDS[source].tgz_md5 in message and str(tmp_path / "data" / archive.name) in message
 
 
+def test_nothing_is_downloaded_into_a_folder_of_pictures(source, archive, tmp_path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="--data.source folder"):
+        load(source, str(tmp_path / "mine"), 32)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["train", "val"]
+    archive.rename(tmp_path / "mine" / archive.name)
+    check(load(source, str(tmp_path / "mine"), 32), source, archive)
+
+
 def test_loads_that_start_together_unpack_once(source, archive, tmp_path) -> None:
     loaded: list[Pictures] = []
     threads = [

@@ -1,8 +1,9 @@
 """Train recipes, seed after seed, and write down what they reach: `scripts/reproduce`.
 
 Finished trainings are kept and interrupted ones gone on with, so the same command can be given again at any time. The
-trainings are ordinary runs in lightning_logs/ of the folder you are in; those that lie there already count, too. The
-tables go into RESULTS.md, between its lines <!-- results --> and <!-- tried -->, and everything into results.json.
+trainings are ordinary runs in lightning_logs/ of the folder you are in; those of the very same command that
+lie there already count, too. The tables go into RESULTS.md, after its lines <!-- results --> and <!-- tried -->, and
+everything into results.json.
 """
 
 import argparse

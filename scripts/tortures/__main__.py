@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30, help="how many runs to kill (default: %(default)s)")
     parser.add_argument("--writes", type=int, default=100, help="kills while writing (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
-    parser.add_argument("--scratch", type=Path, help="folder for the runs, kept where one was lost")
+    parser.add_argument("--scratch", type=Path, help="new or empty folder for the runs, removed unless one is lost")
     parser.add_argument("--made-up-disk", action="store_true", help="as where no file system may be mounted")
     parser.add_argument("--quick", action="store_true", help="a short form of each: 1 run, 10 kills while writing")
     options = parser.parse_args()
@@ -43,6 +43,8 @@ def main() -> None:
         options.runs, options.writes = 1, 10
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.scratch and options.scratch.exists() and (not options.scratch.is_dir() or any(options.scratch.iterdir())):
+        parser.error(f"--scratch {options.scratch}: not an empty folder; name a new one")  # it is removed at the end
     rows: list[Row] = []
     began = time.monotonic()
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="cifar_lit_torture_"))
