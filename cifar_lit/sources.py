@@ -75,8 +75,8 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
         splits = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
         if "train" in splits[:-1] and not begun:
             raise UsageError(
-                f"data.root={root} holds folders {splits[0]} and {splits[1]}, but no {kind.filename}: add --data.source "
-                f"folder to take their pictures, or name another folder, which {source} can be downloaded into"
+                f"data.root={root} holds folders {splits[0]} and {splits[1]}, but no {kind.filename}: add "
+                f"--data.source folder to take their pictures, or name another folder, which {source} can be downloaded into"
             ) from None
         try:
             os.makedirs(root, exist_ok=True)

@@ -116,7 +116,7 @@ def test_no_address_works(source, archive, tmp_path, monkeypatch) -> None:
 def test_nothing_is_downloaded_into_a_folder_of_pictures(source, archive, tmp_path) -> None:
     for name in ("train", "val"):
         (tmp_path / "mine" / name).mkdir(parents=True)
-    with pytest.raises(UsageError, match="--data.source folder"):
+    with pytest.raises(UsageError, match=r"--data\.source folder"):
         load(source, str(tmp_path / "mine"), 32)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["train", "val"]
     archive.rename(tmp_path / "mine" / archive.name)

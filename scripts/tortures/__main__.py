@@ -43,7 +43,7 @@ def main() -> None:
         options.runs, options.writes = 1, 10
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    if options.scratch and options.scratch.exists() and (not options.scratch.is_dir() or any(options.scratch.iterdir())):
+    if options.scratch and options.scratch.exists() and any(options.scratch.iterdir()):
         parser.error(f"--scratch {options.scratch}: not an empty folder; name a new one")  # it is removed at the end
     rows: list[Row] = []
     began = time.monotonic()
