@@ -76,7 +76,7 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
         if "train" in splits[:-1] and not begun:
             raise UsageError(
                 f"data.root={root} holds folders {splits[0]} and {splits[1]}, but no {kind.filename}: add "
-                f"--data.source folder to take their pictures, or name another folder, which {source} can be downloaded into"
+                f"--data.source folder to take their pictures, or name another folder, to download {source} into"
             ) from None
         try:
             os.makedirs(root, exist_ok=True)
