@@ -3,7 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,6 +48,20 @@ class Split:
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tell a new process where a memory map lies; NumPy would send all of its pixels."""
+        images = self.images
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap):  # the whole of it, no part
+            return {**vars(self), "images": images.filename}
+        return dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map it there again."""
+        images = state["images"]
+        if not isinstance(images, np.ndarray):
+            images = np.load(images, mmap_mode="r")
+        vars(self).update(state, images=images)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 
 from cifar_lit import decode, folder
 from cifar_lit.errors import RunError, UsageError
-from cifar_lit.pictures import Pictures
+from cifar_lit.pictures import Pictures, Split
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128)
 
@@ -177,6 +178,16 @@ def test_second_run_does_not_decode(load, root, monkeypatch) -> None:
     assert (first.train.images == second.train.images).all()
     assert (second.mean, second.std, second.classes) == (first.mean, first.std, first.classes)
     assert before == {path: path.stat().st_mtime_ns for path in caches(root)[0].iterdir()}
+
+
+def test_other_processes_map_the_same_cache(load) -> None:
+    split = load().train
+    sent = pickle.dumps(split)
+    assert split.images.tobytes() not in sent
+    again = pickle.loads(sent)
+    assert isinstance(again.images, np.memmap) and again.fingerprint == split.fingerprint
+    part = Split(split.images[1:3], split.labels[1:3])
+    assert (pickle.loads(pickle.dumps(part)).images == part.images).all()
 
 
 def test_rebuilt_when_a_picture_comes_changes_or_goes(load, root) -> None:
