@@ -114,7 +114,7 @@ class PictureData(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on: AugmentOn = augment_on
-        self._on_device = False  # what `auto` chose for the training; later the memory is no longer as free
+        self._on_device: bool | None = None  # what the training does, once it began
         self.num_workers = num_workers
         self.crop_padding = crop_padding
         self.crop_border: CropBorder = crop_border
@@ -198,9 +198,14 @@ class PictureData(LightningDataModule):
         return {
             "classes": list(self.pictures.classes),
             "image_size": self.image_size,
+            "on_device": self._on_device,
             "train": self.pictures.train.fingerprint,
             "test": self.pictures.test.fingerprint,
         }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as the training began: the other way would augment with other random numbers."""
+        self._on_device = state_dict.get("on_device")
 
     def setup(self, stage: str) -> None:
         """Fail early where the data cannot be used."""
@@ -245,10 +250,15 @@ class PictureData(LightningDataModule):
 
     def _augments_on_device(self) -> bool:
         device = self._device()
-        if self.augment_on != "auto" or device.type != "cuda":
+        if self.augment_on != "auto":
             return self.augment_on == "device"
+        if self._on_device is not None:  # later the memory is no longer as free
+            return self._on_device
+        if device.type != "cuda":
+            return False
         free, _ = torch.cuda.mem_get_info(device)
-        return len(self.train_dataset) * self.image_size**2 * 4 < free / 2  # bytes of the words
+        room = len(self.train_dataset) * self.image_size**2 * 4 < free / 2  # bytes of the words
+        return self.trainer.strategy.broadcast(room) if self.trainer else room
 
     def _workers(self) -> int:
         """Return the number of worker processes of this process."""
@@ -272,8 +282,11 @@ class PictureData(LightningDataModule):
     def _eval_loader(self, dataset: PictureDataset) -> DataLoader[Batch]:
         # Slicing an array is all there is to do: no workers. Nothing is learnt either, so a training batch of 4
         # need not slow the evaluation down.
-        sampler = EvalSampler(dataset, *self._place())
-        return self._loader(dataset, sampler, max(self.batch_size, 256))
+        rank, world_size = self._place()
+        batch_size = max(self.batch_size, 256)
+        while len(dataset) % world_size and len(dataset) // world_size % batch_size == 0:
+            batch_size += 1  # or some processes had a batch more than others, who would wait for each other for ever
+        return self._loader(dataset, EvalSampler(dataset, rank, world_size), batch_size)
 
     def _loader(
         self,
@@ -290,7 +303,7 @@ class PictureData(LightningDataModule):
             num_workers=num_workers,
             drop_last=drop_last,
             collate_fn=as_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._device().type == "cuda",
             persistent_workers=num_workers > 0,
             worker_init_fn=outlast,
         )

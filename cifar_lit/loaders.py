@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from cifar_lit.dataset import Batch, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation, pack
 
-AT_ONCE = 4096  # pictures that are augmented together on a device, to launch few operations
+AT_ONCE = 4096 * 32**2  # pixels that are augmented together on a device, to launch few operations
 
 
 class LazyLoader(DataLoader[Batch]):
@@ -65,9 +65,10 @@ class DeviceLoader:
         self.waited = 0.0
         split, indices = dataset.split, dataset.indices
         self.words = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
-        for start in range(0, len(indices), AT_ONCE):  # a memory map must not be read whole
-            images = torch.from_numpy(split.images[indices[start : start + AT_ONCE]])
-            self.words[start : start + AT_ONCE] = pack(images.to(device))
+        self.at_once = max(1, AT_ONCE // self.words[0].numel() // batch_size) * batch_size
+        for start in range(0, len(indices), self.at_once):  # a memory map must not be read whole
+            images = torch.from_numpy(split.images[indices[start : start + self.at_once]])
+            self.words[start : start + self.at_once] = pack(images.to(device))
         self.labels = torch.from_numpy(split.labels[indices]).to(device)
         self.indices = torch.from_numpy(indices).to(device)
 
@@ -85,8 +86,8 @@ class DeviceLoader:
         order = order[done * self.batch_size : len(self) * self.batch_size]
         draws = self.augmentation.draw(self.sampler.seed, epoch, len(self.words))[order]
         positions, numbers = torch.from_numpy(order).to(self.device), torch.from_numpy(draws).to(self.device)
-        at_once = max(1, AT_ONCE // self.batch_size) * self.batch_size
-        for part, drawn in zip(torch.split(positions, at_once), torch.split(numbers, at_once), strict=True):
+        parts = zip(torch.split(positions, self.at_once), torch.split(numbers, self.at_once), strict=True)
+        for part, drawn in parts:
             changed = Batch(self.augmentation(self.words[part], drawn, epoch), self.labels[part], self.indices[part])
             yield from map(Batch, *(torch.split(whole, self.batch_size) for whole in changed))
 

@@ -17,7 +17,7 @@ from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation
 from cifar_lit.errors import UsageError
 from cifar_lit.loaders import DeviceLoader, LazyLoader, as_is
-from cifar_lit.pictures import Pictures
+from cifar_lit.pictures import Pictures, Split
 
 
 class Seen(LightningModule):
@@ -177,6 +177,35 @@ def test_evaluation_counts_each_picture_once(pictures: Pictures, world_size: int
     samplers = [EvalSampler(dataset, rank, world_size) for rank in range(world_size)]
     assert Counter(position for sampler in samplers for _, position in sampler) == Counter(range(59))
     assert sum(map(len, samplers)) == 59
+
+
+@pytest.mark.parametrize(("val_size", "world_size"), [(513, 2), (514, 2), (769, 3), (770, 3), (771, 3), (5, 4)])
+def test_all_processes_have_equally_many_batches_to_validate(
+    monkeypatch: pytest.MonkeyPatch, val_size: int, world_size: int
+) -> None:
+    counts, held_out = set(), []
+    for rank in range(world_size):
+        monkeypatch.setattr(PictureData, "_place", lambda _, rank=rank: (rank, world_size))
+        batches = list(PictureData("digits", val_size=val_size, batch_size=64, seed=0).val_dataloader())
+        counts.add(len(batches))
+        held_out += [index for batch in batches for index in batch.indices.tolist()]
+    assert len(counts) == 1 and len(set(held_out)) == len(held_out) == val_size
+
+
+def test_a_training_is_gone_on_with_where_its_pictures_were_augmented() -> None:
+    data = PictureData("digits", val_size=137, seed=0, num_workers=0)
+    assert isinstance(data.train_dataloader(), LazyLoader)
+    data.load_state_dict({**data.state_dict(), "on_device": True})  # as a GPU with room would have had it
+    assert isinstance(data.train_dataloader(), DeviceLoader) and data.state_dict()["on_device"]
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(32, 4096), (64, 1024), (512, 64)])
+def test_large_pictures_are_augmented_fewer_at_once(size: int, at_once: int) -> None:
+    split = Split(np.zeros((65, size, size, 3), np.uint8), np.zeros(65, np.int64))
+    dataset = PictureDataset(split, np.arange(65))
+    sampler = TrainSampler(dataset, 0, lambda: (0, 0), 64, 0, 1)
+    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentOptions(size, (0.5,) * 3)), 64, False, "cpu")
+    assert loader.at_once == at_once and sum(len(batch.labels) for batch in loader) == 65
 
 
 def test_a_batch_is_fetched_whole(pictures: Pictures) -> None:
