@@ -27,7 +27,9 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     epochs = trainer.fit_loop.max_epochs
     if epochs is not None and epochs >= 0:  # a training of few epochs must not cut the test short
         trainer.fit_loop.max_epochs = max(epochs, steps)
+    module.finding_lr = True
     finder = Tuner(trainer).lr_find(module, datamodule=data, num_training=steps, attr_name="lr")
+    module.finding_lr = False
     trainer.fit_loop.max_epochs = epochs
     lr = finder.suggestion() if finder else None
     if finder is None or lr is None:

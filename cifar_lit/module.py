@@ -89,6 +89,7 @@ class ImageClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
+        self.finding_lr = False  # set by it too: its loss may grow beyond all bounds
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
         self._scores_so_far: list[dict[str, float]] = []
@@ -115,18 +116,26 @@ class ImageClassifier(LightningModule):
         """Return the loss; metrics stay on the device until the epoch's last step."""
         loss = self._step(self.train_scores, batch, self.label_smoothing)
         lr, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.global_step
-        self._non_finite.watch(loss, step, lr)
-        last = self.trainer.is_last_batch or step + 1 == self.trainer.max_steps
+        if not self.finding_lr:
+            self._non_finite.watch(loss, step, lr)
+        ends = self.trainer.is_last_batch
+        steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or ends  # else gradients are gathered
+        last = ends or (steps and step + 1 == self.trainer.max_steps)
         if last or batch_idx % CHECK_EVERY == 0:  # each look waits for the device
             self._non_finite.check()
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
-        steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or last  # else gradients are gathered
         if steps and (last or (step + 1) % every == 0):  # logging takes as long as a small step
             self._write({"lr": lr})
         if last:
+            self.log_train_scores()
+        return loss
+
+    def log_train_scores(self) -> None:
+        """Log what the epoch's steps counted so far, if any did; an epoch can end before its last one (max_time)."""
+        if self.train_scores.update_called:
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log("lr", lr, logger=False)  # for callbacks
             self._log("train", self.train_scores)
-        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count loss and accuracy."""
@@ -181,6 +190,9 @@ class ImageClassifier(LightningModule):
         groups = parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_factor)
         optimizer = self.make_optimizer(groups)
         set_rates(optimizer, self.lr)
+        # A fused optimizer would undo the scaling of float16 itself: Lightning cannot clip gradients then, and torch
+        # takes whatever lies in memory for the momentum after a first step that overflowed.
+        vars(optimizer)["_step_supports_amp_scaling"] = False
         self.plateau = self.schedule.per_validation(optimizer)
         if self.plateau is not None:  # stepped in on_validation_epoch_end
             self.plateau.load_state_dict(self._plateau_state)

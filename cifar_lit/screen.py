@@ -41,7 +41,8 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands at the end of the bar."""
-        if trainer.training and isinstance(pl_module, ImageClassifier) and time.monotonic() - self._read_at > 0.5:
+        due = trainer.training and time.monotonic() - self._read_at > 0.5
+        if due and isinstance(pl_module, ImageClassifier) and pl_module.train_scores.update_called:
             self._read_at = time.monotonic()
             self._shown = {name: f"{value:.3g}" for name, value in pl_module.running().items()}
         return self._shown
@@ -61,6 +62,7 @@ class History(Callback):
         self._began = self._validation_began = 0.0
         self._validated = self._trained = self._waited = 0.0  # seconds of this epoch
         self._pictures = 0
+        self._validation: dict[str, float] = {}  # what it said in this epoch
         self._waited_before = 0.0
         self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; pictures
         self._hinted = False
@@ -81,6 +83,7 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._start(trainer, 0.0, 0.0, 0.0, 0)
+        self._validation = {}
 
     def _start(self, trainer: Trainer, seconds: float, validated: float, waited: float, pictures: int) -> None:
         self._began = time.monotonic() - seconds
@@ -103,6 +106,7 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         self._validated += time.monotonic() - self._validation_began
+        self._validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
@@ -115,8 +119,12 @@ class History(Callback):
         for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint was written
             logger.log_metrics({**speed, "epoch": trainer.current_epoch}, trainer.global_step - 1)
         self._pictures = 0
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self._began, **metrics, **speed}
+        if isinstance(pl_module, ImageClassifier):
+            pl_module.log_train_scores()
+        # Lightning keeps what was logged in earlier epochs among these.
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("val/")}
+        seconds = time.monotonic() - self._began
+        row = {"epoch": trainer.current_epoch, "seconds": seconds, **metrics, **self._validation, **speed}
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
             return
@@ -142,12 +150,14 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint."""
         so_far = [time.monotonic() - self._began, self._validated, self._waited, self._pictures]
-        return {"rows": self.rows, "so_far": so_far if self._pictures else [0.0, 0.0, 0.0, 0]}
+        so_far = so_far if self._pictures else [0.0, 0.0, 0.0, 0]
+        return {"rows": self.rows, "so_far": so_far, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from it."""
         self.rows = state_dict["rows"]
         self._earlier = state_dict.get("so_far", self._earlier)
+        self._validation = state_dict.get("validation", {})
 
 
 def _waited(trainer: Trainer) -> float:

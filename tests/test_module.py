@@ -38,6 +38,35 @@ def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_that_overflowed_in_float16_leaves_nothing_behind() -> None:
+    module = ImageClassifier(
+        10, (0.5,) * 3, (0.3,) * 3, optimizer=lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True)
+    )
+    optimizer = module.configure_optimizers()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))
+    scaler.step(optimizer)
+    assert not optimizer.state  # in which a momentum would be
+    assert all(torch.equal(one, other) for one, other in zip(module.parameters(), before, strict=True))
+
+
+def test_gradients_are_clipped_in_mixed_precision_too(tmp_path: Path) -> None:
+    data = PictureData("digits", val_size=0, image_size=8, batch_size=300, augment_on="device", seed=0)
+    module = ImageClassifier(
+        10, data.mean, data.std, optimizer=lambda params: torch.optim.SGD(params, lr=1.0, fused=True)
+    )
+    module.net = Tiny()
+    before = torch.cat([parameter.detach().flatten() for parameter in module.net.parameters()]).clone()
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "max_steps": 2}
+    options |= {"precision": "bf16-mixed", "gradient_clip_val": 1e-3, "enable_checkpointing": False}
+    Trainer(accelerator="cpu", default_root_dir=tmp_path, **options).fit(module, datamodule=data)
+    after = torch.cat([parameter.detach().flatten() for parameter in module.net.parameters()])
+    assert 0 < (after - before).norm() <= 2.01e-3
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_training_ends_alike_wherever_its_pictures_are_augmented(tmp_path: Path, seed: int) -> None:
     accuracy = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
 from cifar_lit import screen
@@ -19,20 +19,18 @@ from cifar_lit.module import ImageClassifier
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., screen.History]:
-    def run(val_check_interval: float = 1.0, **options: Any) -> screen.History:
+    def run(trainer_options: dict[str, Any] | None = None, **options: Any) -> screen.History:
         data = PictureData("digits", val_size=137, image_size=8, batch_size=130, num_workers=0, **options)
         module = ImageClassifier(10, data.mean, data.std)
         module.net = Tiny()
         history = screen.History()
         trainer = Trainer(
             accelerator="cpu",
-            max_epochs=2,
-            val_check_interval=val_check_interval,
             logger=CSVLogger(tmp_path, "", ""),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[history],
+            **{"max_epochs": 2, "callbacks": [history], **(trainer_options or {})},
         )
         trainer.fit(module, datamodule=data)
         return history
@@ -83,8 +81,40 @@ def test_validation_in_the_middle_of_an_epoch_is_no_training(
     train: Callable[..., screen.History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageClassifier, "on_validation_epoch_start", lambda self: time.sleep(0.3))
-    for row in train(val_check_interval=0.5).rows:
+    for row in train({"val_check_interval": 0.5}).rows:
         assert row["seconds"] - 1300 / row["train/pictures_per_second"] > 0.6  # twice; a sleep is no shorter
+
+
+def test_no_figure_is_told_twice(train: Callable[..., screen.History]) -> None:
+    rows = train({"max_epochs": 3, "check_val_every_n_epoch": 2}).rows
+    assert ["val/loss" in row for row in rows] == [False, True, False]
+    assert len({row["train/loss"] for row in rows}) == 3
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == 13
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2, "max_steps": 6}])
+def test_an_epoch_that_ends_early_has_its_figures_once(
+    train: Callable[..., screen.History], tmp_path: Path, options: dict[str, int]
+) -> None:
+    history = screen.History()
+    train({"callbacks": [history, Stop()], **options})
+    first, second = history.rows
+    for name in ("train/loss", "train/accuracy", "lr"):
+        assert first[name] and second[name]
+    assert first["train/loss"] != second["train/loss"]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert len([row for row in csv.DictReader(file) if row["train/loss"]]) == 2
+
+
+def test_the_bar_has_figures_only_of_what_was_counted() -> None:
+    module = ImageClassifier(10, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.training = True
+    assert screen.ProgressBar().get_metrics(trainer, module) == {}
 
 
 @pytest.mark.parametrize(
