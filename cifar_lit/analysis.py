@@ -136,7 +136,10 @@ def _load_best(trainer: Trainer, net: Classifier) -> str:
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     best = [saver for saver in savers if saver.monitor and saver.best_model_path]
     if not best:
-        return f"last weights, epoch {trainer.current_epoch}"
+        if trainer.world_size > 1:  # each process has BatchNorm statistics of its own since the last step
+            net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
+        epoch = vars(trainer.fit_loop.epoch_progress.current)["processed"]  # current_epoch lags after max_steps
+        return f"last weights, epoch {epoch}"
     path = Path(best[0].best_model_path)
     if not path.exists():  # the run's folder was moved before it was resumed
         path = Path(best[0].dirpath or ".") / path.name

@@ -25,8 +25,6 @@ def check(config: Namespace) -> None:
     check_optimizer(config.model.optimizer)
     if config.lr_find < 0:
         raise UsageError(f"lr_find must be 0 or more, got {config.lr_find}")
-    if config.lr_find and config.ckpt_path:
-        raise UsageError("lr_find has no effect with ckpt_path: the checkpoint brings its own rate; give one of them")
     if not 1 <= config.process_timeout <= 1_000_000:
         raise UsageError(f"process_timeout must be 1 to 1,000,000 seconds, got {config.process_timeout}")
     check_trainer(config.trainer)
@@ -71,7 +69,7 @@ def check_trainer(trainer: Namespace) -> None:
         if trainer[name] is not None and trainer[name] < 1 and not endless:
             remedy = " (or -1 for no limit)" if name in ("max_epochs", "max_steps") else ""
             raise UsageError(f"trainer.{name} must be 1 or more{remedy}, got {trainer[name]}")
-    most = max(8, hardware.available_cores())
+    most = max(8, hardware.available_cores(), torch.cuda.device_count())
     if str(trainer.devices).isdigit() and int(trainer.devices) > most:
         raise UsageError(
             f"trainer.devices={trainer.devices} would start as many processes; give at most {most} on this machine"

@@ -15,7 +15,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -75,7 +75,6 @@ class FitCLI(LightningCLI):
 
     prog = "python -m cifar_lit.fit"
     step = 0  # that of the checkpoint that is gone on from
-    continued: Path | None = None  # the run whose folder is used again
     description = "Train a ResNet-18, show what it gets wrong, and show why."
     ckpt_path_help = (
         "Checkpoint to go on from: the folder of a run of this recipe, to continue it there; `last`, for the newest "
@@ -128,7 +127,8 @@ class FitCLI(LightningCLI):
             type=int,
             default=0,
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
-            "the rate it finds takes the place of the optimizer's lr. 0 turns it off.",
+            "the rate it finds takes the place of the optimizer's lr. 0 turns it off. A training that goes on from a "
+            "checkpoint keeps its own rate.",
         )
         parser.add_argument(
             "--process_timeout",
@@ -158,29 +158,27 @@ class FitCLI(LightningCLI):
         config = self.config
         self.runs = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / self.recipe
         check(config)
-        self.checkpoint_file = self._find_checkpoint()
+        self.continued, self.checkpoint_file = processes.told() or self._find_checkpoint()
         if self.checkpoint_file:  # read before the data, which may have to be downloaded first
             self.checkpoint = checkpoints.read(self.checkpoint_file)
 
-    def _find_checkpoint(self) -> Path | None:
-        """Find where to go on, and the run whose folder is used again, if any."""
+    def _find_checkpoint(self) -> Sequence[Path | None]:
+        """Find the run whose folder is used again, if any, and where to go on."""
         wanted = self.config.ckpt_path
         if not wanted:
-            self.continued = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
+            run = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
         elif wanted == "last":
-            self.continued = runs.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
+            run = runs.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
         elif Path(wanted).is_dir():
-            self.continued = runs.named(wanted, self.runs)
+            run = runs.named(wanted, self.runs)
         else:
-            return checkpoints.find(wanted, self.runs)
-        if not self.continued:
-            return None
-        last = self.continued / "checkpoints" / "last.ckpt"
-        rank_zero_info(
-            f"going on with {self.continued}"
-            + ("" if last.is_file() else ", which has no checkpoint yet: from the start")
-        )
-        return last if last.is_file() else None
+            return None, checkpoints.find(wanted, self.runs)
+        if not run:
+            return None, None
+        last = run / "checkpoints" / "last.ckpt"
+        there = last.is_file()
+        rank_zero_info(f"going on with {run}" + ("" if there else ", which has no checkpoint yet: from the start"))
+        return run, last if there else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks of ours, choose the precision, check the checkpoint."""
@@ -212,6 +210,7 @@ class FitCLI(LightningCLI):
             kwargs["logger"] = False  # until the run has its folder
         elif trainer.logger is False:
             self.save_config_callback = None  # there is no run folder that could hold it
+        torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if trainer.benchmark is None and not trainer.deterministic:
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
         if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
@@ -241,17 +240,24 @@ class FitCLI(LightningCLI):
                 ours.append(best)
             ours += saver
         try:
-            return super()._instantiate_trainer(config, ours)
+            trainer = super()._instantiate_trainer(config, ours)
         except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
+        # Lightning would enter an epoch that is done a second time where a training with max_steps is resumed.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        for one in ours:
+            if isinstance(one, WeightAveraging) and one._device is None:
+                one._device = trainer.strategy.root_device  # Lightning would keep the averages of a GPU's on the CPU
+        return trainer
 
     def fit(self) -> None:
         """Find the learning rate if asked to, train, and let the callbacks report."""
-        torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
-            processes.arrange_meeting()
+            processes.arrange_meeting(self.continued, self.checkpoint_file)
+            together = self.trainer.world_size * self.config.data.batch_size
+            rank_zero_info(f"{self.trainer.world_size} processes, {together} pictures a step (data.batch_size in each)")
         dry = getattr(self.trainer, "fast_dev_run", False)
         with self._run() if self.logs and not dry else nullcontext():
             try:
@@ -290,10 +296,11 @@ class FitCLI(LightningCLI):
         ]
 
     def _train(self) -> None:
-        if self.config.lr_find:
+        if self.config.lr_find and not self.checkpoint_file:  # which brings its own rate
             find_lr(self.trainer, self.model, self.datamodule, self.config.lr_find)
-        if self.trainer.log_dir and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            rank_zero_info(f"run folder {self.trainer.log_dir}")
+        log_dir = self.trainer.log_dir  # which all processes must ask for together
+        if log_dir and not getattr(self.trainer, "fast_dev_run", False):
+            rank_zero_info(f"run folder {log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
         if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= checkpoints.epochs_done(self.checkpoint):
             rank_zero_info("this training is finished; its report is made again")

@@ -45,15 +45,15 @@ class EvaluateCLI(FitCLI):
     def before_instantiate_classes(self) -> None:
         """Evaluate in one process, and log nothing."""
         self.config.lr_find = 0
-        alone = {"logger": False, "enable_checkpointing": False, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-        for option, value in alone.items():
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+        for option, value in {**alone, "logger": False, "enable_checkpointing": False}.items():
             self.config.trainer[option] = value
         super().before_instantiate_classes()
 
-    def _find_checkpoint(self) -> Path:
+    def _find_checkpoint(self) -> Sequence[Path | None]:
         if not self.config.ckpt_path:
             raise UsageError("--ckpt_path is not given; give a run's folder (lightning_logs/RECIPE/version_N) or file")
-        return checkpoints.of_run(self.config.ckpt_path)
+        return None, checkpoints.of_run(self.config.ckpt_path)
 
     def evaluate(self) -> None:
         """Make all parts of the report."""

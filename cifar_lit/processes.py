@@ -1,6 +1,7 @@
 """Several training processes: how they find each other, and what to say when one of them is gone."""
 
 import atexit
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed as dist
 
 MEETING = "CIFAR_LIT_MEETING"  # the environment variable that tells the other processes the file
+START = "CIFAR_LIT_START"  # and this one from which run and checkpoint to go on
 GRACE = 30  # seconds for a process to notice by itself that another one has died, and to end as it should
 
 
@@ -36,7 +39,8 @@ class LocalDDPStrategy(DDPStrategy):
 
     def setup_distributed(self) -> None:
         """Meet the other processes."""
-        if started_by_lightning(self) and self.num_nodes == 1 and MEETING in os.environ:
+        meeting = started_by_lightning(self) and self.num_nodes == 1 and MEETING in os.environ
+        if meeting and not dist.is_initialized():  # by the learning-rate finder
             self.set_world_ranks()
             on_gpus = self.root_device.type == "cuda"
             loopback = "lo0" if sys.platform == "darwin" else "lo"
@@ -87,12 +91,20 @@ def use_local_ddp(timeout: timedelta) -> None:
     StrategyRegistry.register("ddp", LocalDDPStrategy, override=True, timeout=timeout)
 
 
-def arrange_meeting() -> None:
-    """Choose the file, in the first process, before it starts the others."""
+def arrange_meeting(*start: Path | None) -> None:
+    """Choose the file, in the first process, before it starts the others, and tell them where to go on."""
     if "LOCAL_RANK" not in os.environ:  # by which the others know that they are not the first
+        os.environ[START] = json.dumps([path and str(path) for path in start])
         folder = tempfile.mkdtemp(prefix="cifar_lit_")  # a new one: an earlier run's file would lead nowhere
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ[MEETING] = os.path.join(folder, "meeting")
+
+
+def told() -> list[Path | None] | None:
+    """Return where the first process told this one to go on; a search of its own might find a run begun since."""
+    if "LOCAL_RANK" not in os.environ or START not in os.environ:
+        return None
+    return [path and Path(path) for path in json.loads(os.environ[START])]
 
 
 def started_by_lightning(strategy: object) -> bool:

@@ -123,7 +123,6 @@ def write_recipes(folder: Path) -> None:
         (["--seed_everything=99999999999"], ["seed_everything must be"]),
         (["--process_timeout=0"], ["process_timeout must be 1 to 1,000,000 seconds"]),
         (["--process_timeout=99999999999999999"], ["process_timeout must be"]),
-        (["--lr_find=5", "--ckpt_path=x"], ["lr_find", "ckpt_path"]),
         (["--checkpoint.every_n_train_steps=-1"], ["checkpoint.every_n_train_steps must be 0 or more"]),
         (["--samples.k=0"], ["samples.k must be 1 or more"]),
         (["--page.listed=-1"], ["page.listed must be 0 or more"]),

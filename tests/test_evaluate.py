@@ -39,7 +39,7 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
-    options = ["--out", str(out), "--misclassified.k=3", "--data.train_eval_size=37"]
+    options = ["--out", str(out), "--misclassified.k=3", "--data.train_eval_size=37", "--trainer.sync_batchnorm=true"]
     evaluate.main([*QUICK, "--ckpt_path", str(file), *options])
     assert json.loads((out / "metrics.json").read_text())["train"]["pictures"] == 37
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()

@@ -240,11 +240,20 @@ def test_val_size_0_keeps_and_reports_the_last_weights(fit: Callable[..., Path])
     assert not any("val" in row for row in rows(run / "report" / "history.csv"))
 
 
-def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(fit: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("part", "all_of_it"),
+    [
+        (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2"]),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=3"], ["--trainer.max_epochs=-1", "--trainer.max_steps=6"]),
+    ],
+)
+def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(
+    part: list[str], all_of_it: list[str], fit: Callable[..., Path]
+) -> None:
     options = [*QUICK, "--model.schedule.name=constant"]
-    whole = fit(*options, "--trainer.max_epochs=2")
-    fit(*options)
-    resumed = fit(*options, "--trainer.max_epochs=2", "--ckpt_path=last")
+    whole = fit(*options, *all_of_it)
+    fit(*options, *part)
+    resumed = fit(*options, *all_of_it, "--ckpt_path=last")
     assert resumed.name == "version_1"
     assert "ckpt_path: null" in (resumed / "config.yaml").read_text()  # as the run was begun
     assert "ckpt_path: last" in (resumed / "config_2.yaml").read_text() and (resumed / "run_2.json").exists()
@@ -291,7 +300,8 @@ def test_two_processes_give_the_same_figures_and_errors(run: Path, tmp_path: Pat
 
 def test_two_processes_train(tmp_path: Path) -> None:
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    subprocess.run([sys.executable, "-m", "cifar_lit.fit", *QUICK, *ddp], cwd=tmp_path, check=True, timeout=300)
+    args = [*QUICK, *ddp, "--data.val_size=513"]  # a batch and one picture more in one of them
+    subprocess.run([sys.executable, "-m", "cifar_lit.fit", *args], cwd=tmp_path, check=True, timeout=300)
     run = tmp_path / "lightning_logs" / "demo" / "version_0"
     assert [r.name for r in run.parent.iterdir()] == ["version_0"]
     assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
@@ -300,13 +310,25 @@ def test_two_processes_train(tmp_path: Path) -> None:
     assert float(epoch["lr"]) == pytest.approx(0.05 / 25 / 1e4)  # OneCycle came to its end: the total was right
 
 
+def test_two_processes_report_the_weights_that_are_kept(tmp_path: Path) -> None:
+    ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
+    args = [*QUICK, *ddp, "--data.val_size=0", "--lr_find=25", "--process_timeout=60"]
+    subprocess.run([sys.executable, "-m", "cifar_lit.fit", *args], cwd=tmp_path, check=True, timeout=300)
+    run = tmp_path / "lightning_logs" / "demo" / "version_0"
+    evaluate.main(["--ckpt_path", str(run)])
+    for name in ("predictions.csv", "misclassified.csv"):
+        assert (run / "evaluation_1" / name).read_text() == (run / "report" / name).read_text()
+
+
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     run = fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant")
     tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]
     assert tested == sorted(tested) and len(tested) > 15
     assert (run / "report" / "lr_find.png").exists()
     used = {row["lr"] for row in rows(run / "report" / "history.csv")}
-    assert len(used) == 1 and float(used.pop()) in [pytest.approx(lr, rel=1e-4) for lr in tested]
+    assert len(used) == 1 and float(next(iter(used))) in [pytest.approx(lr, rel=1e-4) for lr in tested]
+    fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert [row["lr"] for row in rows(run / "report" / "history.csv")] == [*used] * 2
 
 
 def test_errors_in_a_folder_of_ones_own_are_named(fit: Callable[..., Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT
 
-from cifar_lit.processes import outlive
+from cifar_lit.processes import MEETING, START, arrange_meeting, outlive, told
 
 
 def sockets(pid: int) -> set[str]:
@@ -54,6 +54,17 @@ def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_pat
     finally:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
+
+
+def test_the_others_go_on_where_the_first_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", MEETING, START):
+        monkeypatch.setenv(name, "")  # to be put back at the end
+    for start in ([tmp_path / "run", tmp_path / "last.ckpt"], [None, None]):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        arrange_meeting(*start)
+        assert told() is None  # the first process has to find it itself
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert told() == start
 
 
 def hang(end: str, grace: float, seconds: float) -> None:
