@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -119,10 +120,14 @@ def keep_freed_memory() -> None:
             libc.mallopt(trim_threshold, most)
 
 
-def describe() -> dict[str, object]:
-    """Return what somebody needs to repeat a run: command, commit, versions, hardware."""
+def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
+    """Return what somebody needs to repeat a run: command, commit, versions, hardware.
+
+    Args:
+        gpus: The numbers of the CUDA GPUs that it used; None for all.
+    """
     job = {"slurm_job": slurm_job()} if slurm_job() else {}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_name(i) for i in (range(torch.cuda.device_count()) if gpus is None else gpus)]
     return {
         "command": command(),
         "commit": _commit(),

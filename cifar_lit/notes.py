@@ -28,7 +28,8 @@ class SaveRun(SaveConfigCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
         name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
-        notes = {**hardware.describe(), "precision": trainer.precision, "processes": trainer.world_size}
+        gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
+        notes = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
         replace_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,8 @@ from cifar_lit.hardware import slurm_job
 
 
 def outlast(worker: int) -> None:
-    """Let a process that prepares pictures live until the training is done: a scheduler's SIGTERM reaches it, too."""
+    """Let a process that prepares pictures live until the training is done: Ctrl-C and a scheduler reach it, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in place of torch's handler, which ends it
 
 

@@ -49,11 +49,12 @@ def test_a_signal_saves_and_says_how_to_go_on(signum: signal.Signals, tmp_path: 
     assert f"going on with {folder}" in again.said
 
 
-def test_a_signal_to_the_workers_too_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_workers_too_loses_nothing(signum: signal.Signals, tmp_path: Path) -> None:
     run = begin(tmp_path, *LONG, "1000")
-    os.killpg(run.processes[0].pid, signal.SIGTERM)  # as `timeout` and job schedulers do
-    assert run.wait(60) == 143
-    assert "stopped by SIGTERM; saved in" in run.said and "error:" not in run.said
+    os.killpg(run.processes[0].pid, signum)  # as a terminal, `timeout` and job schedulers do
+    assert run.wait(60) == 128 + signum
+    assert f"stopped by {signum.name}; saved in" in run.said and "error:" not in run.said
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
