@@ -245,7 +245,7 @@ class FitCLI(LightningCLI):
             raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
         # Lightning would enter an epoch that is done a second time where a training with max_steps is resumed.
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-        for one in ours:
+        for one in getattr(trainer, "callbacks", []):
             if isinstance(one, WeightAveraging) and one._device is None:
                 one._device = trainer.strategy.root_device  # Lightning would keep the averages of a GPU's on the CPU
         return trainer

@@ -14,11 +14,13 @@ import torch
 import yaml
 from conftest import QUICK
 from PIL import Image
+from pytorch_lightning.callbacks import WeightAveraging
 from sklearn import metrics as sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_lit import evaluate
+from cifar_lit.cli import FitCLI
 from cifar_lit.data import PictureData
 from cifar_lit.fit import main
 from cifar_lit.module import ImageClassifier
@@ -357,6 +359,13 @@ def test_callbacks_of_a_user_are_added_to_ours(fit: Callable[..., Path], tmp_pat
     run = fit(*QUICK, "--config", str(extra), "--trainer.max_epochs=9", "--model.schedule.name=constant")
     assert len(rows(run / "report" / "history.csv")) == 2  # stopped after one epoch without improvement
     assert (run / "report" / "misclassified.png").exists()
+
+
+def test_averaged_weights_lie_where_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = FitCLI([*QUICK, "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"]).trainer
+    (averaging,) = [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]
+    assert averaging._device == trainer.strategy.root_device  # a GPU's weights must not be copied at every step
 
 
 def test_fast_dev_run_leaves_nothing(fit: Callable[..., Path], tmp_path: Path) -> None:
