@@ -89,6 +89,7 @@ class ImageClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
+        self.epoch_ended: dict[str, float] = {}  # what was logged at this epoch's last step, once it was taken
         self.finding_lr = False  # set by it too: its loss may grow beyond all bounds
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
@@ -125,17 +126,19 @@ class ImageClassifier(LightningModule):
             self._non_finite.check()
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
         if steps and (last or (step + 1) % every == 0):  # logging takes as long as a small step
-            self._write({"lr": lr})
+            self._write({"lr": lr}, step)
         if last:
-            self.log_train_scores()
+            self.log_train_scores(step)
         return loss
 
-    def log_train_scores(self) -> None:
-        """Log what the epoch's steps counted so far, if any did; an epoch can end before its last one (max_time)."""
+    def log_train_scores(self, step: int) -> None:
+        """Log what the epoch's steps counted, if any did since; an epoch can end before its last one (max_time)."""
         if self.train_scores.update_called:
             lr = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log("lr", lr, logger=False)  # for callbacks
-            self._log("train", self.train_scores)
+            scores = self._log("train", self.train_scores)
+            self._write(scores, step)
+            self.epoch_ended = {"lr": lr, **{name: float(value) for name, value in scores.items()}}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count loss and accuracy."""
@@ -150,7 +153,7 @@ class ImageClassifier(LightningModule):
 
         Lightning would step it after the checkpoint was written, so that a resumed run would miss a step.
         """
-        loss = self._log("val", self.val_scores)
+        loss = self._log("val", self.val_scores)["val/loss"]
         if self.plateau is not None and not self.trainer.sanity_checking:
             self.plateau.step(float(loss))
 
@@ -162,6 +165,10 @@ class ImageClassifier(LightningModule):
         """Compile the network if asked to; it does so at its first batch, and keeps its weights and their names."""
         if self.compile_net and stage == "fit":
             self.net.compile()
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the figures of the epoch before."""
+        self.epoch_ended = {}
 
     def on_train_start(self) -> None:
         """Go on with the scores of an interrupted epoch; refuse what cannot work, tell what has no effect."""
@@ -221,20 +228,16 @@ class ImageClassifier(LightningModule):
         scores.update(loss.detach(), logits.detach(), batch.labels)
         return loss
 
-    def _log(self, stage: str, scores: Scores) -> Tensor:
-        """Log the metrics of an epoch over all processes, start anew, and return the mean loss."""
+    def _log(self, stage: str, scores: Scores) -> dict[str, Tensor]:
+        """Log the metrics of an epoch over all processes, start anew, and return them."""
         values: dict[str, Tensor] = scores.compute()
         named = {f"{stage}/{name}": value for name, value in values.items()}
         # The values are the same in every process already; sync_dist only keeps Lightning from warning.
         self.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
-        if stage == "train":
-            self._write(named)
         scores.reset()
-        return values["loss"]
+        return named
 
-    def _write(self, values: Mapping[str, float | Tensor]) -> None:
-        """Give values of this training step to the loggers; Lightning would wait until its checkpoint is written."""
+    def _write(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Give values of a training step to the loggers; Lightning would wait until its checkpoint is written."""
         for logger in self.loggers:
-            logger.log_metrics(
-                {"epoch": self.current_epoch, **{k: float(v) for k, v in values.items()}}, self.global_step
-            )
+            logger.log_metrics({"epoch": self.current_epoch, **{k: float(v) for k, v in values.items()}}, step)

@@ -25,7 +25,7 @@ class Scores(Metric):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: its mean loss, logits `(B, C)` and labels `(B,)`."""
-        self.loss += loss.float() * len(labels)
+        self.loss = self.loss.float() + loss.float() * len(labels)  # bf16-true makes it bfloat16, too coarse for a sum
         self.right += (logits.argmax(1) == labels).sum()
         self.count += len(labels)
 

@@ -62,7 +62,7 @@ class History(Callback):
         self._began = self._validation_began = 0.0
         self._validated = self._trained = self._waited = 0.0  # seconds of this epoch
         self._pictures = 0
-        self._validation: dict[str, float] = {}  # what it said in this epoch
+        self._metrics: dict[str, float] = {}  # of this epoch, at the end of its last validation
         self._waited_before = 0.0
         self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; pictures
         self._hinted = False
@@ -83,11 +83,12 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._start(trainer, 0.0, 0.0, 0.0, 0)
-        self._validation = {}
+        self._metrics = {}
 
     def _start(self, trainer: Trainer, seconds: float, validated: float, waited: float, pictures: int) -> None:
         self._began = time.monotonic() - seconds
         self._validated = validated
+        self._trained, self._waited = seconds - validated, waited
         self._waited_before = _waited(trainer) - waited
         self._pictures = pictures
 
@@ -106,7 +107,8 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         self._validated += time.monotonic() - self._validation_began
-        self._validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        self._metrics = {**getattr(pl_module, "epoch_ended", {}), **metrics}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
@@ -120,11 +122,12 @@ class History(Callback):
             logger.log_metrics({**speed, "epoch": trainer.current_epoch}, trainer.global_step - 1)
         self._pictures = 0
         if isinstance(pl_module, ImageClassifier):
-            pl_module.log_train_scores()
-        # Lightning keeps what was logged in earlier epochs among these.
+            pl_module.log_train_scores(trainer.global_step - 1)
+        # Lightning keeps the validation's of earlier epochs among these, and none of them where a checkpoint is gone on
+        # from that was written between an epoch's last validation and its end.
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("val/")}
         seconds = time.monotonic() - self._began
-        row = {"epoch": trainer.current_epoch, "seconds": seconds, **metrics, **self._validation, **speed}
+        row = {"epoch": trainer.current_epoch, "seconds": seconds, **self._metrics, **metrics, **speed}
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
             return
@@ -134,7 +137,9 @@ class History(Callback):
         for split in ("train", "val"):
             if f"{split}/loss" in row:
                 line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
-        line += f"   lr {row['lr']:.3g}   {row['seconds']:.0f} s"
+        if "lr" in row:
+            line += f"   lr {row['lr']:.3g}"
+        line += f"   {row['seconds']:.0f} s"
         line += f"   {figures(speed['train/pictures_per_second'])} pictures/s"
         line += f", {speed['train/waiting']:.0%} waiting for data"
         if speed["train/waiting"] > 0.1 and waited > WORTH_A_HINT and not self._hinted:
@@ -151,13 +156,13 @@ class History(Callback):
         """Go into the checkpoint."""
         so_far = [time.monotonic() - self._began, self._validated, self._waited, self._pictures]
         so_far = so_far if self._pictures else [0.0, 0.0, 0.0, 0]
-        return {"rows": self.rows, "so_far": so_far, "validation": self._validation}
+        return {"rows": self.rows, "so_far": so_far, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from it."""
         self.rows = state_dict["rows"]
         self._earlier = state_dict.get("so_far", self._earlier)
-        self._validation = state_dict.get("validation", {})
+        self._metrics = state_dict.get("metrics", {})
 
 
 def _waited(trainer: Trainer) -> float:

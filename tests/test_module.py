@@ -53,6 +53,17 @@ def test_a_step_that_overflowed_in_float16_leaves_nothing_behind() -> None:
     assert all(torch.equal(one, other) for one, other in zip(module.parameters(), before, strict=True))
 
 
+def test_scores_are_exact_in_half_precision_too() -> None:
+    module = ImageClassifier(10, (0.5,) * 3, (0.3,) * 3).to(torch.bfloat16)
+    logits, labels = torch.eye(10, dtype=torch.bfloat16)[:4], torch.arange(4)
+    for _ in range(3000):
+        module.train_scores.update(torch.tensor(1.25, dtype=torch.bfloat16), logits, labels)
+    assert module.train_scores.compute() == {"loss": 1.25, "accuracy": 1.0}
+    module.train_scores.reset()
+    module.train_scores.update(torch.tensor(1.25, dtype=torch.bfloat16), logits, labels)
+    assert module.train_scores.compute()["loss"] == 1.25
+
+
 def test_gradients_are_clipped_in_mixed_precision_too(tmp_path: Path) -> None:
     data = PictureData("digits", val_size=0, image_size=8, batch_size=300, augment_on="device", seed=0)
     module = ImageClassifier(
