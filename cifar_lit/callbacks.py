@@ -228,7 +228,7 @@ class Projector(ReportCallback):
             metrics.principal_components(test.features[chosen]),
             ("true", "predicted", "right", "index"),
             list(zip(true, predicted, right, test.indices[chosen], strict=True)),
-            figures.thumbnails(split.images[test.indices[chosen]], THUMBNAIL),
+            figures.thumbnails((split.images[index] for index in test.indices[chosen]), THUMBNAIL),
         )
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from cifar_lit import predictions
 from cifar_lit.augment_options import AugmentOptions, CropBorder, FlipMode
 from cifar_lit.dataset import Batch, EvalSampler, Key, PictureDataset, TrainSampler
 from cifar_lit.device_augment import DeviceAugmentation, pack
@@ -283,7 +284,7 @@ class PictureData(LightningDataModule):
         # Slicing an array is all there is to do: no workers. Nothing is learnt either, so a training batch of 4
         # need not slow the evaluation down.
         rank, world_size = self._place()
-        batch_size = max(self.batch_size, 256)
+        batch_size = max(self.batch_size, predictions.batch_size(self.image_size))
         while len(dataset) % world_size and len(dataset) // world_size % batch_size == 0:
             batch_size += 1  # or some processes had a batch more than others, who would wait for each other for ever
         return self._loader(dataset, EvalSampler(dataset, rank, world_size), batch_size)

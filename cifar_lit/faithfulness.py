@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cifar_lit.gradcam import activation_maps, to_picture
 from cifar_lit.net import Classifier, Layer
+from cifar_lit.predictions import batch_size
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
 
@@ -49,17 +50,26 @@ def road(
     filled = np.flatnonzero(heat.reshape(len(heat), -1).max(axis=1) > 0)
     if not len(filled):
         return scores
-    # Places of equal heat, often a plateau of zeros, would be removed all at once; let chance order them.
-    ordered = heat[filled] + 1e-6 * np.random.default_rng(0).random(heat[filled].shape, dtype=np.float32)
+    # Places of equal heat, often a plateau of zeros, would be removed all at once: ranks, where chance orders those.
+    flat = heat[filled].reshape(len(filled), -1)
+    order = np.lexsort((np.random.default_rng(0).random(flat.shape), flat))
+    ordered = (order.argsort(axis=1) / flat.shape[1]).astype(np.float32).reshape(heat[filled].shape)
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[filled], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[filled]]
+        size = batch_size(images.shape[1])
+        parts = [slice(start, start + size) for start in range(0, len(filled), size)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy's, about how the package calls it
             steps = list(itertools.product((ROADLeastRelevantFirst, ROADMostRelevantFirst), SHARES))
             bar = tqdm(steps, desc="faithfulness of the maps", leave=False, disable=None)
-            after = [remove(share)(pixels, ordered, targets, net.backbone, return_diff=False) for remove, share in bar]
+            after = [
+                np.concatenate(
+                    [remove(share)(pixels[p], ordered[p], targets[p], net.backbone, return_diff=False) for p in parts]
+                )
+                for remove, share in bar
+            ]
     least, most = np.split(np.array(after), 2)
     scores[filled] = (least.mean(axis=0) - most.mean(axis=0)) / 2
     return scores
@@ -78,8 +88,9 @@ def randomisation(
         method: As in `activation_maps`.
 
     Returns:
-        For each stage, after which it and all later ones hold random weights, the mean rank correlation (Spearman)
-        of the maps with the original ones, -1..1; an empty or even map counts as 0.
+        For each stage, after which the convolutions or linear layers of it and all later ones hold random weights
+        (norms and biases stay as they are), the mean rank correlation (Spearman) of the maps with the original ones,
+        -1..1; an empty or even map counts as 0.
     """
     forgetful = copy.deepcopy(net)
     original = _maps(net, images, classes, layer, method)

@@ -1,6 +1,6 @@
 """From arrays to figures; knows nothing of networks and training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ TRAIN, VAL = "#4477aa", "#ee7733"  # told apart by the colour-blind too (Paul To
 CELL = 160  # pixels a picture is enlarged to, at least
 
 
-def thumbnails(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """Shrink pictures `(N, H, H, 3)` to `most` pixels a side if they are larger."""
-    if images.shape[1] <= most:
-        return images
-    return np.stack([cv2.resize(image, (most, most), interpolation=cv2.INTER_AREA) for image in images])
+def thumbnails(images: Iterable[Picture], most: int) -> Picture:
+    """Shrink pictures `(H, H, 3)`, one after another, to `most` pixels a side if they are larger: `(N, h, h, 3)`."""
+    return np.stack([_shrunk(image, most) for image in images])
+
+
+def _shrunk(image: Picture, most: int) -> Picture:
+    if len(image) <= most:
+        return image
+    return np.asarray(cv2.resize(image, (most, most), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def enlarge(image: Picture) -> Picture:
@@ -62,20 +66,20 @@ def grid(pictures: Sequence[Picture], titles: Sequence[str], heading: str, colum
     lines = 1 + max(title.count("\n") for title in titles)
     cell = (width / CELL * 1.6, height / CELL * 1.6 + 0.19 * lines)
     figure = Figure(figsize=(max(columns * cell[0] + 0.3, 4.5), rows * cell[1] + 0.6), layout="constrained")
-    figure.suptitle(heading, fontsize=10)
+    figure.suptitle(_plain(heading), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, picture, title in zip(axes, pictures, titles, strict=False):
         axis.imshow(picture, interpolation="nearest")
-        axis.set_title(title, fontsize=8, pad=3, y=1)  # without y its place is looked for, again and again
+        axis.set_title(_plain(title), fontsize=8, pad=3, y=1)  # without y its place is looked for, again and again
     return figure
 
 
 def sentence(text: str) -> Figure:
     """Draw a sentence where there is no picture to draw."""
     figure = Figure(figsize=(6, 1))
-    figure.text(0.5, 0.5, text, ha="center", va="center")
+    figure.text(0.5, 0.5, _plain(text), ha="center", va="center")
     return figure
 
 
@@ -119,7 +123,7 @@ def class_bars(classes: Sequence[str], accuracy: NDArray[np.float64], overall: f
     order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
     figure = Figure(figsize=(6, 0.9 + 0.28 * len(classes)), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh([classes[i] for i in order], np.nan_to_num(accuracy[order]), color=TRAIN)
+    bars = axis.barh([_plain(classes[i]) for i in order], np.nan_to_num(accuracy[order]), color=TRAIN)
     axis.bar_label(bars, [_percent(accuracy[i]) for i in order], padding=3, fontsize=8, backgroundcolor="white")
     axis.axvline(overall, color=VAL, linestyle="--", label=f"all classes: {_percent(overall)}")
     axis.set_xlim(0, 1.15)
@@ -141,8 +145,9 @@ def confusion(table: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     axis.set_ylabel("true")
     axis.set_xlabel("predicted")
     if len(classes) <= 40:
-        axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        names = [_plain(name) for name in classes]
+        axis.set_xticks(range(len(classes)), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(classes)), names, fontsize=8)
     if len(classes) <= 20:
         for row, column in zip(*np.nonzero(table), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -179,6 +184,11 @@ def reliability(
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from taking what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _percent(share: float) -> str:

@@ -1,7 +1,7 @@
 """Grad-CAM (arXiv 1610.02391): which places of a picture speak for a class.
 
-The maps equal those of the grad-cam package (a test compares them) and cost one forward pass for all pictures and
-one backward pass for each class, however many layers are asked for; the package runs once for each layer and class.
+The maps equal those of the grad-cam package (a test compares them) and cost one forward pass and one backward pass for
+each class, however many layers are asked for; the package runs once for each layer and class.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from cifar_lit.cams import package_maps
 from cifar_lit.net import LAYERS, Classifier, Layer
+
+PIXELS = 2**16  # of the pictures that are explained together, at most: what every layer says of them is kept meanwhile
 
 
 def activation_maps(
@@ -38,6 +40,18 @@ def activation_maps(
     """
     if method != "GradCAM":
         return package_maps(method, net, images, classes, layers)
+    size = max(1, PIXELS // images.shape[1] ** 2)
+    parts = [
+        _grad_cam(net, images[start : start + size], classes[start : start + size], layers)
+        for start in range(0, len(images), size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+
+
+def _grad_cam(
+    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
+) -> dict[Layer, NDArray[np.float32]]:
+    """Compute the maps of a few pictures."""
     kept: dict[Layer, Tensor] = {}
 
     def keep(name: Layer) -> torch.utils.hooks.RemovableHandle:

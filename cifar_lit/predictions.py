@@ -19,7 +19,8 @@ from tqdm import tqdm
 from cifar_lit.files import plain_cell, replacing, safe_cell
 from cifar_lit.pictures import Split
 
-BATCH_SIZE = 256
+LARGEST_BATCH = 256
+PIXELS = 2**20  # of a batch, at most: the default network keeps 256 bytes of each in its first layers
 COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV, before one column for each class
 
 
@@ -91,6 +92,11 @@ class Predictions:
         return wrong[np.argsort(-self.losses[wrong], kind="stable")]
 
 
+def batch_size(image_size: int) -> int:
+    """Return how many pictures are looked at together, fewer of large ones; memory must not end with a training."""
+    return max(1, min(LARGEST_BATCH, PIXELS // image_size**2))
+
+
 def predict(
     net: nn.Module,
     split: Split,
@@ -119,7 +125,8 @@ def predict(
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    starts = range(rank * BATCH_SIZE, len(indices), world_size * BATCH_SIZE)
+    size = batch_size(split.images.shape[1])
+    starts = range(rank * size, len(indices), world_size * size)
     bar = tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress and rank == 0 else True)
     given: list[Tensor] = []
     handles = [last.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))] if last else []
@@ -127,7 +134,7 @@ def predict(
     try:
         with torch.inference_mode():
             for start in bar:
-                images = torch.from_numpy(split.images[indices[start : start + BATCH_SIZE]])
+                images = torch.from_numpy(split.images[indices[start : start + size]])
                 images = images.flip(2) if mirrored else images  # (B, H, W, 3)
                 with context():
                     logits = net(images.to(device))

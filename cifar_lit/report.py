@@ -118,18 +118,7 @@ class ReportCallback(Callback, ABC):
 
         In several processes a failure to compute is raised nevertheless: the others would wait for this one forever.
         """
-        try:
-            self.compute(analysis)
-        except Exception as error:
-            if analysis.trainer.world_size > 1:
-                raise
-            note_problem(analysis, folder, type(self).__name__, error)
-            return
-        if analysis.trainer.is_global_zero:
-            try:
-                self.write(analysis, Report(folder, analysis.trainer))
-            except Exception as error:
-                note_problem(analysis, folder, type(self).__name__, error)
+        make_all([self], analysis, folder)
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for what all processes must compute together."""
@@ -137,6 +126,28 @@ class ReportCallback(Callback, ABC):
     @abstractmethod
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write this part; called in the first process only."""
+
+
+def make_all(parts: Sequence[ReportCallback], analysis: Analysis, folder: Path) -> None:
+    """Make parts of the report as `ReportCallback.make` does; nothing is written before all is computed.
+
+    Otherwise the other processes would wait for the first one between two parts, no longer than they wait for anything.
+    """
+    able = []
+    for part in parts:
+        try:
+            part.compute(analysis)
+        except Exception as error:
+            if analysis.trainer.world_size > 1:
+                raise
+            note_problem(analysis, folder, type(part).__name__, error)
+        else:
+            able.append(part)
+    for part in able if analysis.trainer.is_global_zero else []:
+        try:
+            part.write(analysis, Report(folder, analysis.trainer))
+        except Exception as error:
+            note_problem(analysis, folder, type(part).__name__, error)
 
 
 class WholeReport(Callback):
@@ -156,10 +167,10 @@ class WholeReport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make all parts."""
-        for part in self.parts:
-            part.on_fit_end(trainer, pl_module)
+        if not getattr(trainer, "fast_dev_run", False):
+            analysis = Analysis.of(trainer, pl_module)
+            self.make(analysis, analysis.run / "report")
 
     def make(self, analysis: Analysis, folder: Path) -> None:
         """Make all parts of an analysis, in a folder."""
-        for part in self.parts:
-            part.make(analysis, folder)
+        make_all(self.parts, analysis, folder)

@@ -16,7 +16,7 @@ from cifar_lit.module import ImageClassifier
 from cifar_lit.net import Classifier
 from cifar_lit.pictures import Pictures
 from cifar_lit.predictions import Predictions
-from cifar_lit.report import Report
+from cifar_lit.report import Report, ReportCallback, WholeReport
 
 
 def test_in_a_trainer_of_ones_own_with_nothing_else(tmp_path: Path) -> None:
@@ -37,6 +37,21 @@ def test_in_a_trainer_of_ones_own_with_nothing_else(tmp_path: Path) -> None:
     assert {"gradcam_layer1.png", "gradcam_layer2.png", "metrics.json"} <= names
     assert module.training and all(p.requires_grad for p in module.parameters())
     assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_everything_is_computed_before_anything_is_written(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    class Part(ReportCallback):
+        def compute(self, analysis: Any) -> None:
+            done.append("compute")
+
+        def write(self, analysis: Any, report: Report) -> None:
+            done.append("write")
+
+    analysis: Any = SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True, world_size=1), problems={})
+    WholeReport([Part(), Part()]).make(analysis, tmp_path)
+    assert done == ["compute", "compute", "write", "write"]  # other processes must not wait for a part to be written
 
 
 def test_foreign_modules_are_refused_with_the_remedy(tmp_path: Path) -> None:

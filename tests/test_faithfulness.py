@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
@@ -59,6 +59,20 @@ def test_road_is_what_the_package_computes(images: np.ndarray) -> None:
     theirs = ROADCombined(list(SHARES))(pixels, heat, targets, net.backbone)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert np.abs(ours).min() > 1e-4
+
+
+def test_places_of_equal_heat_go_one_after_another(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+
+    def seen(self: NoisyLinearImputer, picture: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        shares.append(float((mask == 0).float().mean()))
+        return picture
+
+    monkeypatch.setattr(NoisyLinearImputer, "__call__", seen)
+    plateau = np.zeros((1, 32, 32), dtype=np.float32)
+    plateau[:, 0, 0] = 1
+    road(BrightCorner().eval(), images[:1], np.array([1]), plateau)  # type: ignore[arg-type]
+    assert shares == pytest.approx([1 - share / 100 for share in SHARES] * 2, abs=2e-3)
 
 
 def test_road_of_an_empty_map_is_not_defined(images: np.ndarray) -> None:

@@ -46,6 +46,18 @@ def test_curves_draw_what_is_there() -> None:
     assert len(accuracy.lines) == 1 and len(rate.lines) == 1  # no validation accuracy in there
 
 
+def test_dollars_are_no_formula() -> None:
+    name = "$1_0_0 → $2"  # which as a formula has two subscripts
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+    for figure in (
+        figures.grid([picture], [name], name),
+        figures.class_bars([name, "b"], np.array([0.5, 0.6]), 0.5),
+        figures.confusion(np.eye(2, dtype=np.int64), [name, "b"]),
+        figures.sentence(name),
+    ):
+        figures.to_array(figure)
+
+
 def test_class_bars_from_best_to_worst() -> None:
     (axis,) = figures.class_bars(["a", "b", "c"], np.array([0.5, np.nan, 0.9]), 0.7).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a", "c"]

@@ -39,6 +39,21 @@ def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
                     )
 
 
+def test_large_pictures_are_explained_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    asked = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
+    whole = activation_maps(net, images, asked, LAYERS)
+    seen: list[int] = []
+    monkeypatch.setattr("cifar_lit.gradcam.PIXELS", 2 * 32**2)
+    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    parts = activation_maps(net, images, asked, LAYERS)
+    assert seen == [2, 2, 1]
+    for layer in LAYERS:
+        np.testing.assert_allclose(parts[layer], whole[layer], atol=1e-5)
+
+
 def test_shapes_and_sign() -> None:
     images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
     maps = activation_maps(make(), images, np.zeros((2, 3), dtype=np.int64), ["layer2", "layer4"])
