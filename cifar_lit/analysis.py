@@ -3,7 +3,6 @@
 import copy
 from functools import cached_property
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from cifar_lit.predictions import Predictions, average, predict
 from cifar_lit.screen import History
 from cifar_lit.splits import stratified_split
 
-_CURRENT: "WeakKeyDictionary[Trainer, Analysis]" = WeakKeyDictionary()
+CURRENT = "_cifar_lit_analysis"  # the trainer's attribute that keeps it, and goes with the trainer
 
 
 class Analysis:
@@ -39,6 +38,7 @@ class Analysis:
         run: The folder of the run, with its `config.yaml` and `run.json` if it was started from the command line.
 
     Attributes:
+        evaluated: The command that made this report, if it was not the training itself.
         flip_averaged: What the mean over each test picture and its mirror image says, where it was asked for.
         problems: Why parts of the report could not be made, by the part's name.
     """
@@ -58,13 +58,14 @@ class Analysis:
         self.weights = weights
         self.history = history
         self.run = run
+        self.evaluated: str | None = None
         self.flip_averaged: Predictions | None = None
         self.problems: dict[str, str] = {}
 
     @classmethod
     def of(cls, trainer: Trainer, module: LightningModule) -> "Analysis":
         """Return the analysis of a trainer that just fitted; of a copy: the module stays as training leaves it."""
-        if trainer not in _CURRENT:
+        if CURRENT not in vars(trainer):
             data = getattr(trainer, "datamodule", None)
             if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
                 raise UsageError(
@@ -78,13 +79,14 @@ class Analysis:
             weights = _load_best(trainer, net)
             history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
             run = Path(trainer.log_dir or trainer.default_root_dir)
-            _CURRENT[trainer] = cls(trainer, data, net, weights, history, run)
-        return _CURRENT[trainer]
+            vars(trainer)[CURRENT] = cls(trainer, data, net, weights, history, run)
+        current: Analysis = vars(trainer)[CURRENT]
+        return current
 
     @staticmethod
     def forget(trainer: Trainer) -> None:
         """Drop what an earlier fit of the same trainer left."""
-        _CURRENT.pop(trainer, None)
+        vars(trainer).pop(CURRENT, None)
 
     @cached_property
     def test(self) -> Predictions:
@@ -116,7 +118,7 @@ class Analysis:
         split: Split = getattr(self.data.pictures, name)
         per_batch = self.data.batch_size * self.trainer.world_size
         count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
-        count = min(count, most or count)
+        count = max(1, min(count, most or count))
         # Part of a split is a part of each class: a folder's pictures lie class after class.
         indices = indices[stratified_split(split.labels[indices], count, self.data.seed)[1]]
         return predict(
@@ -135,6 +137,7 @@ def _load_best(trainer: Trainer, net: Classifier) -> str:
     """Load the best checkpoint's weights if there are any; say which ones the network has now."""
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     best = [saver for saver in savers if saver.monitor and saver.best_model_path]
+    best.sort(key=lambda saver: saver.filename != "best")  # the project's own before a user's
     if not best:
         if trainer.world_size > 1:  # each process has BatchNorm statistics of its own since the last step
             net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))

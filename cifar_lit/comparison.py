@@ -70,7 +70,10 @@ def read(folder: str) -> Run:
         metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
         _ = metrics["fingerprints"], metrics["parameters"]
         predictions, classes = read_csv(report / "predictions.csv")
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        if other and (given / "config.yaml").exists():  # an evaluation's, perhaps on other pictures
+            evaluated = flat(yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8")))
+            config |= {name: value for name, value in evaluated.items() if name.startswith("data.")}
         notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
         history: list[dict[str, float]] = []
         if (report / "history.csv").exists():
@@ -83,7 +86,7 @@ def read(folder: str) -> Run:
         raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
     absolute = run.resolve()
     name = f"{absolute.parent.name}/{absolute.name}" + (f"/{given.name}" if other and given.name != "report" else "")
-    return Run(name, metrics, predictions, classes, flat(config), notes, history)
+    return Run(name, metrics, predictions, classes, config, notes, history)
 
 
 def flat(config: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:

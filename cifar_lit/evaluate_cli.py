@@ -5,10 +5,11 @@ from pathlib import Path
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from cifar_lit import checkpoints
+from cifar_lit import checkpoints, hardware
 from cifar_lit.analysis import Analysis
 from cifar_lit.cli import FitCLI, complain, option_values
 from cifar_lit.errors import UsageError
+from cifar_lit.files import replace_text
 from cifar_lit.folders import new_folder
 from cifar_lit.report import ReportCallback, WholeReport
 from cifar_lit.screen import History
@@ -58,6 +59,7 @@ class EvaluateCLI(FitCLI):
     def evaluate(self) -> None:
         """Make all parts of the report."""
         assert self.checkpoint_file is not None
+        self.datamodule.load_state_dict(self.checkpoint.get("PictureData", {}))  # where its training augmented
         net = self.model.net
         net.load_state_dict(checkpoints.net_state(self.checkpoint["state_dict"]))
         weights = f"{self.checkpoint_file.stem} weights, epoch {self.checkpoint['epoch'] + 1}"
@@ -65,8 +67,10 @@ class EvaluateCLI(FitCLI):
         file = self.checkpoint_file
         run = file.parent.parent if checkpoints.config_of(file) else file.parent
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
+        analysis.evaluated = hardware.command("evaluate")
         folder = new_folder(self.config.out, "evaluation", run)
         for part in getattr(self.trainer, "callbacks", []):
             if isinstance(part, ReportCallback | WholeReport):
                 part.make(analysis, folder)
+        replace_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
         complain(analysis, "the others are made")

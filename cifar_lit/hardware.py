@@ -141,9 +141,9 @@ def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
     }
 
 
-def command() -> str:
-    """Return the command line of this process."""
-    return " ".join(["python -m cifar_lit.fit", *sys.argv[1:]])
+def command(module: str = "fit") -> str:
+    """Return the command line of this process, which runs one of the package's modules."""
+    return " ".join([f"python -m cifar_lit.{module}", *sys.argv[1:]])
 
 
 def repeatable(module: str, *args: str) -> str:

@@ -23,6 +23,7 @@ from cifar_lit.net import LAYERS
 from cifar_lit.report import note_problem
 
 SUSPECTS = 20
+MOST_CLASSES = 200  # of a confusion matrix; of 1,000 it would have a million cells
 LARGEST = 96  # pixels of a picture on the page
 LOSSLESS = 48  # pixels up to which a picture stays as it is, and those of a map
 BATCH = 20  # pictures explained at once
@@ -128,9 +129,10 @@ def _training(analysis: Analysis) -> Context:
 
 def _errors(analysis: Analysis) -> Context:
     table = metrics.confusion(analysis.test)
+    drawn = len(table) <= MOST_CLASSES
     return {
-        "confusion": table.tolist(),
-        "shares": (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist(),
+        "confusion": table.tolist() if drawn else [],
+        "shares": (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist() if drawn else [],
         "pairs": metrics.confused_pairs(table),
     }
 
@@ -149,7 +151,7 @@ def _pictures(analysis: Analysis, listed: int | None, explained: int, method: st
             "index": int(test.indices[row]),
             "true": int(test.labels[row]),
             "predicted": int(test.predicted[row]),
-            "p": [round(float(share), 4) for share in test.probabilities[row]],
+            "p": _highest(test.probabilities[row], test.labels[row]),
             "loss": round(float(test.losses[row]), 4),
             "margin": round(float(test.margins[row]), 4),
             "image": thumbnail(images[test.indices[row]]),
@@ -173,6 +175,12 @@ def _pictures(analysis: Analysis, listed: int | None, explained: int, method: st
         "colours": base64.b64encode(_colours("inferno")).decode(),
         "difference": base64.b64encode(_colours("PuOr")).decode(),
     }
+
+
+def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]:
+    """Return the probabilities of the ten most probable classes and of the true one."""
+    shown = {*np.argsort(-probabilities)[:10].tolist(), int(label)}
+    return {one: round(float(probabilities[one]), 4) for one in sorted(shown)}
 
 
 def _trust(analysis: Analysis, scored: int, method: str) -> Context:
@@ -227,6 +235,7 @@ def _facts(analysis: Analysis) -> Context:
         "test pictures": f"{len(analysis.test):,} of {len(pictures.test):,}",
         "fingerprint of the test set": pictures.test.fingerprint,
         "device of this report": str(analysis.trainer.strategy.root_device),
+        **({"command of this report": analysis.evaluated} if analysis.evaluated else {}),
         **known,
     }
     if options:

@@ -1,5 +1,7 @@
 """What is looked at after trainings of every kind."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,20 @@ from cifar_lit.net import LAYERS
 
 def compiled(module: ImageClassifier) -> Any:
     return torch.compile(module, backend="aot_eager")  # traced as by the default backend, but needs no C compiler
+
+
+def test_nothing_outlives_its_trainer() -> None:
+    def train() -> "weakref.ref[Analysis]":
+        data = PictureData("digits", val_size=200, batch_size=64, num_workers=0)
+        module = ImageClassifier(data.num_classes, data.mean, data.std, stem="imagenet")
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+        trainer = Trainer(accelerator="cpu", limit_train_batches=1, limit_val_batches=0, **options)
+        trainer.fit(module, datamodule=data)
+        return weakref.ref(Analysis.of(trainer, module))
+
+    kept = train()
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize(

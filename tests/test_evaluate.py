@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from PIL import Image
 
 from cifar_lit import compare, evaluate
 from cifar_lit.checkpoints import net_state
@@ -29,10 +30,28 @@ def test_a_runs_folder_is_enough(run: Path, caplog: pytest.LogCaptureFixture) ->
     assert "test accuracy" in caplog.text
     assert before == {file: file.stat().st_mtime_ns for file in before}
     again = run / "evaluation_1"
-    assert {file.name for file in again.iterdir()} == {file.name for file in (run / "report").iterdir()}
+    assert {file.name for file in again.iterdir()} == {file.name for file in (run / "report").iterdir()} | {
+        "config.yaml"
+    }
+    assert "command of this report" in (again / "index.html").read_text()
     for name in ("metrics.json", "predictions.csv", "misclassified.csv", "history.csv"):
         assert (again / name).read_text() == (run / "report" / name).read_text()
     assert (again / "misclassified.png").read_bytes() == (run / "report" / "misclassified.png").read_bytes()
+
+
+def test_two_runs_on_other_pictures_can_be_compared(run: Path, tmp_path: Path) -> None:
+    digits = PictureData("digits").pictures.test
+    for row, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
+        for split in ("train", "test"):
+            (tmp_path / "mine" / split / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 - image).save(tmp_path / "mine" / split / str(label) / f"{row}.png")
+    options = ["--data.source=folder", f"--data.root={tmp_path / 'mine'}", f"--data.cache_dir={tmp_path / 'cache'}"]
+    for weights in ("best", "last"):
+        file, out = run / "checkpoints" / f"{weights}.ckpt", run / f"evaluation_of_{weights}"
+        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, "--page.explained=0"])
+    folders = [str(run / f"evaluation_of_{weights}") for weights in ("best", "last")]
+    compare.main([*folders, "--out", str(tmp_path / "compared")])
+    assert (tmp_path / "compared" / "compare.html").read_text().count("<img") > 0
 
 
 def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:

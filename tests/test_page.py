@@ -53,9 +53,15 @@ const tiles = () => document.querySelectorAll("#grid button");
   seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
   const before = document.getElementById("picture-title").textContent;
-  document.getElementById("picture").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+  const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press("ArrowRight");
   await until(() => canvases().length);
   seen.next = document.getElementById("picture-title").textContent !== before;
+  document.getElementById("next").focus();
+  while (!document.getElementById("next").disabled) press("ArrowRight");
+  await wait(50);  // the focus leaves the button
+  press("ArrowLeft");
+  seen.back = !document.getElementById("next").disabled;
   document.getElementById("close").click();
   seen.closed = !document.getElementById("picture").open;
   const head = document.querySelectorAll(".sortable th button")[2];
@@ -95,6 +101,7 @@ def analysis(pictures: Pictures) -> Any:
         history=rows,
         run=Path("demo/version_0"),
         flip_averaged=None,
+        evaluated=None,
         problems={},
     )
 
@@ -141,7 +148,7 @@ def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
     assert [item["index"] for item in data["items"][: data["errors"]]] == test.errors.tolist()
     for item, row in zip(data["items"], test.errors, strict=False):
         assert (item["true"], item["predicted"]) == (test.labels[row], test.predicted[row])
-        assert item["p"] == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
+        assert list(item["p"].values()) == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
     assert ["maps" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
     assert set(data["items"][0]["maps"]) == {"layer1", "layer2", "layer3", "layer4"}
     assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["maps"], 3)
@@ -196,6 +203,22 @@ def test_no_errors_at_all(analysis: Any, tmp_path: Path) -> None:
     assert "nothing to explain" in html
 
 
+def test_many_classes_do_not_make_the_page_heavy(analysis: Any, tmp_path: Path) -> None:
+    classes, rng = 1000, np.random.default_rng(0)
+    pictures, rows = analysis.data.pictures, np.arange(30)
+    table = rng.uniform(0, 1, (30, classes))
+    table[rows, rows] += 2
+    analysis.test = Predictions(rows, (rows * 7) % classes, np.log(table / table.sum(axis=1, keepdims=True)))
+    names = tuple(f"class {number}" for number in range(classes))
+    analysis.data.pictures = Pictures(pictures.train, pictures.test, names, pictures.mean, pictures.std)
+    analysis.net = Classifier(classes, pictures.mean, pictures.std, stem="imagenet").eval().requires_grad_(False)
+    html = build(analysis, tmp_path, explained=1, scored=1)
+    assert analysis.problems == {} and len(html) < 3e6
+    for item, row in zip(embedded(html)["items"], analysis.test.errors, strict=False):
+        assert len(item["p"]) <= 11 and {str(analysis.test.labels[row]), str(row)} <= set(item["p"])
+    assert embedded(html)["items"][0]["index"] == analysis.test.errors[0]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [500, 1600])  # Chromium's windows are no narrower than 500 px
 def test_in_a_browser(analysis: Any, tmp_path: Path, width: int) -> None:
@@ -221,5 +244,5 @@ def test_in_a_browser(analysis: Any, tmp_path: Path, width: int) -> None:
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
     assert seen["open"] and seen["maps"] == 12 and min(seen["painted"]) > 1
-    assert seen["next"] and seen["closed"]
+    assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)

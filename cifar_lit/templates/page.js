@@ -97,8 +97,8 @@ async function show(position) {
   open = position;
   const item = data.items[chosen[position]], picture = element("img", { src: item.image, alt: `test picture ${item.index}` });
   document.getElementById("picture-title").textContent = `Picture ${item.index}: ${describe(item)}`;
-  const order = [...item.p.keys()].sort((a, b) => item.p[b] - item.p[a]);
-  const rows = [...new Set([...order.slice(0, 10), item.true])].map((label) => {
+  const order = Object.keys(item.p).map(Number).sort((a, b) => item.p[b] - item.p[a]);
+  const rows = order.map((label) => {
     const fill = element("span");
     fill.style.width = percent(item.p[label]).replace(" ", "");
     const mark = label === item.true ? " (true)" : label === item.predicted ? " (predicted)" : "";
@@ -123,7 +123,8 @@ const step = (by) => { if (chosen[open + by] !== undefined) show(open + by); };
 document.getElementById("previous").addEventListener("click", () => step(-1));
 document.getElementById("next").addEventListener("click", () => step(1));
 document.getElementById("close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("keydown", (event) => { if (event.key === "ArrowLeft") step(-1); if (event.key === "ArrowRight") step(1); });
+// of the document: a button that gets disabled loses the focus to it
+document.addEventListener("keydown", (event) => { if (dialog.open && event.key === "ArrowLeft") step(-1); if (dialog.open && event.key === "ArrowRight") step(1); });
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 more.addEventListener("click", showMore);
 form.addEventListener("change", choose);
