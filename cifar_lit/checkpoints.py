@@ -112,6 +112,15 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
         return 0
 
 
+def stopped_early(checkpoint: dict[str, Any]) -> bool:
+    """Tell whether Lightning's EarlyStopping had ended a training when it wrote a checkpoint."""
+    return any(
+        state["stopped_epoch"] > 0 or state["wait_count"] >= state["patience"]
+        for state in checkpoint.get("callbacks", {}).values()
+        if isinstance(state, dict) and {"stopped_epoch", "wait_count", "patience"} <= state.keys()
+    )
+
+
 def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]) -> None:
     """Refuse weights that were trained to tell other classes."""
     theirs = checkpoint.get("PictureData", {}).get("classes", list(classes))

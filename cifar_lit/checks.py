@@ -1,6 +1,7 @@
 """Options that cannot work, found before anything is loaded; most ranges are checked where an option is used."""
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ def check(config: Namespace) -> None:
         raise UsageError(f"process_timeout must be 1 to 1,000,000 seconds, got {config.process_timeout}")
     check_trainer(config.trainer)
     if config.data.val_size == 0:
-        check_validation(config)
+        check_validation(config, "data.val_size")
+    elif config.trainer.limit_val_batches == 0:
+        check_validation(config, "trainer.limit_val_batches")
     if config.data.source == "digits" and config.data.root not in ("data", ""):
         raise UsageError(
             f"data.root={config.data.root} has no effect with data.source=digits, which are built in; leave it out, or "
@@ -61,6 +64,15 @@ def check_trainer(trainer: Namespace) -> None:
             "trainer.overfit_batches would put a sampler of its own in place of the project's; give a small "
             "trainer.limit_train_batches instead"
         )
+    if trainer.barebones:
+        raise UsageError(
+            "trainer.barebones leaves out checkpoints and report, for which this project is there; leave it out"
+        )
+    if re.search("fsdp|deepspeed|model_?parallel|spawn|fork|notebook", str(trainer.strategy).lower()):
+        raise UsageError(
+            f"trainer.strategy={trainer.strategy} shards the network or forks this process, which the report cannot "
+            "follow; give ddp"
+        )
     for name in ("limit_train_batches", "limit_test_batches"):
         if trainer[name] == 0:
             raise UsageError(f"trainer.{name}=0 leaves nothing to report on; give 1 or more, or a share above 0.0")
@@ -85,15 +97,15 @@ def check_trainer(trainer: Namespace) -> None:
         )
 
 
-def check_validation(config: Namespace) -> None:
-    """Refuse what waits for a validation where there is none."""
+def check_validation(config: Namespace, option: str) -> None:
+    """Refuse what waits for a validation where an option of 0 leaves none."""
     need = ["model.schedule.name=plateau"] if config.model.schedule.name == "plateau" else []
     for callback in as_list(config.trainer.callbacks):
         monitor = str((callback.get("init_args") or {}).get("monitor", ""))
         if monitor.startswith("val/"):
             need.append(f"trainer.callbacks: {callback.class_path.rsplit('.')[-1]} with monitor={monitor}")
     if need:
-        raise UsageError(f"data.val_size=0 leaves no validation, but it is needed by {'; '.join(need)}")
+        raise UsageError(f"{option}=0 leaves no validation, but it is needed by {'; '.join(need)}")
 
 
 def as_list(value: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -165,8 +165,9 @@ class FitCLI(LightningCLI):
     def _find_checkpoint(self) -> Sequence[Path | None]:
         """Find the run whose folder is used again, if any, and where to go on."""
         wanted = self.config.ckpt_path
-        if not wanted:
-            run = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
+        run = runs.requeued(self.runs, hardware.slurm_job(), hardware.command())
+        if run or not wanted:
+            pass
         elif wanted == "last":
             run = runs.unfinished(self.runs) or checkpoints.find(wanted, self.runs).parent.parent
         elif Path(wanted).is_dir():
@@ -200,7 +201,7 @@ class FitCLI(LightningCLI):
                 f"device {reason}; precision {kwargs['precision']} (trainer.precision), memory format "
                 f"{self.config.model.memory_format} (model.memory_format)"
             )
-        elif "bf16" in str(trainer.precision) and hardware.spoils_bfloat16(device, smallest):
+        elif re.search("bf16|^16", str(trainer.precision)) and hardware.spoils_bfloat16(device, smallest):
             raise UsageError(
                 f"trainer.precision={trainer.precision} gives wrong gradients on this CPU where the maps shrink to 1 "
                 "px; give trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
@@ -241,13 +242,12 @@ class FitCLI(LightningCLI):
             ours += saver
         try:
             trainer = super()._instantiate_trainer(config, ours)
-        except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
+            if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun and SLURM know better
+                environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+        except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
         # Lightning would enter an epoch that is done a second time where a training with max_steps is resumed.
-        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-        for one in getattr(trainer, "callbacks", []):
-            if isinstance(one, WeightAveraging) and one._device is None:
-                one._device = trainer.strategy.root_device  # Lightning would keep the averages of a GPU's on the CPU
+        trainer.fit_loop._iteration_based_training = _no  # type: ignore[method-assign]
         return trainer
 
     def fit(self) -> None:
@@ -296,13 +296,17 @@ class FitCLI(LightningCLI):
         ]
 
     def _train(self) -> None:
-        if self.config.lr_find and not self.checkpoint_file:  # which brings its own rate
+        dry = getattr(self.trainer, "fast_dev_run", False)
+        if self.config.lr_find and not dry and not self.checkpoint_file:  # which brings its own rate
             find_lr(self.trainer, self.model, self.datamodule, self.config.lr_find)
         log_dir = self.trainer.log_dir  # which all processes must ask for together
-        if log_dir and not getattr(self.trainer, "fast_dev_run", False):
+        if log_dir and not dry:
             rank_zero_info(f"run folder {log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
-        if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= checkpoints.epochs_done(self.checkpoint):
+        epochs = checkpoints.epochs_done(self.checkpoint) if ckpt_path else 0
+        if self.continued and ckpt_path and checkpoints.stopped_early(self.checkpoint):
+            self.trainer.fit_loop.max_epochs = epochs  # Lightning would train on
+        if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; its report is made again")
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -310,11 +314,11 @@ class FitCLI(LightningCLI):
             if "`val_check_interval`" in str(error):
                 raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
             raise
-        if not getattr(self.trainer, "fast_dev_run", False):
+        if not dry:
             complain(
                 Analysis.of(self.trainer, self.model),
                 "the training is finished and kept; "
-                f"{hardware.repeatable('evaluate', '--ckpt_path', str(self.trainer.log_dir))} makes its report again",
+                f"{hardware.repeatable('evaluate', '--ckpt_path', str(log_dir))} makes its report again",
             )
 
     def _advice(self) -> str:
@@ -329,6 +333,10 @@ class FitCLI(LightningCLI):
         run, rest = saver.file.parent.parent, without(self.given, "--ckpt_path")
         again = hardware.repeatable("fit", *rest, "--ckpt_path", str(run) if self.logs else str(saver.file))
         return f"saved in {saver.file}; go on with\n{again}"
+
+
+def _no() -> bool:
+    return False
 
 
 def complain(analysis: Analysis, remedy: str) -> None:

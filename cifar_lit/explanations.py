@@ -160,7 +160,7 @@ def run(options: argparse.Namespace) -> None:
                 "notes": one.notes,
             }
         )
-        tqdm.write(_table(file, top, one.notes))
+        tqdm.write(_table(file.encode(errors="replace").decode(), top, one.notes))
     if sheet:
         pictures, titles = zip(*sheet, strict=True)
         figures.save(

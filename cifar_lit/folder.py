@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from operator import attrgetter
@@ -96,6 +97,8 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
             f"data.root={root}: train and {tests[0]} must have the same classes; only one of them has "
             f"{', '.join(different[:5])}" + (f" and {len(different) - 5} more" if len(different) > 5 else "")
         )
+    if spoilt := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
+        raise UsageError(f"data.root={root}: the name of the class folder {spoilt[0]!r} is not UTF-8; rename it")
     if len(train.classes) < 2:
         raise UsageError(f"data.root={root}: train needs at least two class folders, and has {train.classes}")
     return train, test, digest.hexdigest()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.tuner.tuning import Tuner
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit import figures
 from cifar_lit.errors import RunError
@@ -24,6 +24,11 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     Raises:
         RunError: The loss says nothing.
     """
+    if module.norm_bias_lr_factor != 1:
+        rank_zero_warn(
+            "lr_find tries one rate for all weights; that of the norms' biases is then multiplied by "
+            f"model.norm_bias_lr_factor={module.norm_bias_lr_factor:g} all the same"
+        )
     epochs = trainer.fit_loop.max_epochs
     if epochs is not None and epochs >= 0:  # a training of few epochs must not cut the test short
         trainer.fit_loop.max_epochs = max(epochs, steps)

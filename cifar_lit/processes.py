@@ -87,8 +87,11 @@ def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> 
 
 
 def use_local_ddp(timeout: timedelta) -> None:
-    """Let `ddp`, which is also what `auto` takes for several processes, be ours."""
+    """Let `ddp`, which is also what `auto` takes for several processes, be ours, and its two variants."""
     StrategyRegistry.register("ddp", LocalDDPStrategy, override=True, timeout=timeout)
+    for name, unused in (("true", True), ("false", False)):
+        name = f"ddp_find_unused_parameters_{name}"
+        StrategyRegistry.register(name, LocalDDPStrategy, override=True, timeout=timeout, find_unused_parameters=unused)
 
 
 def arrange_meeting(*start: Path | None) -> None:
@@ -102,7 +105,7 @@ def arrange_meeting(*start: Path | None) -> None:
 
 def told() -> list[Path | None] | None:
     """Return where the first process told this one to go on; a search of its own might find a run begun since."""
-    if "LOCAL_RANK" not in os.environ or START not in os.environ:
+    if os.environ.get("LOCAL_RANK", "0") == "0" or START not in os.environ:  # Lightning sets it in the first one later
         return None
     return [path and Path(path) for path in json.loads(os.environ[START])]
 

@@ -9,7 +9,8 @@ Indices = NDArray[np.int64]
 def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
     """Return the positions of the rest and of `size` held-out labels, both sorted.
 
-    Every class contributes in proportion to its count, to within one. The same arguments give the same split.
+    Every class contributes in proportion to its count, to within one (of many classes with a handful each, roughly).
+    The same arguments give the same split.
 
     Args:
         labels: Shape `(N,)`, int64.

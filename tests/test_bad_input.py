@@ -67,6 +67,18 @@ def write_recipes(folder: Path) -> None:
         (["--gradcam.layers=[layer9]"], ["gradcam.layers", "layer9"]),
         (["--trainer.limit_test_batches=0"], ["trainer.limit_test_batches=0"]),
         (["--trainer.overfit_batches=2"], ["trainer.overfit_batches", "trainer.limit_train_batches"]),
+        (["--trainer.barebones=true"], ["trainer.barebones"]),
+        (["--trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "give ddp"]),
+        (["--trainer.strategy=ddp_spawn"], ["trainer.strategy=ddp_spawn", "give ddp"]),
+        (["--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"] * 2, ["trainer:", "state_key"]),
+        (
+            [
+                "--trainer.limit_val_batches=0",
+                "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping",
+                "--trainer.callbacks.monitor=val/loss",
+            ],
+            ["trainer.limit_val_batches=0", "EarlyStopping with monitor=val/loss"],
+        ),
         (["--data.augment_on=gpu"], ["data.augment_on", "workers", "device"]),
         (["--lr_find=-1"], ["lr_find must be 0 or more"]),
         (["--data.val_size=0", "--model.schedule.name=plateau"], ["data.val_size=0", "model.schedule.name=plateau"]),

@@ -334,6 +334,14 @@ def test_classes_differ(load, root) -> None:
     assert "data.root" in message and "berry, cherry" in message and "apple" not in message
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_class_of_another_encoding(load, root) -> None:
+    for split in ("train", "test"):
+        paint(root / split / os.fsdecode(b"caf\xe9") / "a.png")
+    with pytest.raises(UsageError, match=r"'caf\\udce9' is not UTF-8; rename it"):
+        load()
+
+
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_class_without_pictures(load, root, name) -> None:
     (root / name / "berry" / "1.png").rename(root / name / "berry" / "1.gif")

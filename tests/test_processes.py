@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT
 
+from cifar_lit.fit import main
 from cifar_lit.processes import MEETING, START, arrange_meeting, outlive, told
 
 
@@ -65,6 +66,19 @@ def test_the_others_go_on_where_the_first_does(tmp_path: Path, monkeypatch: pyte
         assert told() is None  # the first process has to find it itself
         monkeypatch.setenv("LOCAL_RANK", "1")
         assert told() == start
+
+
+def test_torchrun_with_another_number_of_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(SystemExit, match="2"):
+        main([*QUICK, "--trainer.accelerator=cpu", "--trainer.devices=2"])
+    assert "error: trainer:" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def hang(end: str, grace: float, seconds: float) -> None:

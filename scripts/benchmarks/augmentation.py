@@ -49,6 +49,7 @@ class Usual(torch.utils.data.Dataset):
 
 def measure(settings: Settings) -> list[Row]:
     """Prepare one batch of 512 in each way; all on one thread."""
+    threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     random.seed(0)
@@ -75,7 +76,8 @@ def measure(settings: Settings) -> list[Row]:
     ]
     if torch.cuda.is_available():
         rows.append(_on_the_gpu(in_batches, normalize, rounds))
-    torch.set_num_threads(torch.get_num_interop_threads())
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(cv_threads)
     return rows
 
 

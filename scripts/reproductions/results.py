@@ -15,7 +15,8 @@ from cifar_lit.files import replace_text
 
 Record = dict[str, Any]
 NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells
-SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", "hardware", "precision", "processes")
+WHERE = ("hardware", "precision", "processes", "versions")
+SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", *WHERE)
 SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 MARKS = ("results", "tried")  # where the tables go
 HEAD = "# Results\n\n<!-- results -->\n<!-- /results -->\n\n## What was tried\n\n<!-- tried -->\n<!-- /tried -->\n"
