@@ -263,10 +263,12 @@ class FitCLI(LightningCLI):
             try:
                 self._train()
             except Interrupted as stop:
-                if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
-                    sys.exit(0)  # it has not failed; the first process tells the user
-                raise Interrupted(stop.signum, stop.advice or self._advice()) from None
+                raise self._told(stop) from None
             except RuntimeError as error:
+                if isinstance(
+                    error.__context__, Interrupted
+                ):  # it came during Lightning's clean-up, which works once only
+                    raise self._told(error.__context__) from None
                 if reason := processes.cause_of(error):
                     raise RunError(f"{reason}; {self._advice()}") from error
                 raise
@@ -321,9 +323,22 @@ class FitCLI(LightningCLI):
                 f"{hardware.repeatable('evaluate', '--ckpt_path', str(log_dir))} makes its report again",
             )
 
+    def _told(self, stop: Interrupted) -> BaseException:
+        """Return what a signal leads to, with what is kept and how to go on."""
+        if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
+            return SystemExit(0)  # it has not failed; the first process tells the user
+        advice = stop.advice
+        if not advice and self._saver:  # during the report nobody has given the job back yet
+            advice = self._saver.signals.requeue(self.trainer, stop.signum)
+        return Interrupted(stop.signum, advice or self._advice())
+
+    @property
+    def _saver(self) -> LastCheckpoint | None:
+        return next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+
     def _advice(self) -> str:
         """Say what is kept of a training that ended early, and how to go on."""
-        saver = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+        saver = self._saver
         if not saver or not saver.file or not saver.file.is_file():
             return "nothing was saved yet; start it again"
         epochs, done = self.trainer.max_epochs, self.trainer.current_epoch

@@ -46,8 +46,9 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder, which all processes must ask for together."""
+        """Find the run's folder, which all processes must ask for together, and listen to SLURM, too."""
         self.file = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        self.signals.leave()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch for signals."""
@@ -72,6 +73,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop watching: the report can be interrupted anywhere."""
         self.signals.leave()
+        if stop := self.signals.agreed(trainer):  # since the last checkpoint
+            raise Interrupted(stop, self.signals.requeue(trainer, stop))
 
     def _save(self, trainer: Trainer, stop: int | None) -> None:
         if self.file is not None and not getattr(trainer, "fast_dev_run", False):
@@ -79,8 +82,7 @@ class LastCheckpoint(Checkpoint):
                 logger.save()  # a resumed training does not log again what came before its checkpoint
             trainer.save_checkpoint(self.file, weights_only=False)
         if stop:
-            requeued = trainer.is_global_zero and self.signals.requeue()
-            raise Interrupted(stop, "given back to SLURM, which starts it again" if requeued else "")
+            raise Interrupted(stop, self.signals.requeue(trainer, stop))
 
 
 def _something_follows(trainer: Trainer, batch_idx: int) -> bool:

@@ -37,7 +37,7 @@ class StopSignals:
             signal.signal(signum, self._note)
 
     def leave(self) -> None:
-        """End: from here on nothing has to be finished first."""
+        """Stop at once, where nothing has to be finished first: before and after the training."""
         for signum in self._signals():
             signal.signal(signum, interrupt)
 
@@ -49,14 +49,15 @@ class StopSignals:
             return self.asked or signal.SIGTERM
         return None
 
-    def requeue(self) -> bool:
-        """Give the job back to SLURM if that is what its signal asked for, and tell whether it did."""
-        if self._requeue is None or self.asked != self._requeue:
-            return False
+    def requeue(self, trainer: Trainer, signum: int) -> str:
+        """Give the job back to SLURM if that is what a signal asked for; say so if it did."""
+        if signum != self._requeue or not trainer.is_global_zero:
+            return ""
         try:
-            return subprocess.run(["scontrol", "requeue", str(slurm_job())]).returncode == 0
+            done = subprocess.run(["scontrol", "requeue", str(slurm_job())]).returncode == 0
         except OSError:  # no SLURM on this node
-            return False
+            return ""
+        return "given back to SLURM, which starts it again" if done else ""
 
     def _signals(self) -> list[int]:
         return [signal.SIGINT, signal.SIGTERM, *([self._requeue] if self._requeue else [])]

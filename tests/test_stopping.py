@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -91,14 +92,37 @@ def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Pat
     assert "the training is finished and kept; " in run.said
 
 
-def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path) -> None:
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a SLURM job; what it asks SLURM for goes into `asked`."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     scontrol.chmod(0o755)
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    slurm |= {"SLURM_NTASKS_PER_NODE": "1"}
+    return slurm | {"SLURM_NTASKS_PER_NODE": "1"}
+
+
+def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: dict[str, str]) -> None:
+    first = begin(tmp_path, *LONG, "1", until="`Trainer.fit` stopped", env=slurm)
+    first.kill(signal.SIGUSR1)
+    assert first.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    shutil.rmtree(newest(tmp_path) / "report", ignore_errors=True)
+    args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
+    run = begin(tmp_path, *args, until="its report is made again", env={**slurm, "SLURM_JOB_ID": "78"})
+    wait(lambda: (newest(tmp_path) / "report").exists())
+    run.kill(signal.SIGUSR1)
+    assert run.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 77\nrequeue 78\n"
+    env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
+    again = begin(tmp_path, *args, until="never", env=env)
+    assert again.code == 0 and "this training is finished; its report is made again" in again.said
+    assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
+
+
+def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
     args = [*LONG, "6"]
     run = begin(tmp_path / "cut", *args, env=slurm)
     wait(lambda: bool(list((tmp_path / "cut").rglob("last.ckpt"))))
