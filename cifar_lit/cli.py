@@ -263,12 +263,11 @@ class FitCLI(LightningCLI):
             try:
                 self._train()
             except Interrupted as stop:
-                raise self._told(stop) from None
+                raise self._stopped(stop) from None
             except RuntimeError as error:
-                if isinstance(
-                    error.__context__, Interrupted
-                ):  # it came during Lightning's clean-up, which works once only
-                    raise self._told(error.__context__) from None
+                # A signal may come in the middle of Lightning's clean-up, which fails when it is done again.
+                if isinstance(error.__context__, Interrupted):
+                    raise self._stopped(error.__context__) from None
                 if reason := processes.cause_of(error):
                     raise RunError(f"{reason}; {self._advice()}") from error
                 raise
@@ -306,8 +305,10 @@ class FitCLI(LightningCLI):
             rank_zero_info(f"run folder {log_dir}")
         ckpt_path = str(self.checkpoint_file) if self.checkpoint_file else None
         epochs = checkpoints.epochs_done(self.checkpoint) if ckpt_path else 0
-        if self.continued and ckpt_path and checkpoints.stopped_early(self.checkpoint):
-            self.trainer.fit_loop.max_epochs = epochs  # Lightning would train on
+        loop = self.trainer.fit_loop
+        enough = epochs >= (loop.min_epochs or 0) and self.step >= (loop.min_steps or 0)
+        if self.continued and ckpt_path and enough and checkpoints.stopped_early(self.checkpoint):
+            loop.max_epochs = epochs  # Lightning would train on
         if ckpt_path and 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; its report is made again")
         try:
@@ -323,7 +324,7 @@ class FitCLI(LightningCLI):
                 f"{hardware.repeatable('evaluate', '--ckpt_path', str(log_dir))} makes its report again",
             )
 
-    def _told(self, stop: Interrupted) -> BaseException:
+    def _stopped(self, stop: Interrupted) -> BaseException:
         """Return what a signal leads to, with what is kept and how to go on."""
         if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
             return SystemExit(0)  # it has not failed; the first process tells the user
