@@ -23,7 +23,8 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed as dist
 
 MEETING = "CIFAR_LIT_MEETING"  # the environment variable that tells the other processes the file
-START = "CIFAR_LIT_START"  # and this one from which run and checkpoint to go on
+START = "CIFAR_LIT_START"  # this one from which run and checkpoint to go on
+FIRST = "CIFAR_LIT_FIRST"  # and this one the process number of the first
 GRACE = 30  # seconds for a process to notice by itself that another one has died, and to end as it should
 
 
@@ -86,6 +87,18 @@ def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> 
     os._exit(1)
 
 
+def follow(first: int, grace: float = GRACE) -> None:
+    """End this process with a word if the first one, its parent, is gone and this one hangs on for all that.
+
+    It would wait for ever where they have not met yet: the time limit does not hold there.
+    """
+    while os.getppid() == first:
+        time.sleep(1)
+    time.sleep(grace)
+    os.write(2, b"\nerror: the first training process is gone; --ckpt_path last goes on\n")
+    os._exit(1)
+
+
 def use_local_ddp(timeout: timedelta) -> None:
     """Let `ddp`, which is also what `auto` takes for several processes, be ours, and its two variants."""
     StrategyRegistry.register("ddp", LocalDDPStrategy, override=True, timeout=timeout)
@@ -95,8 +108,15 @@ def use_local_ddp(timeout: timedelta) -> None:
 
 
 def arrange_meeting(*start: Path | None) -> None:
-    """Choose the file, in the first process, before it starts the others, and tell them where to go on."""
-    if "LOCAL_RANK" not in os.environ:  # by which the others know that they are not the first
+    """Choose the file, in the first process, before it starts the others, and tell them where to go on.
+
+    The others watch the first from here on.
+    """
+    if FIRST in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+        if os.name == "posix":  # elsewhere a process keeps its parent's number
+            threading.Thread(target=follow, args=(int(os.environ[FIRST]),), daemon=True).start()
+    elif "LOCAL_RANK" not in os.environ:  # by which the others know that they are not the first
+        os.environ[FIRST] = str(os.getpid())
         os.environ[START] = json.dumps([path and str(path) for path in start])
         folder = tempfile.mkdtemp(prefix="cifar_lit_")  # a new one: an earlier run's file would lead nowhere
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

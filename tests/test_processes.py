@@ -1,5 +1,6 @@
 """Several processes as Lightning starts them: where they listen, and what happens when one dies."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from conftest import QUICK, ROOT
 
 from cifar_lit.fit import main
-from cifar_lit.processes import MEETING, START, arrange_meeting, outlive, told
+from cifar_lit.processes import FIRST, MEETING, START, arrange_meeting, outlive, told
 
 
 def sockets(pid: int) -> set[str]:
@@ -26,6 +27,12 @@ def sockets(pid: int) -> set[str]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """Return the other training processes that a first one has started."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "cifar_lit"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
 def listening(pids: list[int]) -> set[str]:
     """Return the addresses, in hexadecimal digits as the kernel writes them, that processes listen on."""
     inodes = set().union(*(sockets(pid) for pid in pids))
@@ -33,21 +40,25 @@ def listening(pids: list[int]) -> set[str]:
     return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_path: Path) -> None:
+def start(log: Path) -> "subprocess.Popen[bytes]":
+    """Begin a long training of two processes."""
     args = [*QUICK, "--trainer.max_epochs=1000", "--trainer.devices=2", "--trainer.accelerator=cpu"]
     command = [sys.executable, "-m", "cifar_lit.fit", *args, "--process_timeout=20"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "log"
     with open(log, "w") as out:
-        first = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=out, start_new_session=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = start(log)
     try:
         end = time.monotonic() + 200
         while "epoch 1/" not in log.read_text():
             assert first.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.1)
-        children = subprocess.run(["pgrep", "-P", str(first.pid), "-f", "cifar_lit"], capture_output=True, text=True)
-        second = int(children.stdout.split()[0])
+        second = children(first.pid)[0]
         assert listening([first.pid, second]) == {"0100007F"}  # 127.0.0.1
         os.kill(second, signal.SIGKILL)
         assert first.wait(60) == 1
@@ -57,8 +68,28 @@ def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_pat
             os.killpg(first.pid, signal.SIGKILL)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_second_does_not_wait_for_ever_to_meet_a_first_that_was_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = start(log)
+    try:
+        end = time.monotonic() + 100
+        while not (others := children(first.pid)):
+            assert first.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        os.kill(first.pid, signal.SIGKILL)  # while the second one is still importing torch
+        first.wait()
+        while Path(f"/proc/{others[0]}/stat").exists() and ") Z" not in Path(f"/proc/{others[0]}/stat").read_text():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.5)
+        assert "error: the first training process is gone; --ckpt_path last goes on" in log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+
+
 def test_the_others_go_on_where_the_first_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", MEETING, START):
+    for name in ("LOCAL_RANK", MEETING, START, FIRST):
         monkeypatch.setenv(name, "")  # to be put back at the end
     for start in ([tmp_path / "run", tmp_path / "last.ckpt"], [None, None]):
         monkeypatch.delenv("LOCAL_RANK", raising=False)
