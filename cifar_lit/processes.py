@@ -90,7 +90,7 @@ def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> 
 def follow(first: int, grace: float = GRACE) -> None:
     """End this process with a word if the first one, its parent, is gone and this one hangs on for all that.
 
-    It would wait for ever where they have not met yet: the time limit does not hold there.
+    gloo waits for ever for a process that dies while they meet, past the time limit.
     """
     while os.getppid() == first:
         time.sleep(1)
