@@ -1,18 +1,19 @@
 """The command line of `evaluate`: that of `fit`, begun with the configuration of a run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cifar_lit import checkpoints, hardware
 from cifar_lit.analysis import Analysis
-from cifar_lit.cli import FitCLI, complain, option_values
+from cifar_lit.arguments import option_values
+from cifar_lit.cli import FitCLI
 from cifar_lit.errors import UsageError
 from cifar_lit.files import replace_text
 from cifar_lit.folders import new_folder
-from cifar_lit.report import ReportCallback, WholeReport
+from cifar_lit.report import Reporter, complain
 from cifar_lit.screen import History
+from cifar_lit.start import Start
 
 
 class EvaluateCLI(FitCLI):
@@ -51,26 +52,26 @@ class EvaluateCLI(FitCLI):
             self.config.trainer[option] = value
         super().before_instantiate_classes()
 
-    def _find_checkpoint(self) -> Sequence[Path | None]:
+    def _find_start(self) -> Start:
         if not self.config.ckpt_path:
             raise UsageError("--ckpt_path is not given; give a run's folder (lightning_logs/RECIPE/version_N) or file")
-        return None, checkpoints.of_run(self.config.ckpt_path)
+        return Start(file=checkpoints.of_run(self.config.ckpt_path))
 
     def evaluate(self) -> None:
         """Make all parts of the report."""
-        assert self.checkpoint_file is not None
-        self.datamodule.load_state_dict(self.checkpoint.get("PictureData", {}))  # where its training augmented
+        file, checkpoint = self.start.file, self.start.checkpoint
+        assert file is not None
+        self.datamodule.load_state_dict(checkpoint.get("PictureData", {}))  # where its training augmented
         net = self.model.net
-        net.load_state_dict(checkpoints.net_state(self.checkpoint["state_dict"]))
-        weights = f"{self.checkpoint_file.stem} weights, epoch {self.checkpoint['epoch'] + 1}"
-        history = self.checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
-        file = self.checkpoint_file
+        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
+        weights = f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}"
+        history = checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
         run = file.parent.parent if checkpoints.config_of(file) else file.parent
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
         analysis.evaluated = hardware.command("evaluate")
         folder = new_folder(self.config.out, "evaluation", run)
         for part in getattr(self.trainer, "callbacks", []):
-            if isinstance(part, ReportCallback | WholeReport):
+            if isinstance(part, Reporter):
                 part.make(analysis, folder)
         replace_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
         complain(analysis, "the others are made")

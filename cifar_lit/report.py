@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_lit.analysis import Analysis
+from cifar_lit.errors import RunError
 from cifar_lit.figures import to_array
 from cifar_lit.files import replace_text, replacing, safe_cell
 
@@ -97,8 +98,17 @@ def note_problem(analysis: Analysis, folder: Path, name: str, error: Exception) 
     return reason
 
 
-class ReportCallback(Callback, ABC):
-    """A part of the report, made at the end of fitting from the best checkpoint's weights (else the last ones).
+def complain(analysis: Analysis, remedy: str) -> None:
+    """Fail if parts of the report could not be made; `remedy` says what is safe and what to do."""
+    if analysis.problems:
+        raise RunError(
+            f"parts of the report could not be made: {', '.join(analysis.problems)}; the reasons are above, and in "
+            f"full in the report's problems.txt; {remedy}"
+        )
+
+
+class Reporter(Callback, ABC):
+    """Reports at the end of fitting, from the best checkpoint's weights (else the last ones).
 
     Nothing is made under `fast_dev_run`, which leaves no results.
     """
@@ -112,6 +122,14 @@ class ReportCallback(Callback, ABC):
         if not getattr(trainer, "fast_dev_run", False):
             analysis = Analysis.of(trainer, pl_module)
             self.make(analysis, analysis.run / "report")
+
+    @abstractmethod
+    def make(self, analysis: Analysis, folder: Path) -> None:
+        """Report on an analysis, in a folder."""
+
+
+class ReportCallback(Reporter):
+    """A part of the report."""
 
     def make(self, analysis: Analysis, folder: Path) -> None:
         """Make this part; where that fails, note why, for the training and the other parts must not be lost.
@@ -150,7 +168,7 @@ def make_all(parts: Sequence[ReportCallback], analysis: Analysis, folder: Path) 
             note_problem(analysis, folder, type(part).__name__, error)
 
 
-class WholeReport(Callback):
+class WholeReport(Reporter):
     """All parts of the report as one callback, because Lightning calls every callback six times a step.
 
     Args:
@@ -160,17 +178,6 @@ class WholeReport(Callback):
     def __init__(self, parts: Sequence[ReportCallback]) -> None:
         self.parts = parts
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell all parts."""
-        for part in self.parts:
-            part.on_fit_start(trainer, pl_module)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make all parts."""
-        if not getattr(trainer, "fast_dev_run", False):
-            analysis = Analysis.of(trainer, pl_module)
-            self.make(analysis, analysis.run / "report")
-
     def make(self, analysis: Analysis, folder: Path) -> None:
-        """Make all parts of an analysis, in a folder."""
+        """Make all parts."""
         make_all(self.parts, analysis, folder)

@@ -71,7 +71,8 @@ def test_places_of_equal_heat_go_one_after_another(images: np.ndarray, monkeypat
     monkeypatch.setattr(NoisyLinearImputer, "__call__", seen)
     plateau = np.zeros((1, 32, 32), dtype=np.float32)
     plateau[:, 0, 0] = 1
-    road(BrightCorner().eval(), images[:1], np.array([1]), plateau)  # type: ignore[arg-type]
+    net: Any = BrightCorner().eval()
+    road(net, images[:1], np.array([1]), plateau)
     assert shares == pytest.approx([1 - share / 100 for share in SHARES] * 2, abs=2e-3)
 
 

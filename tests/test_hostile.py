@@ -15,7 +15,7 @@ from conftest import CONFIGS
 from PIL import Image
 
 from cifar_lit import decode, folder, sources
-from cifar_lit.cli import _recipe
+from cifar_lit.arguments import recipe_name
 from cifar_lit.errors import RunError
 from cifar_lit.explanations import _files, _Names
 from cifar_lit.files import plain_cell, safe_cell
@@ -84,7 +84,7 @@ def test_no_code_from_a_cache_runs(tmp_path: Path) -> None:
 def test_a_runs_folder_stays_below_lightning_logs(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo" / "version_1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "demo" / "version_1")
-    name = _recipe(["--config", config])
+    name = recipe_name(["--config", config])
     assert name.strip(".") and "/" not in name
     assert config != "../version_0/config.yaml" or name == "demo"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from training import Training
 
-from cifar_lit.cli import without
+from cifar_lit.arguments import without
 from cifar_lit.comparison import Run
 from cifar_lit.errors import UsageError
 from cifar_lit.files import replace_text
