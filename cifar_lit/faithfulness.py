@@ -16,8 +16,6 @@ from cifar_lit.net import Classifier, Layer
 from cifar_lit.predictions import batch_size
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
-
-
 SHARES = (20, 40, 60, 80)  # of the pixels, in percent
 
 
