@@ -123,8 +123,9 @@ const step = (by) => { if (chosen[open + by] !== undefined) show(open + by); };
 document.getElementById("previous").addEventListener("click", () => step(-1));
 document.getElementById("next").addEventListener("click", () => step(1));
 document.getElementById("close").addEventListener("click", () => dialog.close());
-// of the document: a button that gets disabled loses the focus to it
-document.addEventListener("keydown", (event) => { if (dialog.open && event.key === "ArrowLeft") step(-1); if (dialog.open && event.key === "ArrowRight") step(1); });
+// Of the document: a button that gets disabled loses the focus to it.
+const ARROWS = { ArrowLeft: -1, ArrowRight: 1 };
+document.addEventListener("keydown", (event) => { if (dialog.open && event.key in ARROWS) step(ARROWS[event.key]); });
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 more.addEventListener("click", showMore);
 form.addEventListener("change", choose);
