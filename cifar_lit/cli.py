@@ -232,6 +232,11 @@ class FitCLI(LightningCLI):
                 environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
         except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
+        if trainer.world_size > 1 and not isinstance(config.get("val_check_interval"), int | float | None):
+            raise UsageError(
+                "trainer.val_check_interval as a time goes by each process's own clock, and one that validates would "
+                "wait for ever for another that still trains; give a number of steps or a share of an epoch"
+            )
         # Lightning would enter an epoch that is done a second time where a training with max_steps is resumed.
         trainer.fit_loop._iteration_based_training = _no  # type: ignore[method-assign]
         return trainer

@@ -88,6 +88,10 @@ def write_recipes(folder: Path) -> None:
         (["--trainer.strategy=dpp"], ["trainer:", "strategy", "dpp"]),
         (["--trainer.max_epochs=-3"], ["trainer.max_epochs must be 1 or more (or -1 for no limit)"]),
         (["--trainer.devices=0"], ["trainer:", "devices"]),
+        (
+            ["--trainer.val_check_interval=00:00:01:00", "--trainer.devices=2", "--trainer.accelerator=cpu"],
+            ["trainer.val_check_interval as a time", "give a number of steps"],
+        ),
         (["--model.optimizer.init_args.lr=-1"], ["model.optimizer", "learning rate", "-1"]),
         (["--config=nowhere.yaml"], ["nowhere.yaml: there is no such file", "the recipes are in configs/"]),
         (["--data.source=folder", "--data.root=nowhere"], ["data.root", "nowhere"]),
