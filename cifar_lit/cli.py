@@ -123,7 +123,7 @@ class FitCLI(LightningCLI):
             type=int,
             default=0,
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
-            "the rate it finds takes the place of the optimizer's lr. 0 turns it off. A training that goes on from a "
+            "the rate up to which the loss falls takes the place of the optimizer's lr. 0 turns it off. A training that goes on from a "
             "checkpoint keeps its own rate.",
         )
         parser.add_argument(

@@ -195,15 +195,18 @@ def _percent(share: float) -> str:
     return "no pictures" if np.isnan(share) else f"{share:.1%}"
 
 
-def lr_range(rates: Sequence[float], losses: Sequence[float], chosen: float) -> Figure:
-    """Draw the learning-rate finder's curve and the rate that was chosen."""
+def lr_range(rates: NDArray[np.float64], losses: NDArray[np.float32], chosen: float) -> Figure:
+    """Draw the learning-rate finder's steps and the rate that was chosen; what is far above the first is cut off."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot(rates, losses, color=TRAIN)
+    axis.plot(rates, losses, color=TRAIN, marker="o", markersize=3, linewidth=0.5)
     axis.axvline(chosen, color=VAL, linestyle="--", label=f"chosen: {chosen:.3g}")
     axis.set_xscale("log")
     axis.set_xlabel("learning rate")
-    axis.set_ylabel("smoothed training loss")
+    axis.set_ylabel("training loss of each step")
+    top = 2 * float(np.median(losses[: max(1, len(losses) // 4)]))
+    if np.nanmax(losses) > top:
+        axis.set_ylim(0, top)
     axis.set_title("learning-rate finder")
     axis.grid(alpha=0.3)
     axis.legend()

@@ -90,7 +90,7 @@ class ImageClassifier(LightningModule):
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
         self.epoch_ended: dict[str, float] = {}  # what was logged at this epoch's last step, once it was taken
-        self.finding_lr = False  # set by it too: its loss may grow beyond all bounds
+        self.tried: list[tuple[float, Tensor]] | None = None  # rate and loss of each step, while it runs
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
         self._scores_so_far: list[dict[str, float]] = []
@@ -117,8 +117,10 @@ class ImageClassifier(LightningModule):
         """Return the loss; metrics stay on the device until the epoch's last step."""
         loss = self._step(self.train_scores, batch, self.label_smoothing)
         lr, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.global_step
-        if not self.finding_lr:
+        if self.tried is None:
             self._non_finite.watch(loss, step, lr)
+        else:  # the learning-rate finder's loss may grow beyond all bounds
+            self.tried.append((lr, loss.detach()))
         ends = self.trainer.is_last_batch
         steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or ends  # else gradients are gathered
         last = ends or (steps and step + 1 == self.trainer.max_steps)

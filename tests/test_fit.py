@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from cifar_lit import evaluate
 from cifar_lit.data import PictureData
 from cifar_lit.fit import main
+from cifar_lit.lr_finder import where_lowest
 from cifar_lit.module import ImageClassifier
 from cifar_lit.pictures import Split
 from cifar_lit.splits import stratified_split
@@ -328,7 +329,7 @@ def test_two_processes_train(tmp_path: Path) -> None:
     assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["pictures"] == 360
     (epoch,) = rows(run / "report" / "history.csv")
-    assert float(epoch["lr"]) == pytest.approx(0.05 / 25 / 1e4)  # OneCycle came to its end: the total was right
+    assert float(epoch["lr"]) == pytest.approx(0.002 / 25 / 1e4)  # OneCycle came to its end: the total was right
 
 
 def test_two_processes_report_the_weights_that_are_kept(tmp_path: Path) -> None:
@@ -341,6 +342,18 @@ def test_two_processes_report_the_weights_that_are_kept(tmp_path: Path) -> None:
         assert (run / "evaluation_1" / name).read_text() == (run / "report" / name).read_text()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_learning_rate_is_the_one_up_to_which_the_loss_falls(seed: int) -> None:
+    rates = np.geomspace(1e-6, 1, 100)
+    losses = 2.3 - 1.5 / (1 + (3e-3 / rates) ** 2) + np.random.default_rng(seed).normal(0, 0.1, 100)
+    losses[75:] += 20 * np.sin(np.linspace(0, np.pi, 25))  # thrown out, and falling back at the highest rates
+    for _ in range(2):
+        lr = where_lowest(rates, losses.astype(np.float32))
+        assert lr is not None and 8e-3 < lr < 5e-2
+        losses[90:] = np.nan
+    assert where_lowest(rates, np.linspace(2, 3, 100, dtype=np.float32)) is None
+
+
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     run = fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant")
     tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]
@@ -348,6 +361,7 @@ def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     assert (run / "report" / "lr_find.png").exists()
     used = {row["lr"] for row in rows(run / "report" / "history.csv")}
     assert len(used) == 1 and float(next(iter(used))) in [pytest.approx(lr, rel=1e-4) for lr in tested]
+    assert 2e-3 < float(next(iter(used))) < 3e-2  # of these pictures and this network; at 0.05 the loss explodes
     fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
     assert [row["lr"] for row in rows(run / "report" / "history.csv")] == [*used] * 2
 
