@@ -29,6 +29,12 @@ def recipes(args: Sequence[str]) -> list[str]:
     return option_values(args, "-c", "--config")
 
 
+def recipes_first(args: Sequence[str], default: str) -> list[str]:
+    """Return the arguments, the recipes (or `default`) before the options, which they would undo."""
+    named = [part for file in recipes(args) or [default] for part in ("--config", file)]
+    return [*named, *without(args, "-c", "--config")]
+
+
 def recipe_name(args: Sequence[str]) -> str:
     """Return the name of the last recipe, for the run's folder; a run's own `config.yaml` belongs to its recipe."""
     files = recipes(args)

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from cifar_lit.errors import UsageError
+from cifar_lit.pictures import Split
 from cifar_lit.runs import versions
 
 
@@ -125,10 +127,20 @@ def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]
     """Refuse weights that were trained to tell other classes."""
     theirs = checkpoint.get("PictureData", {}).get("classes", list(classes))
     if theirs != list(classes):
-        first = next(pair for pair in zip(theirs, classes, strict=False) if pair[0] != pair[1])
+        there, here = next(pair for pair in zip_longest(theirs, classes) if pair[0] != pair[1])
         raise UsageError(
-            f"--ckpt_path {path}: it was trained on other classes than these data have ({first[0]!r} there is "
-            f"{first[1]!r} here); give data with the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+            f"--ckpt_path {path}: it was trained on other classes than these data have ({there!r} there is {here!r} "
+            f"here, of {len(theirs)} there and {len(classes)} here); give data (data.source, data.root) with the "
+            f"classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+        )
+
+
+def check_pictures(checkpoint: dict[str, Any], path: Path, train: Split) -> None:
+    """Refuse to go on with a run on other training pictures."""
+    if checkpoint.get("PictureData", {}).get("train", train.fingerprint) != train.fingerprint:
+        raise UsageError(
+            f"--ckpt_path {path.parent.parent}: it was trained on other pictures than these; go on with the same data "
+            f"options as before, which are in its config.yaml, or begin a new run with --ckpt_path {path}"
         )
 
 

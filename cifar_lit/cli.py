@@ -19,7 +19,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks, checkpoints, hardware, processes, start
-from cifar_lit.arguments import recipe_name, recipes
+from cifar_lit.arguments import recipe_name, recipes_first
 from cifar_lit.checks import as_list, check, check_seed
 from cifar_lit.data import PictureData
 from cifar_lit.errors import UsageError
@@ -78,10 +78,8 @@ class FitCLI(LightningCLI):
     )
 
     def __init__(self, args: Sequence[str]) -> None:
-        given = list(args)
-        self.given = tuple(given)
-        if not recipes(given):
-            given = ["--config", str(DEFAULT_RECIPE), *given]
+        self.given = tuple(args)
+        given = recipes_first(args, str(DEFAULT_RECIPE))
         self.recipe = recipe_name(given)
         silence_noise()
         super().__init__(
@@ -96,7 +94,8 @@ class FitCLI(LightningCLI):
                 "prog": self.prog,
                 "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
                 "description": f"{self.description} Every option can stand in a recipe (--config, several are "
-                "merged) or on the command line.",
+                "merged) or on the command line, which goes before. Without --config it is configs/onecycle.yaml; the "
+                "defaults below are those of options that no recipe sets, --print_config shows what is set.",
             },
             args=given,
             run=False,
@@ -123,8 +122,8 @@ class FitCLI(LightningCLI):
             type=int,
             default=0,
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; "
-            "the rate up to which the loss falls takes the place of the optimizer's lr. 0 turns it off. A training that goes on from a "
-            "checkpoint keeps its own rate.",
+            "the rate up to which the loss falls takes the place of the optimizer's lr. 0 turns it off. A training "
+            "that goes on from a checkpoint keeps its own rate.",
         )
         parser.add_argument(
             "--process_timeout",
@@ -156,6 +155,10 @@ class FitCLI(LightningCLI):
         check(config)
         self.start = self._find_start()
         _ = self.start.checkpoint  # read before the data, which may have to be downloaded first
+        if self.start.run:
+            start.check_source(self.start.run, config.data.source)
+        elif self.start.file:
+            config.ckpt_path = str(self.start.file)  # for config.yaml: `best` may be another one later
 
     def _find_start(self) -> Start:
         told = processes.told()
@@ -166,8 +169,10 @@ class FitCLI(LightningCLI):
         trainer = self.config_init.trainer
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
         if self.start.file:
-            checkpoints.check_fits(self.start.checkpoint, self.start.file, self.model)
             checkpoints.check_classes(self.start.checkpoint, self.start.file, self.datamodule.pictures.classes)
+            checkpoints.check_fits(self.start.checkpoint, self.start.file, self.model)
+        if self.start.goes_on and self.start.file:
+            checkpoints.check_pictures(self.start.checkpoint, self.start.file, self.datamodule.pictures.train)
         if self.start.run:
             parts = len(list(self.start.run.glob("config*.yaml")))  # what the run was begun with stays as it is
             if parts:
@@ -231,7 +236,8 @@ class FitCLI(LightningCLI):
             if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun and SLURM know better
                 environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
         except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-            raise UsageError(f"trainer: {' '.join(str(error).split())}; change that trainer option") from None
+            reason = " ".join(str(error).split()).rstrip(".!")
+            raise UsageError(f"trainer: {reason}; change that trainer option") from None
         if trainer.world_size > 1 and not isinstance(config.get("val_check_interval"), int | float | None):
             raise UsageError(
                 "trainer.val_check_interval as a time goes by each process's own clock, and one that validates would "

@@ -186,6 +186,14 @@ class ImageClassifier(LightningModule):
             rank_zero_warn(
                 f"model.compile takes a minute or so, which the {steps:.0f} steps of this training hardly save"
             )
+        for config in self.trainer.lr_scheduler_configs:  # as the checkpoint had it
+            planned = getattr(config.scheduler, "total_steps", getattr(config.scheduler, "T_max", steps))
+            if steps > planned:
+                raise UsageError(
+                    f"model.schedule.name={self.schedule.name} was laid out for {planned} steps, and this training has "
+                    f"{steps:.0f}: give the trainer.max_epochs, data and batch size that it began with, or begin a new "
+                    "one without --ckpt_path"
+                )
         if self.plateau is not None and not any(self.trainer.num_val_batches):
             raise UsageError(
                 "model.schedule.name=plateau waits for the validation loss, but there is no validation: give "

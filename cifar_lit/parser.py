@@ -4,10 +4,12 @@ import difflib
 import re
 from typing import NoReturn
 
+import torch
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cifar_lit.errors import UsageError
 
+OPTIMIZERS = {name.lower(): name for name, one in vars(torch.optim).items() if isinstance(one, type)}
 HINT = "All options: --help; the configuration as it is: --print_config"
 
 
@@ -32,6 +34,13 @@ class Parser(LightningArgumentParser):
             text,
         )
         text = re.sub(r"Expected a Literal\[(.*?)\]\.?", r"choose one of \1.", text)
+        if unknown := re.match(r"(?:Unrecognized|unrecognized) arguments: (\S+\.ya?ml)\b", text):
+            text += f"; a recipe is given with --config {unknown[1]}"
+        if optimizer := re.match(r"model\.optimizer: .*?import path string: (\w+)", text):
+            near = difflib.get_close_matches(optimizer[1].lower(), OPTIMIZERS, n=1)
+            hint = f"; did you mean {OPTIMIZERS[near[0]]}?" if near else ", such as SGD or AdamW"
+            text = f"model.optimizer={optimizer[1]}: this is no class of torch.optim{hint}"
+        text = re.sub(r"\ba int\b", "an int", text)
         text = text.split(HINT)[0].rstrip()  # a group inside of a group has said it already
         known = self._option_names()
         for name in re.findall(r"(?:--|[Kk]ey '|option '?)([\w.]+)", text):

@@ -5,9 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import checkpoints, hardware, runs
+from cifar_lit.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Start:
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint, loaded without running code from it; empty for the first step."""
         return checkpoints.read(self.file) if self.file else {}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the checkpoint is the run's own; a run can begin from another one's."""
+        return self.run is not None and self.file is not None and self.run in self.file.parents
 
     @property
     def step(self) -> int:
@@ -47,9 +54,33 @@ def find(ckpt_path: str | None, folder: Path) -> Start:
     if not run:
         return Start(file=checkpoints.find(ckpt_path, folder) if ckpt_path else None)
     last = run / "checkpoints" / "last.ckpt"
-    there = last.is_file()
-    rank_zero_info(f"going on with {run}" + ("" if there else ", which has no checkpoint yet: from the start"))
-    return Start(run, last if there else None)
+    if last.is_file():
+        rank_zero_info(f"going on with {run}")
+        return Start(run, last)
+    file = _begun_from(run)
+    rank_zero_info(f"going on with {run}, which has no checkpoint yet: from {file or 'the start'}")
+    return Start(run, file)
+
+
+def _begun_from(run: Path) -> Path | None:
+    """Return the checkpoint that a run began from, None for one that began anew."""
+    given = _config(run).get("ckpt_path")
+    return checkpoints.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
+
+
+def _config(run: Path) -> dict[str, Any]:
+    file = run / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def check_source(run: Path, source: str) -> None:
+    """Refuse to go on with a run on other data, before those are loaded or downloaded."""
+    before = _config(run).get("data", {}).get("source", source)
+    if source != before:
+        raise UsageError(
+            f"data.source={source}: {run} was trained with data.source={before}; go on with the same options as "
+            f"before, which are in {run / 'config.yaml'}"
+        )
 
 
 def _run(ckpt_path: str | None, folder: Path) -> Path | None:

@@ -131,7 +131,7 @@ class Training:
             return
         loop, epochs = self.trainer.fit_loop, checkpoints.epochs_done(self.start.checkpoint)
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
-        if self.start.run and enough and checkpoints.stopped_early(self.start.checkpoint):
+        if self.start.goes_on and enough and checkpoints.stopped_early(self.start.checkpoint):
             loop.max_epochs = epochs  # Lightning would train on
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; its report is made again")

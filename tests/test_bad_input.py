@@ -87,7 +87,9 @@ def write_recipes(folder: Path) -> None:
         (["--trainer.accelerator=tpu"], ["trainer:", "torch_xla"]),
         (["--trainer.strategy=dpp"], ["trainer:", "strategy", "dpp"]),
         (["--trainer.max_epochs=-3"], ["trainer.max_epochs must be 1 or more (or -1 for no limit)"]),
-        (["--trainer.devices=0"], ["trainer:", "devices"]),
+        (["--trainer.devices=0"], ["trainer:", "devices", "accelerator; change that trainer option"]),
+        (["configs/demo.yaml"], ["--config configs/demo.yaml"]),
+        (["--model.optimizer=adam"], ["model.optimizer=adam", "did you mean Adam?"]),
         (
             ["--trainer.val_check_interval=00:00:01:00", "--trainer.devices=2", "--trainer.accelerator=cpu"],
             ["trainer.val_check_interval as a time", "give a number of steps"],

@@ -299,6 +299,53 @@ def test_a_checkpoint_from_between_a_validation_and_the_epochs_end_is_gone_on_fr
         assert [float(row[name] or "nan") for row in later[:2]] == pytest.approx(before, nan_ok=True)
 
 
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main(args)
+    assert [run.name for run in Path("lightning_logs/demo").iterdir()] == ["version_0"]
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine"])
+def test_a_schedule_does_not_go_on_beyond_its_end(
+    name: str, fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*QUICK, f"--model.schedule.name={name}"]
+    run = fit(*options)
+    for checkpoint in ("best", str(run)):
+        message = refused(capsys, *options, "--trainer.max_epochs=2", "--ckpt_path", checkpoint)
+        assert f"model.schedule.name={name} was laid out for 3 steps, and this training has 6" in message
+
+
+def test_a_run_does_not_go_on_with_other_data(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fit(*QUICK)
+    before = sorted(tmp_path.iterdir())
+    message = refused(capsys, *QUICK, "--ckpt_path=last", "--data.source=cifar10")
+    assert "data.source=cifar10" in message and "data.source=digits" in message and sorted(tmp_path.iterdir()) == before
+    assert "it was trained on other pictures" in refused(capsys, *QUICK, "--ckpt_path=last", "--data.image_size=24")
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again_where_it_began(fit: Callable[..., Path]) -> None:
+    fit(*QUICK, "--model.schedule.name=constant", "--seed_everything=5")
+    options = [*QUICK, "--model.schedule.name=constant", "--trainer.max_epochs=2"]
+    run = fit(*options, "--ckpt_path=best")
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "report")
+    assert fit(*options, "--ckpt_path=last") == run
+    again = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[name]) for name, value in again.items())
+
+
+def test_options_count_wherever_the_recipe_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--data.batch_size=16", *QUICK, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["batch_size"], printed["data"]["source"]) == (16, "digits")
+
+
 def test_the_report_is_of_the_projects_own_best_weights(fit: Callable[..., Path]) -> None:
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
     worst = [callback, "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=min"]
