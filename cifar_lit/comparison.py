@@ -83,7 +83,10 @@ def read(folder: str) -> Run:
         reason = f"{getattr(error, 'filename', None) or report}: {getattr(error, 'strerror', None) or error}"
         if isinstance(error, KeyError):
             reason = f"{report / 'metrics.json'} has no {error}, so an older version wrote it"
-        raise UsageError(f"{folder} has no complete report ({reason}); {REMEDY}") from None
+        remedy = (
+            REMEDY if any(run.glob("checkpoints/*.ckpt")) else "it has no checkpoints to make it from; give another"
+        )
+        raise UsageError(f"{folder} has no complete report ({reason}); {remedy}") from None
     absolute = run.resolve()
     name = f"{absolute.parent.name}/{absolute.name}" + (f"/{given.name}" if other and given.name != "report" else "")
     return Run(name, metrics, predictions, classes, config, notes, history)
@@ -108,6 +111,9 @@ def check_comparable(runs: Sequence[Run]) -> None:
         elif other.metrics["fingerprints"]["test"] != first.metrics["fingerprints"]["test"]:
             fingerprints = [run.metrics["fingerprints"]["test"] for run in (first, other)]
             problem = f"they were tested on different pictures (fingerprints {fingerprints[0]} and {fingerprints[1]})"
+            sizes = [run.config.get("data.image_size") for run in (first, other)]
+            if sizes[0] != sizes[1]:
+                problem = f"they saw the test pictures at different sizes (data.image_size {sizes[0]} and {sizes[1]})"
         elif not np.array_equal(other.predictions.indices, first.predictions.indices):
             problem = (
                 f"they were tested on different parts of the test set ({len(first.predictions)} and "

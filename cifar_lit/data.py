@@ -222,7 +222,7 @@ class PictureData(LightningDataModule):
         self._on_device = self._augments_on_device()
         if not self._on_device:
             workers = self._workers()
-            rank_zero_info(f"augmentation in {workers} worker processes (data.augment_on, data.num_workers)")
+            rank_zero_info(f"augmentation in worker processes: {workers} (data.augment_on, data.num_workers)")
             return self._loader(dataset, sampler, self.batch_size, workers, drop_last)
         rank_zero_info(f"augmentation on {device}, without worker processes (data.augment_on)")
         try:

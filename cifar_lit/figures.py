@@ -108,7 +108,8 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     losses = [row[key] for row in history for key in ("train/loss", "val/loss") if row.get(key, 0) > 0]
     if losses and max(losses) > 20 * min(losses):  # one bad epoch must not flatten all the others
         loss.set_yscale("log")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    rate.yaxis.set_major_formatter("{x:.3g}")  # without a power of ten beside the title
     return figure
 
 

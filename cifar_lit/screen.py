@@ -77,8 +77,9 @@ class History(Callback):
         """Say what is to come: the first epoch's line may be minutes away. Start the clocks of a resumed epoch."""
         seconds, validated, waited, pictures = self._earlier
         self._start(trainer, seconds, validated, waited, int(pictures))
-        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "any number of"
-        rank_zero_info(f"training: {epochs} epochs of {trainer.num_training_batches} steps")
+        many = trainer.max_epochs or -1
+        epochs = f"{many} epoch{'s' * (many != 1)}" if many > 0 else "any number of epochs"
+        rank_zero_info(f"training: {epochs} of {trainer.num_training_batches} steps")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
@@ -182,6 +183,8 @@ def silence_noise() -> None:
         lambda record: "Tip:" not in record.getMessage()
     )
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    # It counts in 32 bits then, which is what its estimate of the size says.
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Validation pictures only have to be sliced out of an array; workers would cost more than they save.
     warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
     # The empty list is how a data module says that nothing is held out.

@@ -71,4 +71,5 @@ class StopSignals:
             self.asked = signum
             name = signal.Signals(signum).name  # not print(): it may be what was interrupted
             hint = " (Ctrl-C once more leaves at once)" if signum == signal.SIGINT else ""
-            os.write(2, f"\n{name}: saving after this step{hint}\n".encode())
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                os.write(2, f"\n{name}: saving after this step{hint}\n".encode())

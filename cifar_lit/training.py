@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit import checkpoints, hardware, processes, runs
 from cifar_lit.analysis import Analysis
@@ -61,6 +61,9 @@ class Training:
             processes.arrange_meeting(self.start.run, self.start.file)
             together = self.trainer.world_size * self.data.batch_size
             rank_zero_info(f"{self.trainer.world_size} processes, {together} pictures a step (data.batch_size in each)")
+            cores, here = hardware.available_cores(), self.trainer.num_devices
+            if self.trainer.strategy.root_device.type == "cpu" and here > cores:
+                rank_zero_warn(f"{here} processes share {cores} cores: give trainer.devices={cores} or fewer")
         with self._in_its_folder() if self.logs and not self._dry else nullcontext():
             try:
                 self._train()
