@@ -139,9 +139,7 @@ class GradCAMPictures(ReportCallback):
                 for image, pair in zip(images, heat[layer], strict=True)
             ]
             heading = f"{method} of {layer}: the picture, what speaks for the true class, what for the predicted one\n"
-            caption = (
-                f"{heading}all dark: nothing; true → predicted, probability of the prediction ({analysis.weights})"
-            )
+            caption = f"{heading}all dark: nothing; true → predicted, its probability ({analysis.weights})"
             titles = [_error_title(test, i, data.pictures.classes, most=24) for i in drawn]
             report.figure(f"gradcam_{layer}", figures.grid(strips, titles, caption, columns=2))
 

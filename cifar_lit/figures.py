@@ -178,7 +178,7 @@ def reliability(
     upper.plot(confidence, accuracy, color=VAL, marker="o", markersize=4, linestyle="", label="at the mean confidence")
     upper.set_ylabel("accuracy")
     upper.set_title(f"expected calibration error {error:.1%}", fontsize=10)
-    upper.legend(fontsize=8, loc="upper left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # inside it would lie on the bars
     lower.bar(edges[:-1], count, width, align="edge", color=TRAIN, edgecolor="white")
     lower.set_ylabel("pictures")
     lower.set_xlabel("confidence, the probability of the prediction")
