@@ -67,7 +67,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
         "--trainer.accumulate_grad_batches",
         "300",
     ]
-    run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epochs")
+    run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epoch of")
     time.sleep(0.3)
     run.kill(signal.SIGINT)
     wait(lambda: "SIGINT: saving after this step" in run.said)
