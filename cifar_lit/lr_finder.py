@@ -42,7 +42,8 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
         module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=steps, update_attr=False
     )
     rates = np.array([lr for lr, _ in module.tried])
-    losses = trainer.strategy.reduce(torch.stack([loss for _, loss in module.tried]), reduce_op="mean").cpu().numpy()
+    here = torch.stack([loss for _, loss in module.tried]).float()
+    losses = trainer.strategy.reduce(here, reduce_op="mean").cpu().numpy()  # over all processes
     module.tried = None
     trainer.fit_loop.max_epochs = epochs
     lr = where_lowest(rates, losses)

@@ -62,17 +62,6 @@ def find(ckpt_path: str | None, folder: Path) -> Start:
     return Start(run, file)
 
 
-def _begun_from(run: Path) -> Path | None:
-    """Return the checkpoint that a run began from, None for one that began anew."""
-    given = _config(run).get("ckpt_path")
-    return checkpoints.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
-
-
-def _config(run: Path) -> dict[str, Any]:
-    file = run / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
 def check_source(run: Path, source: str) -> None:
     """Refuse to go on with a run on other data, before those are loaded or downloaded."""
     before = _config(run).get("data", {}).get("source", source)
@@ -88,3 +77,14 @@ def _run(ckpt_path: str | None, folder: Path) -> Path | None:
     if ckpt_path == "last":
         return runs.unfinished(folder) or checkpoints.find(ckpt_path, folder).parent.parent
     return runs.named(ckpt_path, folder) if ckpt_path and Path(ckpt_path).is_dir() else None
+
+
+def _begun_from(run: Path) -> Path | None:
+    """Return the checkpoint that a run began from, None for one that began anew."""
+    given = _config(run).get("ckpt_path")
+    return checkpoints.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
+
+
+def _config(run: Path) -> dict[str, Any]:
+    file = run / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
