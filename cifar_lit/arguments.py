@@ -36,8 +36,7 @@ def recipes_first(args: Sequence[str], default: str) -> list[str]:
 
 
 def recipe_name(args: Sequence[str]) -> str:
-    """Return the name of the last recipe, for the run's folder; a run's own `config.yaml` belongs to its recipe."""
-    files = recipes(args)
-    path = Path(os.path.abspath(files[-1])) if files else Path("run")
+    """Return the name of the last of one or more recipes, for the run's folder; a run's own belongs to its recipe."""
+    path = Path(os.path.abspath(recipes(args)[-1]))
     name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
     return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the folder above

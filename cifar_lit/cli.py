@@ -171,8 +171,8 @@ class FitCLI(LightningCLI):
         if self.start.file:
             checkpoints.check_classes(self.start.checkpoint, self.start.file, self.datamodule.pictures.classes)
             checkpoints.check_fits(self.start.checkpoint, self.start.file, self.model)
-        if self.start.goes_on and self.start.file:
-            checkpoints.check_pictures(self.start.checkpoint, self.start.file, self.datamodule.pictures.train)
+            if self.start.goes_on:
+                checkpoints.check_pictures(self.start.checkpoint, self.start.file, self.datamodule.pictures.train)
         if self.start.run:
             parts = len(list(self.start.run.glob("config*.yaml")))  # what the run was begun with stays as it is
             if parts:

@@ -84,12 +84,12 @@ def test_the_second_does_not_wait_for_ever_to_meet_a_first_that_was_killed(tmp_p
 def test_the_others_go_on_where_the_first_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", MEETING, START, FIRST):
         monkeypatch.setenv(name, "")  # to be put back at the end
-    for start in ([tmp_path / "run", tmp_path / "last.ckpt"], [None, None]):
+    for begun in ([tmp_path / "run", tmp_path / "last.ckpt"], [None, None]):
         monkeypatch.delenv("LOCAL_RANK", raising=False)
-        arrange_meeting(*start)
+        arrange_meeting(*begun)
         assert told() is None  # the first process has to find it itself
         monkeypatch.setenv("LOCAL_RANK", "1")
-        assert told() == start
+        assert told() == begun
 
 
 def test_torchrun_with_another_number_of_processes_is_refused(
