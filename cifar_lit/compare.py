@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cifar_lit.errors import short_errors
+from cifar_lit.utils.errors import short_errors
 
 
 def parse(args: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     with short_errors():
         options = parse(sys.argv[1:] if args is None else args)
-        from cifar_lit.comparison import run
+        from cifar_lit.report.comparison import run
 
         run(options.runs, options.out)
 

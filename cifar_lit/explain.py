@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cifar_lit.errors import UsageError, short_errors
+from cifar_lit.utils.errors import UsageError, short_errors
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")  # those of net.py, which takes seconds to import
 
@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     with short_errors():
         options = parse(sys.argv[1:] if args is None else args)
-        from cifar_lit.explanations import run
+        from cifar_lit.report.explanation import run
 
         run(options)
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from cifar_lit.errors import short_errors
+from cifar_lit.utils.errors import short_errors
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -13,7 +13,7 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With 2 for an unusable option or file, with 1 for a failure.
     """
     with short_errors():
-        from cifar_lit.cli import FitCLI
+        from cifar_lit.cli.options import FitCLI
 
         FitCLI(sys.argv[1:] if args is None else args).fit()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.pictures import Pictures, Split
+from cifar_lit.data.dataset import Pictures, Split
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

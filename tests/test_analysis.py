@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
-from cifar_lit.analysis import Analysis
-from cifar_lit.data import PictureData
-from cifar_lit.gradcam import activation_maps
-from cifar_lit.module import ImageClassifier
-from cifar_lit.net import LAYERS
+from cifar_lit.analysis.gradcam import activation_maps
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.resnet import LAYERS
+from cifar_lit.report.analysis import Analysis
 
 
 def compiled(module: ImageClassifier) -> Any:

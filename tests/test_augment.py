@@ -3,8 +3,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cifar_lit.augment import Augmentation, Rotate
-from cifar_lit.augment_options import AugmentOptions, picture_key
+from cifar_lit.data.augment.config import AugmentOptions, picture_key
+from cifar_lit.data.augment.cpu import Augmentation, Rotate
 
 MEAN = (0.2, 0.4, 0.6)
 FILL = (51, 102, 153)  # MEAN in 0..255

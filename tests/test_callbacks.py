@@ -9,14 +9,18 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from cifar_lit.callbacks import GradCAMPictures, MisclassifiedPictures, SamplePictures, Scores
-from cifar_lit.data import PictureData
-from cifar_lit.errors import UsageError
-from cifar_lit.module import ImageClassifier
-from cifar_lit.net import Classifier
-from cifar_lit.pictures import Pictures
-from cifar_lit.predictions import Predictions
-from cifar_lit.report import Report, ReportCallback, WholeReport
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.callbacks.gradcam import GradCAMPictures
+from cifar_lit.callbacks.misclassified import MisclassifiedPictures
+from cifar_lit.callbacks.report import ReportCallback, WholeReport
+from cifar_lit.callbacks.samples import SamplePictures
+from cifar_lit.callbacks.scores import Scores
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.dataset import Pictures
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.report.writer import Report
+from cifar_lit.utils.errors import UsageError
 
 
 def test_in_a_trainer_of_ones_own_with_nothing_else(tmp_path: Path) -> None:

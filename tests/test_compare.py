@@ -10,9 +10,9 @@ from conftest import QUICK
 from scipy.stats import binom
 
 from cifar_lit import compare
-from cifar_lit.comparison import changes
+from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.fit import main
-from cifar_lit.predictions import Predictions, read_csv
+from cifar_lit.report.comparison import changes
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cifar_lit.augment import Augmentation
-from cifar_lit.augment_options import AugmentOptions
-from cifar_lit.data import PictureData
-from cifar_lit.dataset import Batch, EvalSampler, PictureDataset, TrainSampler
-from cifar_lit.device_augment import DeviceAugmentation
-from cifar_lit.errors import UsageError
-from cifar_lit.loaders import DeviceLoader, LazyLoader, as_is
-from cifar_lit.pictures import Pictures, Split
+from cifar_lit.data.augment.config import AugmentOptions
+from cifar_lit.data.augment.cpu import Augmentation
+from cifar_lit.data.augment.device import DeviceAugmentation
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.dataset import Batch, PictureDataset, Pictures, Split
+from cifar_lit.data.loaders import DeviceLoader, LazyLoader, as_is
+from cifar_lit.data.sampling import EvalSampler, TrainSampler
+from cifar_lit.utils.errors import UsageError
 
 
 class Seen(LightningModule):

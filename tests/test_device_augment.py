@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_lit.augment import Augmentation
-from cifar_lit.augment_options import AugmentOptions, picture_key
-from cifar_lit.device_augment import DeviceAugmentation, crop_and_flip, cutout, pack, rotate, unpack
+from cifar_lit.data.augment.config import AugmentOptions, picture_key
+from cifar_lit.data.augment.cpu import Augmentation
+from cifar_lit.data.augment.device import DeviceAugmentation, crop_and_flip, cutout, pack, rotate, unpack
 
 MEAN = (0.2, 0.4, 0.6)
 FILL = (51, 102, 153)  # MEAN in 0..255

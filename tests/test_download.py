@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lit.download import TRIES, fetch
-from cifar_lit.errors import RunError, UsageError
+from cifar_lit.data.download import TRIES, fetch
+from cifar_lit.utils.errors import RunError, UsageError
 
 DATA = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(DATA).hexdigest()

@@ -9,10 +9,10 @@ from conftest import QUICK
 from PIL import Image
 
 from cifar_lit import compare, evaluate
-from cifar_lit.checkpoints import net_state
-from cifar_lit.data import PictureData
+from cifar_lit.data.datamodule import PictureData
 from cifar_lit.fit import main
-from cifar_lit.net import Classifier
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.training.checkpoints import net_state
 
 
 @pytest.fixture(scope="module")

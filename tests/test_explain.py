@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cifar_lit import explain
-from cifar_lit.net import Classifier
+from cifar_lit.models.resnet import Classifier
 
 CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
 

@@ -9,8 +9,8 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
-from cifar_lit.faithfulness import SHARES, STAGES, randomisation, road
-from cifar_lit.net import Classifier, Normalize
+from cifar_lit.analysis.faithfulness import SHARES, STAGES, randomisation, road
+from cifar_lit.models.resnet import Classifier, Normalize
 
 
 class BrightCorner(nn.Module):

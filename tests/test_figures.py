@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cifar_lit import figures
+from cifar_lit.report import figures
 
 
 def picture(size: int = 32, value: int = 200) -> np.ndarray:

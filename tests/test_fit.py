@@ -19,12 +19,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_lit import evaluate
-from cifar_lit.data import PictureData
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.dataset import Split
+from cifar_lit.data.sampling import stratified_split
 from cifar_lit.fit import main
-from cifar_lit.lr_finder import where_lowest
-from cifar_lit.module import ImageClassifier
-from cifar_lit.pictures import Split
-from cifar_lit.splits import stratified_split
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.training.lr_finder import where_lowest
 
 PICTURES = {"train_pictures", "test_pictures", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
 PICTURES |= {"curves", "class_accuracy", "confusion", "calibration"}
@@ -125,7 +125,7 @@ def test_a_part_that_cannot_be_drawn_does_not_stop_the_others(
     def broken(*_: object) -> None:
         raise MemoryError("no room for the matrix")
 
-    monkeypatch.setattr("cifar_lit.figures.confusion", broken)
+    monkeypatch.setattr("cifar_lit.report.figures.confusion", broken)
     with pytest.raises(SystemExit) as exit_:
         fit(*QUICK)
     assert exit_.value.code == 1

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lit import decode, folder
-from cifar_lit.errors import RunError, UsageError
-from cifar_lit.pictures import Pictures, Split
+from cifar_lit.data import decode
+from cifar_lit.data import image_folder as folder
+from cifar_lit.data.dataset import Pictures, Split
+from cifar_lit.utils.errors import RunError, UsageError
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128)
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cifar_lit import checkpoints, decode
-from cifar_lit.errors import UsageError
+from cifar_lit.data import decode
 from cifar_lit.fit import main
+from cifar_lit.training import checkpoints
+from cifar_lit.utils.errors import UsageError
 
 FIXED = settings(
     max_examples=80,

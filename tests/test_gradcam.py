@@ -7,10 +7,10 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cifar_lit.cams import check, methods
-from cifar_lit.errors import UsageError
-from cifar_lit.gradcam import activation_maps, default_layer, layer_sizes, to_picture
-from cifar_lit.net import LAYERS, Classifier
+from cifar_lit.analysis.cam_methods import check, methods
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, layer_sizes, to_picture
+from cifar_lit.models.resnet import LAYERS, Classifier
+from cifar_lit.utils.errors import UsageError
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -46,7 +46,7 @@ def test_large_pictures_are_explained_a_few_at_a_time(monkeypatch: pytest.Monkey
     asked = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
     whole = activation_maps(net, images, asked, LAYERS)
     seen: list[int] = []
-    monkeypatch.setattr("cifar_lit.gradcam.PIXELS", 2 * 32**2)
+    monkeypatch.setattr("cifar_lit.analysis.gradcam.PIXELS", 2 * 32**2)
     net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
     parts = activation_maps(net, images, asked, LAYERS)
     assert seen == [2, 2, 1]

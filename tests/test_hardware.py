@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from cifar_lit.hardware import available_cores, choose_device, choose_precision, describe
+from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ import pytest
 from conftest import CONFIGS
 from PIL import Image
 
-from cifar_lit import decode, folder, sources
-from cifar_lit.arguments import recipe_name
-from cifar_lit.errors import RunError
-from cifar_lit.explanations import _files, _Names
-from cifar_lit.files import plain_cell, safe_cell
+from cifar_lit.cli.arguments import recipe_name
+from cifar_lit.data import decode, sources
+from cifar_lit.data import image_folder as folder
 from cifar_lit.fit import main
-from cifar_lit.page import render
+from cifar_lit.report.explanation import _files, _Names
+from cifar_lit.report.html import render
+from cifar_lit.utils.errors import RunError
+from cifar_lit.utils.files import plain_cell, safe_cell
 
 DEMO = ["--config", str(CONFIGS / "demo.yaml")]
 NAMES = ["</script><script>alert(1)</script>", "=cmd|' /C calc'!A0", "../../x", "a\nb", "\"'>", "[x](javascript:y)|"]

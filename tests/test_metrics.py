@@ -6,7 +6,8 @@ import torch
 from sklearn import metrics as sklearn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from cifar_lit.metrics import (
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.analysis.scores import (
     accuracy_interval,
     calibration,
     class_scores,
@@ -15,7 +16,6 @@ from cifar_lit.metrics import (
     label_suspects,
     principal_components,
 )
-from cifar_lit.predictions import Predictions
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from conftest import Tiny
 from pytorch_lightning import Trainer
 from torch import nn
 
-from cifar_lit.data import PictureData
-from cifar_lit.module import ImageClassifier
-from cifar_lit.net import Normalize
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.resnet import Normalize
 
 
 def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
@@ -29,7 +29,7 @@ def train(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
 def test_a_compiled_network_trains_alike_and_says_where_it_does_not_pay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str | None, warning: str
 ) -> None:
-    monkeypatch.setattr("cifar_lit.module.bfloat16_unit", lambda: unit)
+    monkeypatch.setattr("cifar_lit.models.classifier.bfloat16_unit", lambda: unit)
     plain = train(tmp_path, compile=False)
     with pytest.warns(UserWarning, match=rf"model\.compile .*{warning}"):
         compiled = train(tmp_path, compile=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_lit import page
-from cifar_lit.net import Classifier
-from cifar_lit.pictures import Pictures, Split
-from cifar_lit.predictions import Predictions
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.data.dataset import Pictures, Split
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.report import html as page
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -185,7 +185,7 @@ def test_a_section_that_fails_gives_way_to_the_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
-    monkeypatch.setattr("cifar_lit.faithfulness.road", broken)
+    monkeypatch.setattr("cifar_lit.analysis.faithfulness.road", broken)
     html = build(analysis, tmp_path)
     assert analysis.problems == {"Page (trust)": "the matrix is <singular>"}
     assert "Page (trust) could not be made: the matrix is <singular>" in capsys.readouterr().err

@@ -5,11 +5,11 @@ import torch
 from pytorch_lightning import Trainer
 from torch.optim import SGD
 
-from cifar_lit.data import PictureData
-from cifar_lit.module import ImageClassifier
-from cifar_lit.net import Classifier
-from cifar_lit.parameter_groups import parameter_groups, set_rates
-from cifar_lit.schedules import Schedule
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.optim import parameter_groups, set_rates
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.schedules import Schedule
 
 MEAN = (0.5, 0.5, 0.5)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.pictures import Pictures, Split
-from cifar_lit.predictions import Predictions, average, predict, read_csv, write_csv
+from cifar_lit.analysis.predictions import Predictions, average, predict, read_csv, write_csv
+from cifar_lit.data.dataset import Pictures, Split
 
 
 class Brightness(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 from conftest import QUICK, ROOT
 
 from cifar_lit.fit import main
-from cifar_lit.processes import FIRST, MEETING, START, arrange_meeting, outlive, told
+from cifar_lit.training.distributed import FIRST, MEETING, START, arrange_meeting, outlive, told
 
 
 def sockets(pid: int) -> set[str]:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lit import runs
-from cifar_lit.errors import UsageError
+from cifar_lit.training import run_folder as runs
+from cifar_lit.utils.errors import UsageError
 
 
 def test_a_run_takes_the_next_free_version(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_lit import checkpoints, files
-from cifar_lit.errors import UsageError
-from cifar_lit.files import plain_cell, replace_text, replacing, safe_cell
-from cifar_lit.loggers import ContinuedCSVLogger
-from cifar_lit.saving import WholeCheckpointIO
+from cifar_lit.training import checkpoints
+from cifar_lit.training.checkpointing import WholeCheckpointIO
+from cifar_lit.training.loggers import ContinuedCSVLogger
+from cifar_lit.utils import files
+from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.files import plain_cell, replace_text, replacing, safe_cell
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from cifar_lit.data import PictureData
-from cifar_lit.errors import UsageError
-from cifar_lit.module import ImageClassifier
-from cifar_lit.schedules import Schedule
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.schedules import Schedule
+from cifar_lit.utils.errors import UsageError
 
 LR = 0.01
 STEPS = 5  # an epoch

@@ -11,10 +11,10 @@ from conftest import Tiny
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from cifar_lit import screen
-from cifar_lit.data import PictureData
-from cifar_lit.dataset import Batch, Key, PictureDataset
-from cifar_lit.module import ImageClassifier
+from cifar_lit.callbacks import screen
+from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.dataset import Batch, Key, PictureDataset
+from cifar_lit.models.classifier import ImageClassifier
 
 
 @pytest.fixture

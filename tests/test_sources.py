@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from cifar_lit.errors import RunError, UsageError
-from cifar_lit.pictures import Pictures
-from cifar_lit.sources import load
+from cifar_lit.data.dataset import Pictures
+from cifar_lit.data.sources import load
+from cifar_lit.utils.errors import RunError, UsageError
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 

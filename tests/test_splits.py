@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cifar_lit.splits import stratified_split
+from cifar_lit.data.sampling import stratified_split
 
 LABELS = np.random.default_rng(3).choice(5, size=1000, p=[0.4, 0.3, 0.2, 0.08, 0.02]).astype(np.int64)
 

@@ -57,8 +57,8 @@ def main() -> None:
     import torch
     from pictures import generate
 
-    from cifar_lit.hardware import choose_device, choose_precision, describe, keep_freed_memory
-    from cifar_lit.net import smallest_strided
+    from cifar_lit.models.resnet import smallest_strided
+    from cifar_lit.utils.hardware import choose_device, choose_precision, describe, keep_freed_memory
 
     keep_freed_memory()  # as fit does, on a CPU; for both sides
     precision, device = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))

@@ -11,13 +11,12 @@ from albumentations.pytorch import ToTensorV2
 from harness import Row, Settings, alternate, faster
 from PIL import Image
 
-from cifar_lit import loaders
-from cifar_lit.augment import Augmentation
-from cifar_lit.augment_options import AugmentOptions
-from cifar_lit.dataset import PictureDataset
-from cifar_lit.device_augment import DeviceAugmentation, pack
-from cifar_lit.net import Normalize
-from cifar_lit.pictures import Split
+from cifar_lit.data import loaders
+from cifar_lit.data.augment.config import AugmentOptions
+from cifar_lit.data.augment.cpu import Augmentation
+from cifar_lit.data.augment.device import DeviceAugmentation, pack
+from cifar_lit.data.dataset import PictureDataset, Split
+from cifar_lit.models.resnet import Normalize
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 BATCH = 512

@@ -8,9 +8,9 @@ import torch
 from harness import Row, Settings, Times, alternate, quiet, slower_by
 
 from cifar_lit import callbacks
-from cifar_lit.analysis import Analysis
-from cifar_lit.cli import FitCLI
-from cifar_lit.report import WholeReport
+from cifar_lit.callbacks.report import WholeReport
+from cifar_lit.cli.options import FitCLI
+from cifar_lit.report.analysis import Analysis
 
 PICTURES = (callbacks.SamplePictures, callbacks.MisclassifiedPictures, callbacks.GradCAMPictures)
 

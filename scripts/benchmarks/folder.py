@@ -7,8 +7,8 @@ from harness import Row, Settings, Times, alternate, faster
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from cifar_lit.folder import load_folder
-from cifar_lit.hardware import available_cores
+from cifar_lit.data.image_folder import load_folder
+from cifar_lit.utils.hardware import available_cores
 
 
 def measure(settings: Settings) -> list[Row]:

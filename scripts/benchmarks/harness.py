@@ -125,7 +125,7 @@ def slower_by(
 
 
 def _speed(pictures: int, times: Times) -> str:
-    from cifar_lit.screen import figures  # takes seconds to import
+    from cifar_lit.callbacks.history import figures
 
     low, high = pictures / max(times.seconds), pictures / min(times.seconds)
     return f"{figures(pictures / times.median)} ({figures(low)} to {figures(high)})"

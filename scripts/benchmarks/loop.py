@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_lit.cli import FitCLI
-from cifar_lit.dataset import Batch
+from cifar_lit.cli.options import FitCLI
+from cifar_lit.data.dataset import Batch
 
 
 class Tiny(nn.Sequential):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from harness import Row, Settings
 
-from cifar_lit.data import PictureData
+from cifar_lit.data.datamodule import PictureData
 
 
 def measure(settings: Settings) -> list[Row]:

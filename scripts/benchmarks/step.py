@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from cifar_lit.hardware import bfloat16_unit, choose_device, choose_precision
-from cifar_lit.net import Classifier, smallest_strided
+from cifar_lit.models.resnet import Classifier, smallest_strided
+from cifar_lit.utils.hardware import bfloat16_unit, choose_device, choose_precision
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 
 from cifar_lit.fit import main
-from cifar_lit.hardware import available_cores
+from cifar_lit.utils.hardware import available_cores
 
 
 def measure(settings: Settings) -> list[Row]:

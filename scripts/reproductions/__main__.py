@@ -72,7 +72,7 @@ def main() -> None:
     if not options.out.is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     sys.path.insert(0, str(ROOT))  # the project itself, where it is not installed
-    from cifar_lit.errors import short_errors
+    from cifar_lit.utils.errors import short_errors
 
     with short_errors():
         _train(options, [recipes[name] for name in options.recipes or recipes], further)
@@ -82,7 +82,7 @@ def _train(options: argparse.Namespace, recipes: list[Path], further: tuple[str,
     from results import keep, record, tell, text_of, write  # here, because they wait for torch
     from training import Training, finished
 
-    from cifar_lit.errors import RunError
+    from cifar_lit.utils.errors import RunError
 
     text_of(options.out / "RESULTS.md")  # not only after hours
     changes = CHANGES if options.tries else {"": ()}

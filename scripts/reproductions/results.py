@@ -8,10 +8,10 @@ from typing import Any
 
 from training import Training
 
-from cifar_lit.arguments import without
-from cifar_lit.comparison import Run
-from cifar_lit.errors import UsageError
-from cifar_lit.files import replace_text
+from cifar_lit.cli.arguments import without
+from cifar_lit.report.comparison import Run
+from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.files import replace_text
 
 Record = dict[str, Any]
 NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from cifar_lit import runs
-from cifar_lit.comparison import Run, flat, read
-from cifar_lit.errors import Interrupted
+from cifar_lit.report.comparison import Run, flat, read
+from cifar_lit.training import run_folder as runs
+from cifar_lit.utils.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from harness import Row, Settings, WrappedFile
 from PIL import Image
 from resuming import LIMIT, SMALL, differences, newest
 
-from cifar_lit import checkpoints
+from cifar_lit.training import checkpoints
 
 FULL = os.strerror(errno.ENOSPC)
 
@@ -91,7 +91,8 @@ class LimitedFile(WrappedFile):
 
 def made_up() -> None:
     """Let the files that this process writes lie on such a disk."""
-    from cifar_lit import decode, files
+    from cifar_lit.data import decode
+    from cifar_lit.utils import files
 
     def limited(path: Any, mode: str = "r", **options: Any) -> Any:
         file = open(path, mode, **options)
@@ -114,7 +115,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def fill_later() -> None:
     """Let the disk be filled when the training of this process is over, up to `LEAVE` bytes, with the file `FILLER`."""
-    from cifar_lit import report
+    from cifar_lit.callbacks import report
 
     make = report.WholeReport.on_fit_end
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])

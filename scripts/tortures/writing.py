@@ -12,8 +12,9 @@ from unittest import mock
 import torch
 from harness import Row, Settings, WrappedFile
 
-from cifar_lit import checkpoints, files
-from cifar_lit.saving import WholeCheckpointIO
+from cifar_lit.training import checkpoints
+from cifar_lit.training.checkpointing import WholeCheckpointIO
+from cifar_lit.utils import files
 
 PIECE = 1 << 16  # bytes
 

@@ -1,0 +1,1 @@
+"""Predictions, scores and Grad-CAM: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""The command line: options, checks, and where to resume."""

@@ -1,0 +1,1 @@
+"""Augmentation on the CPU (albumentations) and on the device (batched)."""

@@ -1,0 +1,1 @@
+"""One training: its run folder, checkpoints, signals, processes."""

@@ -1,0 +1,1 @@
+"""Errors, files and hardware: knows nothing of this project."""
