@@ -11,7 +11,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.compare",
-        description="Compare runs on the same test pictures: a table on the screen, compare.json and compare.html. Of "
+        description="Compare runs on the same test images: a table on the screen, compare.json and compare.html. Of "
         "two runs also which errors were fixed, which are new and which stay, with an exact McNemar test.",
         allow_abbrev=False,
     )

@@ -1,4 +1,4 @@
-"""Ask a trained network about anyone's own pictures: `python -m cifar_lit.explain`."""
+"""Ask a trained network about anyone's own images: `python -m cifar_lit.explain`."""
 
 import argparse
 import sys
@@ -13,11 +13,11 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.explain",
-        description="Show what a trained network takes pictures for, and which places of them speak for it. Leaves an "
-        "overlay PNG for each picture, a contact sheet and explain.json.",
+        description="Show what a trained network takes images for, and which places of them speak for it. Leaves an "
+        "overlay PNG for each image, a contact sheet and explain.json.",
         allow_abbrev=False,
     )
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE_OR_FOLDER", help="PNG, JPEG or WebP of any size")
+    parser.add_argument("images", nargs="+", metavar="PICTURE_OR_FOLDER", help="PNG, JPEG or WebP of any size")
     parser.add_argument(
         "--ckpt_path",
         required=True,
@@ -33,7 +33,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder for the results (default: a new explain_N in the current one)"
     )
-    # A list option would swallow the pictures that follow it, so they may stand on both sides of the options.
+    # A list option would swallow the images that follow it, so they may stand on both sides of the options.
     found = parser.parse_intermixed_args(args)
     if found.top < 1:
         raise UsageError(f"--top must be 1 or more, got {found.top}")
@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run with command-line arguments, those of the process by default.
 
     Raises:
-        SystemExit: With 2 for an unusable option or file, with 1 if a picture could not be read.
+        SystemExit: With 2 for an unusable option or file, with 1 if a image could not be read.
     """
     with short_errors():
         options = parse(sys.argv[1:] if args is None else args)

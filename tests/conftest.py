@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.data.dataset import Pictures, Split
+from cifar_lit.data.dataset import DataSplits, Split
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 
-# The smallest useful run: built-in pictures, the cheap stem, a few steps.
+# The smallest useful run: built-in images, the cheap stem, a few steps.
 QUICK = [
     "--config",
     str(CONFIGS / "demo.yaml"),
@@ -22,7 +22,7 @@ QUICK = [
     "--trainer.log_every_n_steps=1",
     "--data.num_workers=0",
     "--misclassified.k=3",
-    "--page.scored=1",
+    "--page.num_road=1",
 ]
 
 
@@ -54,17 +54,17 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def pictures() -> Pictures:
-    """Random pictures of three classes: 60 to train on, 30 to test."""
+def splits() -> DataSplits:
+    """Random images of three classes: 60 to train on, 30 to test."""
     rng = np.random.default_rng(0)
 
     def split(count: int) -> Split:
         return Split(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3)
 
-    return Pictures(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    return DataSplits(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that no process is alone with one in the end."""
-    slow = {"test_bench.py", "test_reproduce.py", "test_torture.py"}
+    slow = {"test_bench.py", "test_reproduce.py", "test_fault_injection.py"}
     items.sort(key=lambda item: item.path.name not in slow)

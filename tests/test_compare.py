@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK
 from scipy.stats import binom
 
 from cifar_lit import compare
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.fit import main
 from cifar_lit.report.comparison import changes
+from tests.conftest import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         main(QUICK)
         monitor = "--trainer.callbacks+=pytorch_lightning.callbacks.LearningRateMonitor"
-        main([*QUICK, "--trainer.limit_train_batches=8", "--page.explained=0", monitor])
+        main([*QUICK, "--trainer.limit_train_batches=8", "--page.num_cams=0", monitor])
     return folder / "lightning_logs" / "demo"
 
 
@@ -107,4 +107,4 @@ def test_what_cannot_be_compared_is_refused(
     metrics["fingerprints"]["test"] = "0123"
     Path("other/report/metrics.json").write_text(json.dumps(metrics))
     message = refused(capsys, first, "other")
-    assert "tested on different pictures" in message and "0123" in message
+    assert "tested on different images" in message and "0123" in message

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK
 from PIL import Image
 
 from cifar_lit import compare, evaluate
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
 from cifar_lit.models.resnet import Classifier
 from cifar_lit.training.checkpoints import net_state
+from tests.conftest import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def test_a_runs_folder_is_enough(run: Path, caplog: pytest.LogCaptureFixture) ->
     assert (again / "misclassified.png").read_bytes() == (run / "report" / "misclassified.png").read_bytes()
 
 
-def test_two_runs_on_other_pictures_can_be_compared(run: Path, tmp_path: Path) -> None:
-    digits = PictureData("digits").pictures.test
+def test_two_runs_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:
+    digits = ImageDataModule("digits").splits.test
     for row, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
         for split in ("train", "test"):
             (tmp_path / "mine" / split / str(label)).mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def test_two_runs_on_other_pictures_can_be_compared(run: Path, tmp_path: Path) -
     options = ["--data.source=folder", f"--data.root={tmp_path / 'mine'}", f"--data.cache_dir={tmp_path / 'cache'}"]
     for weights in ("best", "last"):
         file, out = run / "checkpoints" / f"{weights}.ckpt", run / f"evaluation_of_{weights}"
-        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, "--page.explained=0"])
+        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, "--page.num_cams=0"])
     folders = [str(run / f"evaluation_of_{weights}") for weights in ("best", "last")]
     compare.main([*folders, "--out", str(tmp_path / "compared")])
     assert (tmp_path / "compared" / "compare.html").read_text().count("<img") > 0
@@ -60,7 +60,7 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--out", str(out), "--misclassified.k=3", "--data.train_eval_size=37", "--trainer.sync_batchnorm=true"]
     evaluate.main([*QUICK, "--ckpt_path", str(file), *options])
-    assert json.loads((out / "metrics.json").read_text())["train"]["pictures"] == 37
+    assert json.loads((out / "metrics.json").read_text())["train"]["images"] == 37
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 
@@ -68,28 +68,28 @@ def test_flip_averaging_is_told_beside_the_plain_figures(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_averaging", "true"])
+    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_tta", "true"])
     plain, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "report", out))
-    averaged = metrics.pop("test_flip_averaged")
-    assert metrics == plain and "test_flip_averaged" not in plain
-    images = torch.from_numpy(PictureData("digits").pictures.test.images)
+    averaged = metrics.pop("test_flip_tta")
+    assert metrics == plain and "test_flip_tta" not in plain
+    images = torch.from_numpy(ImageDataModule("digits").splits.test.images)
     net = checkpoint_net(run)
     with torch.no_grad():
         logits = (net(images) + net(images.flip(2))) / 2
-    labels = torch.from_numpy(PictureData("digits").pictures.test.labels)
+    labels = torch.from_numpy(ImageDataModule("digits").splits.test.labels)
     assert averaged["accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert averaged["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
     assert averaged["loss"] != pytest.approx(plain["test"]["loss"], rel=1e-7)
-    assert f"flip-averaged  {averaged['accuracy']:.2%}" in caplog.text
-    assert "test, flip averaged" in (out / "index.html").read_text() and "flip" in (out / "README.md").read_text()
+    assert f"flip TTA  {averaged['accuracy']:.2%}" in caplog.text
+    assert "test, flip TTA" in (out / "index.html").read_text() and "flip" in (out / "README.md").read_text()
     out.rename(run / "evaluation_9")
     compare.main([str(run), str(run / "evaluation_9"), "--out", str(tmp_path / "compared")])
-    assert "flip-averaged" in capsys.readouterr().out
+    assert "flip TTA" in capsys.readouterr().out
 
 
 def checkpoint_net(run: Path) -> torch.nn.Module:
     """Return the network of a run's best checkpoint."""
-    data = PictureData("digits")
+    data = ImageDataModule("digits")
     net = Classifier(10, data.mean, data.std, stem="imagenet").eval()
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     net.load_state_dict(net_state(checkpoint["state_dict"]))
@@ -108,7 +108,7 @@ def test_unusable_checkpoints_are_named(run: Path, tmp_path: Path, capsys: pytes
     assert "holds no checkpoints/best.ckpt" in refused(capsys, "--ckpt_path", str(tmp_path))
     assert "there is no such file" in refused(capsys, "--ckpt_path", str(tmp_path / "none.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    checkpoint["PictureData"]["classes"][3] = "three"
+    checkpoint["ImageDataModule"]["classes"][3] = "three"
     torch.save(checkpoint, tmp_path / "other.ckpt")
     message = refused(capsys, *QUICK, "--ckpt_path", str(tmp_path / "other.ckpt"))
     assert "'three' there is '3' here" in message

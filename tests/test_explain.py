@@ -1,4 +1,4 @@
-"""`python -m cifar_lit.explain`: anyone's own pictures."""
+"""`python -m cifar_lit.explain`: anyone's own images."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     weights = {f"net.{key}": value for key, value in Classifier(**built).state_dict().items()}
     file = tmp_path_factory.mktemp("run") / "some.ckpt"
     data = {"classes": CLASSES, "image_size": 32}
-    torch.save({"state_dict": weights, "hyper_parameters": built, "PictureData": data, "epoch": 0}, file)
+    torch.save({"state_dict": weights, "hyper_parameters": built, "ImageDataModule": data, "epoch": 0}, file)
     return str(file)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with pictures as people have them."""
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images as people have them."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine"
     (folder / "more").mkdir(parents=True)
@@ -48,8 +48,8 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    explain.main([str(pictures), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
+def test_a_folder_of_anything(checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    explain.main([str(images), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
     written = {file.name for file in Path("out").iterdir()}
     assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "same_size.png", "tiny.png"} | {
         "contact_sheet.png",
@@ -57,7 +57,7 @@ def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.Ca
     }
     results = json.loads(Path("out/explain.json").read_text())
     assert results["unreadable"] == []
-    by_file = {Path(one["file"]).name: one for one in results["pictures"]}
+    by_file = {Path(one["file"]).name: one for one in results["images"]}
     assert len(by_file) == 6
     for one in by_file.values():
         shares = [entry["probability"] for entry in one["top"]]
@@ -68,17 +68,17 @@ def test_a_folder_of_anything(checkpoint: str, pictures: Path, capsys: pytest.Ca
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
     with Image.open("out/large.png") as image:
-        assert image.width > 4 * 300  # the picture, what the network sees, two layers
+        assert image.width > 4 * 300  # the image, what the network sees, two layers
     assert by_file["grey.png"]["top"][0]["class"] in capsys.readouterr().out
 
 
-def test_the_table_is_what_the_network_says(checkpoint: str, pictures: Path) -> None:
-    explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(pictures / "grey.png")])
-    (one,) = json.loads(Path("explain_1/explain.json").read_text())["pictures"]
+def test_the_table_is_what_the_network_says(checkpoint: str, images: Path) -> None:
+    explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
+    (one,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     loaded = torch.load(checkpoint, weights_only=True)
     net = Classifier(**loaded["hyper_parameters"]).eval()
     net.load_state_dict({key.removeprefix("net."): value for key, value in loaded["state_dict"].items()})
-    with Image.open(pictures / "grey.png") as image:
+    with Image.open(images / "grey.png") as image:
         small = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
     with torch.no_grad():
         expected = net(torch.from_numpy(small.copy())[None])[0].softmax(0)
@@ -89,15 +89,15 @@ def test_the_table_is_what_the_network_says(checkpoint: str, pictures: Path) -> 
 
 
 def test_what_is_unreadable_is_named_and_the_rest_explained(
-    checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "text.png").write_text("no picture")
+    (images / "text.png").write_text("no image")
     with pytest.raises(SystemExit) as exit_:
-        explain.main([str(pictures), "--ckpt_path", checkpoint])
+        explain.main([str(images), "--ckpt_path", checkpoint])
     assert exit_.value.code == 1
-    assert "text.png: no PNG, JPEG or WebP picture" in capsys.readouterr().err
+    assert "text.png: no PNG, JPEG or WebP image" in capsys.readouterr().err
     results = json.loads(Path("explain_1/explain.json").read_text())
-    assert len(results["pictures"]) == 6 and len(results["unreadable"]) == 1
+    assert len(results["images"]) == 6 and len(results["unreadable"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_what_is_unreadable_is_named_and_the_rest_explained(
         (["--method", "GradCam"], "did you mean GradCAM?"),
         (["--out", "mine"], "--out mine is there already"),
         (["--top", "0"], "--top must be 1 or more"),
-        (["none.png"], "none.png: there is no such picture"),
+        (["none.png"], "none.png: there is no such image"),
         (["--layers", "layer5"], "invalid choice: 'layer5'"),
     ],
 )
 def test_bad_options(
-    options: list[str], message: str, checkpoint: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        explain.main([str(pictures), "--ckpt_path", checkpoint, *options])
+        explain.main([str(images), "--ckpt_path", checkpoint, *options])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(Path().glob("explain_*"))

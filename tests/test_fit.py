@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import QUICK
 from PIL import Image
 from sklearn import metrics as sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_lit import evaluate
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.fit import main
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training.lr_finder import where_lowest
+from tests.conftest import QUICK
 
-PICTURES = {"train_pictures", "test_pictures", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
+PICTURES = {"train_images", "test_images", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
 PICTURES |= {"curves", "class_accuracy", "confusion", "calibration"}
 
 
@@ -65,7 +65,7 @@ def test_everything_is_there(run: Path) -> None:
         "README.md",
     }
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    for name in ("config.yaml", "run.json", "metrics.csv", "log.txt"):
+    for name in ("config.yaml", "provenance.json", "metrics.csv", "log.txt"):
         assert (run / name).stat().st_size > 0
     for file in (run / "report").glob("*.png"):
         with Image.open(file) as image:
@@ -73,15 +73,15 @@ def test_everything_is_there(run: Path) -> None:
 
 
 def test_misclassified_and_figures_are_those_of_the_best_checkpoint(run: Path) -> None:
-    pictures = PictureData("digits").pictures
-    table, loss = losses(run, pictures.test)
+    images = ImageDataModule("digits").splits
+    table, loss = losses(run, images.test)
     predicted = table.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != pictures.test.labels)
+    wrong = np.flatnonzero(predicted != images.test.labels)
     expected = wrong[np.argsort(-loss[wrong])]
-    listed = rows(run / "report" / "misclassified.csv")
-    assert [int(row["index"]) for row in listed] == expected.tolist()
-    for row, index in zip(listed, expected, strict=True):
-        assert (row["true"], row["predicted"]) == (str(pictures.test.labels[index]), str(predicted[index]))
+    errors = rows(run / "report" / "misclassified.csv")
+    assert [int(row["index"]) for row in errors] == expected.tolist()
+    for row, index in zip(errors, expected, strict=True):
+        assert (row["true"], row["predicted"]) == (str(images.test.labels[index]), str(predicted[index]))
         assert float(row["probability_true"]) == pytest.approx(np.exp(-loss[index]), rel=1e-3)
         assert float(row["probability_predicted"]) == pytest.approx(np.exp(table[index].max()), rel=1e-3)
         assert float(row["loss"]) == pytest.approx(loss[index], rel=1e-3)
@@ -91,15 +91,15 @@ def test_misclassified_and_figures_are_those_of_the_best_checkpoint(run: Path) -
     assert metrics["test"]["loss"] == pytest.approx(loss.mean(), rel=1e-4)
     by_class = {row["class"]: float(row["accuracy"]) for row in rows(run / "report" / "class_accuracy.csv")}
     for label in range(10):
-        of_class = pictures.test.labels == label
-        assert by_class[str(label)] == pytest.approx((predicted == pictures.test.labels)[of_class].mean())
+        of_class = images.test.labels == label
+        assert by_class[str(label)] == pytest.approx((predicted == images.test.labels)[of_class].mean())
 
 
 def test_every_figure_follows_from_predictions_csv(run: Path) -> None:
-    listed = rows(run / "report" / "predictions.csv")
-    names = [column[2:-1] for column in listed[0] if column.startswith("p(")]
-    true, predicted = ([row[key] for row in listed] for key in ("true", "predicted"))
-    probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in listed])
+    errors = rows(run / "report" / "predictions.csv")
+    names = [column[2:-1] for column in errors[0] if column.startswith("p(")]
+    true, predicted = ([row[key] for row in errors] for key in ("true", "predicted"))
+    probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in errors])
     assert [names[i] for i in probabilities.argmax(axis=1)] == predicted
     metrics = json.loads((run / "report" / "metrics.json").read_text())["test"]
     assert metrics["accuracy"] == pytest.approx(sklearn.accuracy_score(true, predicted))
@@ -109,7 +109,7 @@ def test_every_figure_follows_from_predictions_csv(run: Path) -> None:
     precision, recall, f1, count = sklearn.precision_recall_fscore_support(true, predicted, zero_division=np.nan)
     table = rows(run / "report" / "class_accuracy.csv")
     assert [row["class"] for row in table] == names
-    for key, expected in (("precision", precision), ("accuracy", recall), ("f1", f1), ("test_pictures", count)):
+    for key, expected in (("precision", precision), ("accuracy", recall), ("f1", f1), ("test_images", count)):
         np.testing.assert_allclose([float(row[key]) for row in table], expected)
     confusion = [[int(row[name]) for name in names] for row in rows(run / "report" / "confusion.csv")]
     np.testing.assert_array_equal(confusion, sklearn.confusion_matrix(true, predicted))
@@ -142,18 +142,18 @@ def test_a_part_that_cannot_be_drawn_does_not_stop_the_others(
     assert (again / "confusion.png").exists() and not (again / "problems.txt").exists()
 
 
-def test_final_train_figures_are_without_augmentation_and_held_out_pictures(run: Path) -> None:
-    data = PictureData("digits", val_size=200, seed=0)
-    labels = data.pictures.train.labels[data.train_dataset.indices]
+def test_final_train_figures_are_without_augmentation_and_held_out_images(run: Path) -> None:
+    data = ImageDataModule("digits", val_size=200, seed=0)
+    labels = data.splits.train.labels[data.train_dataset.indices]
     chosen = data.train_dataset.indices[stratified_split(labels, 3 * 32, seed=0)[1]]  # limit_train_batches=3
-    split = Split(data.pictures.train.images[chosen], data.pictures.train.labels[chosen])
+    split = Split(data.splits.train.images[chosen], data.splits.train.labels[chosen])
     _, loss = losses(run, split)
     train = json.loads((run / "report" / "metrics.json").read_text())["train"]
-    assert train["pictures"] == 96
+    assert train["images"] == 96
     assert train["loss"] == pytest.approx(loss.mean(), rel=1e-4)
 
 
-def test_tensorboard_has_curves_and_pictures(run: Path) -> None:
+def test_tensorboard_has_curves_and_images(run: Path) -> None:
     events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     assert set(events.Tags()["images"]) == {f"report/{name}" for name in PICTURES}
@@ -179,16 +179,16 @@ def test_hyperparameters_stand_with_the_final_figures(run: Path) -> None:
     assert "test/accuracy" in names and set(names) <= set(events.Tags()["scalars"])
 
 
-def test_the_projector_has_all_test_pictures(run: Path) -> None:
+def test_the_projector_has_all_test_images(run: Path) -> None:
     (folder,) = run.glob("*/test_features")
     header, *labels = (folder / "metadata.tsv").read_text().splitlines()
-    listed = rows(run / "report" / "predictions.csv")
+    errors = rows(run / "report" / "predictions.csv")
     assert header.split("\t") == ["true", "predicted", "right", "index"]
-    assert [line.split("\t")[::3] for line in labels] == [[row["true"], row["index"]] for row in listed]
+    assert [line.split("\t")[::3] for line in labels] == [[row["true"], row["index"]] for row in errors]
     vectors = np.loadtxt(folder / "tensors.tsv")
-    assert vectors.shape == (len(listed), 50)
+    assert vectors.shape == (len(errors), 50)
     with Image.open(folder / "sprite.png") as sprite:
-        columns = int(np.ceil(len(listed) ** 0.5))
+        columns = int(np.ceil(len(errors) ** 0.5))
         assert sprite.size == (32 * columns, 32 * columns)
     assert "test_features" in (run / "projector_config.pbtxt").read_text()
 
@@ -204,7 +204,7 @@ def test_the_config_is_complete_and_the_versions_are_noted(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["source"] == "digits" and config["trainer"]["limit_train_batches"] == 3
     assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 5e-4
-    notes = json.loads((run / "run.json").read_text())
+    notes = json.loads((run / "provenance.json").read_text())
     assert notes["torch"] == torch.__version__.split("+")[0]
     assert {"command", "commit", "python", "cpu", "pytorch-lightning", "albumentations", "precision"} <= set(notes)
 
@@ -257,7 +257,7 @@ def test_resuming_continues_in_the_same_folder_and_ends_with_the_same_weights(
     resumed = fit(*options, *all_of_it, "--ckpt_path=last")
     assert resumed.name == "version_1"
     assert "ckpt_path: null" in (resumed / "config.yaml").read_text()  # as the run was begun
-    assert "ckpt_path: last" in (resumed / "config_2.yaml").read_text() and (resumed / "run_2.json").exists()
+    assert "ckpt_path: last" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
     assert "resumed, part 2, command" in (resumed / "report" / "index.html").read_text(encoding="utf-8")
     ours, theirs = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (resumed, whole))
     assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
@@ -324,7 +324,7 @@ def test_a_run_does_not_go_on_with_other_data(
     before = sorted(tmp_path.iterdir())
     message = refused(capsys, *QUICK, "--ckpt_path=last", "--data.source=cifar10")
     assert "data.source=cifar10" in message and "data.source=digits" in message and sorted(tmp_path.iterdir()) == before
-    assert "it was trained on other pictures" in refused(capsys, *QUICK, "--ckpt_path=last", "--data.image_size=24")
+    assert "it was trained on other images" in refused(capsys, *QUICK, "--ckpt_path=last", "--data.image_size=24")
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again_where_it_began(fit: Callable[..., Path]) -> None:
@@ -369,12 +369,12 @@ def test_two_processes_give_the_same_figures_and_errors(run: Path, tmp_path: Pat
 
 def test_two_processes_train(tmp_path: Path) -> None:
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    args = [*QUICK, *ddp, "--data.val_size=513"]  # a batch and one picture more in one of them
+    args = [*QUICK, *ddp, "--data.val_size=513"]  # a batch and one image more in one of them
     subprocess.run([sys.executable, "-m", "cifar_lit.fit", *args], cwd=tmp_path, check=True, timeout=300)
     run = tmp_path / "lightning_logs" / "demo" / "version_0"
     assert [r.name for r in run.parent.iterdir()] == ["version_0"]
     assert {file.stem for file in (run / "report").glob("*.png")} == PICTURES
-    assert json.loads((run / "report" / "metrics.json").read_text())["test"]["pictures"] == 360
+    assert json.loads((run / "report" / "metrics.json").read_text())["test"]["images"] == 360
     (epoch,) = rows(run / "report" / "history.csv")
     assert float(epoch["lr"]) == pytest.approx(0.002 / 25 / 1e4)  # OneCycle came to its end: the total was right
 
@@ -408,7 +408,7 @@ def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     assert (run / "report" / "lr_find.png").exists()
     used = {row["lr"] for row in rows(run / "report" / "history.csv")}
     assert len(used) == 1 and float(next(iter(used))) in [pytest.approx(lr, rel=1e-4) for lr in tested]
-    assert 2e-3 < float(next(iter(used))) < 3e-2  # of these pictures and this network; at 0.05 the loss explodes
+    assert 2e-3 < float(next(iter(used))) < 3e-2  # of these images and this network; at 0.05 the loss explodes
     fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
     assert [row["lr"] for row in rows(run / "report" / "history.csv")] == [*used] * 2
 
@@ -423,11 +423,11 @@ def test_errors_in_a_folder_of_ones_own_are_named(fit: Callable[..., Path], tmp_
                 noise.save(tmp_path / "mine" / split / name / f"{i}.png")
     options = ["--data.source=folder", "--data.root=mine", "--data.image_size=48", "--data.val_size=4"]
     report = fit(*QUICK, *options, "--data.batch_size=16") / "report"
-    listed = rows(report / "misclassified.csv")
-    assert listed and all(row["file"].split("/")[0] == row["true"] for row in listed)
+    errors = rows(report / "misclassified.csv")
+    assert errors and all(row["file"].split("/")[0] == row["true"] for row in errors)
     assert {row["file"] for row in rows(report / "predictions.csv")} >= {"bee/0.png", "wasp/11.png"}
     assert (report / "misclassified.png").exists() and (report / "gradcam_layer2.png").exists()
-    assert f'"file": "{listed[0]["file"]}"' in (report / "index.html").read_text()
+    assert f'"file": "{errors[0]["file"]}"' in (report / "index.html").read_text()
 
 
 def test_callbacks_of_a_user_are_added_to_ours(fit: Callable[..., Path], tmp_path: Path) -> None:
@@ -454,4 +454,4 @@ def test_fast_dev_run_leaves_nothing(fit: Callable[..., Path], tmp_path: Path) -
 def test_a_run_without_loggers_reports_too(fit: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         fit(*QUICK, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]["pictures"] == 1
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]["images"] == 1

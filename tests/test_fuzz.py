@@ -1,4 +1,4 @@
-"""Random options, checkpoints and pictures: refused in words, or taken for what they are; never anything else."""
+"""Random options, checkpoints and images: refused in words, or taken for what they are; never anything else."""
 
 import io
 import zipfile
@@ -91,16 +91,16 @@ def test_every_flipped_bit_of_the_weights_is_seen(tmp_path: Path) -> None:
             checkpoints.read(tmp_path / "some.ckpt")
 
 
-def picture(kind: str) -> bytes:
+def image(kind: str) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)).save(file, kind)
     return file.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_damaged_picture_is_unreadable_or_a_picture(kind: str, tmp_path: Path) -> None:
+def test_a_damaged_image_is_unreadable_or_a_image(kind: str, tmp_path: Path) -> None:
     @settings(FIXED, max_examples=200)
-    @given(content=damaged(picture(kind)))
+    @given(content=damaged(image(kind)))
     def check(content: bytes) -> None:
         file = tmp_path / "some.png"
         file.write_bytes(content)

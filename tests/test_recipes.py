@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, ROOT
+
+from tests.conftest import CONFIGS, ROOT
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 SHORT = [
@@ -19,10 +20,10 @@ SHORT = [
     "--trainer.limit_train_batches=2",
     "--trainer.limit_test_batches=20",
     "--data.train_eval_size=50",
-    "--page.explained=5",
-    "--page.scored=1",
+    "--page.num_cams=5",
+    "--page.num_road=1",
 ]
-DRAWN = {"imagenet_stem": 4}  # layers with a picture of their own
+DRAWN = {"imagenet_stem": 4}  # layers with a image of their own
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -57,7 +57,7 @@ def package_maps(
         method: A name from `methods`.
         net: In evaluation mode, in float32.
         images: Shape `(B, H, W, 3)`, uint8.
-        classes: Shape `(B, K)`, the classes to explain for each picture.
+        classes: Shape `(B, K)`, the classes to explain for each image.
         layers: Names among `layer1` to `layer4`.
 
     Returns:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from cifar_lit.analysis.gradcam import activation_maps, to_picture
+from cifar_lit.analysis.gradcam import activation_maps, upscale
 from cifar_lit.analysis.predictions import batch_size
 from cifar_lit.models.resnet import Classifier, Layer
 
@@ -28,8 +28,8 @@ def road(
     """Score maps by what happens to a class's probability when the marked places are removed (arXiv 2202.00449).
 
     It is what the grad-cam package's ROADCombined computes: half the difference between the probability after removing
-    the least and after removing the most relevant pixels, averaged over shares of the picture. That class also runs the
-    network on the whole pictures, to subtract the same probability from both; here it is left out.
+    the least and after removing the most relevant pixels, averaged over shares of the image. That class also runs the
+    network on the whole images, to subtract the same probability from both; here it is left out.
 
     Args:
         net: In evaluation mode, in float32.
@@ -73,7 +73,7 @@ def road(
     return scores
 
 
-def randomisation(
+def cascading_randomization(
     net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str = "GradCAM"
 ) -> list[tuple[str, float]]:
     """Compare maps with those of a network that forgets, from its output on, all that it learnt (arXiv 1810.03292).
@@ -81,7 +81,7 @@ def randomisation(
     Args:
         net: In evaluation mode, in float32; stays as it is.
         images: Shape `(B, H, W, 3)`, uint8.
-        classes: Shape `(B,)`, the class to explain for each picture.
+        classes: Shape `(B,)`, the class to explain for each image.
         layer: Whose maps are compared.
         method: As in `activation_maps`.
 
@@ -110,7 +110,7 @@ def _maps(
     net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str
 ) -> Sequence[NDArray[np.float32]]:
     raw = activation_maps(net, images, classes[:, None], [layer], method)[layer]
-    return [to_picture(one[0], images.shape[1]) for one in raw]
+    return [upscale(one[0], images.shape[1]) for one in raw]
 
 
 def _rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -1,4 +1,4 @@
-"""Grad-CAM (arXiv 1610.02391): which places of a picture speak for a class.
+"""Grad-CAM (arXiv 1610.02391): which places of a image speak for a class.
 
 The maps equal those of the grad-cam package (a test compares them) and cost one forward pass and one backward pass for
 each class, however many layers are asked for; the package runs once for each layer and class.
@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar_lit.analysis.cam_methods import package_maps
 from cifar_lit.models.resnet import LAYERS, Classifier, Layer
 
-PIXELS = 2**16  # of the pictures that are explained together, at most: what every layer says of them is kept meanwhile
+PIXELS = 2**16  # of the images that are explained together, at most: what every layer says of them is kept meanwhile
 
 
 def activation_maps(
@@ -30,13 +30,13 @@ def activation_maps(
     Args:
         net: In evaluation mode, in float32. Left as it is: no gradient is stored, no hook stays.
         images: Shape `(B, H, W, 3)`, uint8.
-        classes: Shape `(B, K)`, the classes to explain for each picture.
+        classes: Shape `(B, K)`, the classes to explain for each image.
         layers: Names among `layer1` to `layer4`.
         method: `GradCAM`, or another of `cams.methods`.
 
     Returns:
         For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's own height and width (of the
-        picture's, for other methods than Grad-CAM).
+        image's, for other methods than Grad-CAM).
     """
     if method != "GradCAM":
         return package_maps(method, net, images, classes, layers)
@@ -51,7 +51,7 @@ def activation_maps(
 def _grad_cam(
     net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
 ) -> dict[Layer, NDArray[np.float32]]:
-    """Compute the maps of a few pictures."""
+    """Compute the maps of a few images."""
     kept: dict[Layer, Tensor] = {}
 
     def keep(name: Layer) -> torch.utils.hooks.RemovableHandle:
@@ -80,7 +80,7 @@ def _grad_cam(
     return {name: torch.stack(one, dim=1).cpu().numpy() for name, one in zip(layers, maps, strict=True)}
 
 
-def to_picture(activation: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
+def upscale(activation: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
     """Enlarge a map `(h, w)` bilinearly to `(image_size, image_size)` and stretch it to 0..1, float32.
 
     An all-zero map (nothing speaks for the class) stays zero.

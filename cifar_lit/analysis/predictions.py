@@ -1,4 +1,4 @@
-"""What a network says about every picture of a split: one exact pass, shared among processes."""
+"""What a network says about every image of a split: one exact pass, shared among processes."""
 
 import csv
 import itertools
@@ -17,7 +17,7 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Split
-from cifar_lit.utils.files import plain_cell, replacing, safe_cell
+from cifar_lit.utils.files import atomic_write, plain_cell, safe_cell
 
 LARGEST_BATCH = 256
 PIXELS = 2**20  # of a batch, at most: the default network keeps 256 bytes of each in its first layers
@@ -26,7 +26,7 @@ COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV, before
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about M pictures.
+    """What a network says about M images.
 
     Attributes:
         indices: Shape `(M,)`, int64, positions in the split, ascending.
@@ -41,7 +41,7 @@ class Predictions:
     features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.labels)
 
     @cached_property
@@ -72,7 +72,7 @@ class Predictions:
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:
-        """Shape `(M,)`, the cross entropy of each picture, in nats."""
+        """Shape `(M,)`, the cross entropy of each image, in nats."""
         return 0 - self.log_probabilities[np.arange(len(self)), self.labels]  # no -0
 
     @property
@@ -93,7 +93,7 @@ class Predictions:
 
 
 def batch_size(image_size: int) -> int:
-    """Return how many pictures are looked at together, fewer of large ones; memory must not end with a training."""
+    """Return how many images are looked at together, fewer of large ones; memory must not end with a training."""
     return max(1, min(LARGEST_BATCH, PIXELS // image_size**2))
 
 
@@ -108,20 +108,20 @@ def predict(
     last: nn.Module | None = None,
     mirrored: bool = False,
 ) -> Predictions:
-    """Run a network once over the given pictures.
+    """Run a network once over the given images.
 
     Where torch.distributed is initialised, every process must call this; each takes every n-th batch, and all
     return the same whole. The batches are the same for any number of processes, and so are the figures.
 
     Args:
         net: Maps uint8 `(B, H, W, 3)` to logits `(B, C)`; must be in evaluation mode and on `device`.
-        split: The pictures, without augmentation.
+        split: The images, without augmentation.
         indices: Which of them, ascending; None for all.
         device: Where to compute.
         context: Entered around each forward pass, for mixed precision.
         progress: Name of a progress bar on the screen of the first process; None for no bar.
         last: The network's last layer, if what it is given shall be kept as features.
-        mirrored: Show it the pictures mirrored from left to right.
+        mirrored: Show it the images mirrored from left to right.
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
@@ -147,9 +147,9 @@ def predict(
 
 
 def average(one: Predictions, other: Predictions) -> Predictions:
-    """Return what the mean of two sets of logits says about the same pictures, without features.
+    """Return what the mean of two sets of logits says about the same images, without features.
 
-    Averaging the logits of a picture and of its mirror image is the flip averaging of arXiv 2404.00498, section 3.5.
+    Averaging the logits of a image and of its mirror image is the flip TTA of arXiv 2404.00498, section 3.5.
     """
     mean = (one.log_probabilities + other.log_probabilities) / 2  # the logits', up to a constant in each row
     highest = mean.max(axis=1, keepdims=True)
@@ -171,15 +171,15 @@ def _distributed() -> bool:
 
 
 def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], files: Sequence[str] | None = None) -> None:
-    """Write a row for each picture: index, true and predicted class, margin, loss, and the probability of each class.
+    """Write a row for each image: index, true and predicted class, margin, loss, and the probability of each class.
 
     Args:
         path: The file.
         predictions: What to write.
         classes: The class names; their columns are `p(NAME)`.
-        files: The name of each picture's file, by its index, for a last column `file`; None for no such column.
+        files: The name of each image's file, by its index, for a last column `file`; None for no such column.
     """
-    with replacing(path, newline="", encoding="utf-8") as file:
+    with atomic_write(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *(f"p({name})" for name in classes), *(["file"] if files else [])))
         for row in range(len(predictions)):

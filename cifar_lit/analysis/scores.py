@@ -16,7 +16,7 @@ def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[floa
     """Return Wilson's confidence interval of a share (Wilson 1927; scipy.stats.binomtest), each end in 0..1.
 
     Args:
-        right: How many of the pictures are right.
+        right: How many of the images are right.
         total: How many there are, at least 1.
         level: Confidence level, 0..1.
     """
@@ -27,20 +27,20 @@ def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[floa
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """Return accuracy with its interval, loss, calibration error, the number of pictures and that of wrong ones."""
+    """Return accuracy with its interval, loss, calibration error, the number of images and that of wrong ones."""
     wrong = len(predictions.errors)
     return {
         "accuracy": predictions.accuracy,
         "accuracy_interval_95": accuracy_interval(len(predictions) - wrong, len(predictions)),
         "loss": predictions.loss,
         "calibration_error": calibration(predictions).error,
-        "pictures": len(predictions),
+        "images": len(predictions),
         "errors": wrong,
     }
 
 
 def confusion(predictions: Predictions) -> Counts:
-    """Count the pictures of each true class (row) that were given each class (column): `(C, C)`, int64."""
+    """Count the images of each true class (row) that were given each class (column): `(C, C)`, int64."""
     classes = predictions.log_probabilities.shape[1]
     cells = predictions.labels * classes + predictions.predicted
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
@@ -51,9 +51,9 @@ class ClassScores:
     """Scores of each class, each of shape `(C,)`, 0..1; nan where they are not defined.
 
     Attributes:
-        precision: Share of right ones among the pictures that were given the class; nan where none was.
-        recall: Share of right ones among the pictures of the class, also called its accuracy; nan where there are none.
-        f1: Harmonic mean of the two; 0 where all was wrong, nan where there was neither picture nor prediction.
+        precision: Share of right ones among the images that were given the class; nan where none was.
+        recall: Share of right ones among the images of the class, also called its accuracy; nan where there are none.
+        f1: Harmonic mean of the two; 0 where all was wrong, nan where there was neither image nor prediction.
     """
 
     precision: Floats
@@ -69,7 +69,7 @@ def class_scores(table: Counts) -> ClassScores:
 
 
 def confused_pairs(table: Counts, most: int = 10) -> list[tuple[int, int, int]]:
-    """Return the most frequent mistakes as (true class, predicted class, pictures), the most frequent first."""
+    """Return the most frequent mistakes as (true class, predicted class, images), the most frequent first."""
     wrong = table - np.diag(table.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, wrong.shape), wrong.ravel()[order], strict=True)
@@ -81,7 +81,7 @@ class Calibration:
     """How far confidence and accuracy agree (arXiv 1706.04599).
 
     Attributes:
-        count: Shape `(B,)`, the pictures whose highest probability lies in each of B equal bins over 0..1.
+        count: Shape `(B,)`, the images whose highest probability lies in each of B equal bins over 0..1.
         confidence: Shape `(B,)`, their mean highest probability; nan in an empty bin.
         accuracy: Shape `(B,)`, the share of them that is right; nan in an empty bin.
     """
@@ -92,14 +92,14 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error, 0..1: the mean distance of the two, each bin by its pictures."""
+        """The expected calibration error, 0..1: the mean distance of the two, each bin by its images."""
         filled = self.count > 0
         distance = np.abs(self.confidence - self.accuracy)[filled]
         return float(np.average(distance, weights=self.count[filled]))
 
 
 def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
-    """Sort pictures into bins by the probability of their prediction, each bin without its lower end."""
+    """Sort images into bins by the probability of their prediction, each bin without its lower end."""
     confidence = predictions.confidence
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -120,7 +120,7 @@ def principal_components(features: NDArray[np.float32], most: int = 50) -> NDArr
 def label_suspects(predictions: Predictions) -> Counts:
     """Return rows whose label is probably wrong by confident learning (arXiv 1911.00068), the most suspect first.
 
-    A picture counts as belonging to a class when its probability for it reaches the mean of those labelled so. It is
+    A image counts as belonging to a class when its probability for it reaches the mean of those labelled so. It is
     a suspect if the most probable of the classes that it belongs to is not its label. Suspects are ranked by their
     normalised margin, the probability of the label less the highest other one.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cifar_lit.analysis import cam_methods as cams
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, to_picture
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.callbacks.options import at_least, error_title
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.models.resnet import Layer
@@ -12,12 +12,12 @@ from cifar_lit.report.analysis import Analysis
 from cifar_lit.report.writer import Report
 
 
-class GradCAMPictures(ReportCallback):
-    """Explains the misclassified pictures, the same ones, by Grad-CAM.
+class GradCAMGrid(ReportCallback):
+    """Explains the misclassified images, the same ones, by Grad-CAM.
 
     Args:
         k: How many, 1 or more.
-        layers: Which layers get a picture of their own, `layer1` to `layer4`. Default: the deepest whose map is
+        layers: Which layers get a image of their own, `layer1` to `layer4`. Default: the deepest whose map is
             larger than 5 px.
         method: `GradCAM`, or another method of the grad-cam package: HiResCAM, GradCAM++, LayerCAM, XGradCAM,
             EigenCAM, FinerCAM, ScoreCAM, ...
@@ -43,31 +43,31 @@ class GradCAMPictures(ReportCallback):
             for name in names:
                 report.figure(name, figures.sentence(f"No error to explain ({analysis.weights})."))
             return
-        images = data.pictures.test.images[test.indices[drawn]]
+        images = data.splits.test.images[test.indices[drawn]]
         asked = np.stack([test.labels[drawn], test.predicted[drawn]], axis=1)  # (k, 2)
         raw = activation_maps(analysis.net, images, asked, list({default, *layers}), self.method)
-        heat = {  # layer -> for each picture (true, predicted), each laid over it
+        heat = {  # layer -> for each image (true, predicted), each laid over it
             layer: [
-                [figures.overlay(image, to_picture(one, data.image_size)) for one in pair]
+                [figures.overlay(image, upscale(one, data.image_size)) for one in pair]
                 for image, pair in zip(images, pairs, strict=True)
             ]
             for layer, pairs in raw.items()
         }
         method = figures.method_name(self.method)
-        titles = [error_title(test, i, data.pictures.classes) for i in drawn]
+        titles = [error_title(test, i, data.splits.classes) for i in drawn]
         for position, which in enumerate(("true", "predicted")):
             heading = (
                 f"{method} of {default} for the {which} class: bright places speak for it, all dark: nothing does\n"
             )
-            pictures = [pair[position] for pair in heat[default]]
+            overlays = [pair[position] for pair in heat[default]]
             caption = f"{heading}true → predicted, probability of the prediction ({analysis.weights})"
-            report.figure(f"gradcam_{which}", figures.grid(pictures, titles, caption))
+            report.figure(f"gradcam_{which}", figures.grid(overlays, titles, caption))
         for layer in layers:
             strips = [
                 figures.side_by_side([figures.enlarge(image), *pair])
                 for image, pair in zip(images, heat[layer], strict=True)
             ]
-            heading = f"{method} of {layer}: the picture, what speaks for the true class, what for the predicted one\n"
+            heading = f"{method} of {layer}: the image, what speaks for the true class, what for the predicted one\n"
             caption = f"{heading}all dark: nothing; true → predicted, its probability ({analysis.weights})"
-            titles = [error_title(test, i, data.pictures.classes, most=24) for i in drawn]
+            titles = [error_title(test, i, data.splits.classes, most=24) for i in drawn]
             report.figure(f"gradcam_{layer}", figures.grid(strips, titles, caption, columns=2))

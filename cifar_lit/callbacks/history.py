@@ -15,7 +15,7 @@ WORTH_A_HINT = 5  # seconds of waiting in an epoch
 
 
 HINT = (
-    "hint: the training waits for its pictures; --data.augment_on device prepares them on the device itself, "
+    "hint: the training waits for its images; --data.augment_on device prepares them on the device itself, "
     "--data.num_workers N in more processes (if there are cores for them)"
 )
 
@@ -25,7 +25,8 @@ class History(Callback):
 
     Attributes:
         rows: For each epoch `epoch` (from 0), `seconds`, `lr`, what the module logged under `train/` and `val/`, and
-            of the training without the validation `train/pictures_per_second`, over all processes, and `train/waiting`,
+            of the training without the validation `train/images_per_second`, over all processes, and
+            `train/data_time_fraction`,
             the share of the time, 0..1, that went by until the loader gave the next batch.
     """
 
@@ -33,10 +34,10 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._began = self._validation_began = 0.0
         self._validated = self._trained = self._waited = 0.0  # seconds of this epoch
-        self._pictures = 0
+        self._images = 0
         self._metrics: dict[str, float] = {}  # of this epoch, at the end of its last validation
         self._waited_before = 0.0
-        self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; pictures
+        self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; images
         self._hinted = False
         self._log: Path | None = None
 
@@ -47,8 +48,8 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is to come: the first epoch's line may be minutes away. Start the clocks of a resumed epoch."""
-        seconds, validated, waited, pictures = self._earlier
-        self._start(trainer, seconds, validated, waited, int(pictures))
+        seconds, validated, data_time_s, images = self._earlier
+        self._start(trainer, seconds, validated, data_time_s, int(images))
         many = trainer.max_epochs or -1
         epochs = f"{many} epoch{'s' * (many != 1)}" if many > 0 else "any number of epochs"
         rank_zero_info(f"training: {epochs} of {trainer.num_training_batches} steps")
@@ -58,18 +59,18 @@ class History(Callback):
         self._start(trainer, 0.0, 0.0, 0.0, 0)
         self._metrics = {}
 
-    def _start(self, trainer: Trainer, seconds: float, validated: float, waited: float, pictures: int) -> None:
+    def _start(self, trainer: Trainer, seconds: float, validated: float, data_time_s: float, images: int) -> None:
         self._began = time.monotonic() - seconds
         self._validated = validated
-        self._trained, self._waited = seconds - validated, waited
-        self._waited_before = _waited(trainer) - waited
-        self._pictures = pictures
+        self._trained, self._waited = seconds - validated, data_time_s
+        self._waited_before = _waited(trainer) - data_time_s
+        self._images = images
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the pictures."""
-        self._pictures += len(batch[0])
+        """Count the images."""
+        self._images += len(batch[0])
         self._trained = time.monotonic() - self._began - self._validated
         self._waited = _waited(trainer) - self._waited_before
 
@@ -86,14 +87,14 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch."""
         seconds = max(self._trained, 1e-9)
-        waited = self._waited
+        data_time_s = self._waited
         speed = {
-            "train/pictures_per_second": self._pictures * trainer.world_size / seconds,
-            "train/waiting": min(waited / seconds, 1.0),
+            "train/images_per_second": self._images * trainer.world_size / seconds,
+            "train/data_time_fraction": min(data_time_s / seconds, 1.0),
         }
         for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint was written
             logger.log_metrics({**speed, "epoch": trainer.current_epoch}, trainer.global_step - 1)
-        self._pictures = 0
+        self._images = 0
         if isinstance(pl_module, ImageClassifier):
             pl_module.log_train_scores(trainer.global_step - 1)
         # Lightning keeps the validation's of earlier epochs among these, and none of them where a checkpoint is gone on
@@ -113,9 +114,9 @@ class History(Callback):
         if "lr" in row:
             line += f"   lr {row['lr']:.3g}"
         line += f"   {row['seconds']:.0f} s"
-        line += f"   {figures(speed['train/pictures_per_second'])} pictures/s"
-        line += f", {speed['train/waiting']:.0%} waiting for data"
-        if speed["train/waiting"] > 0.1 and waited > WORTH_A_HINT and not self._hinted:
+        line += f"   {figures(speed['train/images_per_second'])} images/s"
+        line += f", {speed['train/data_time_fraction']:.0%} waiting for data"
+        if speed["train/data_time_fraction"] > 0.1 and data_time_s > WORTH_A_HINT and not self._hinted:
             self._hinted = True
             line += f"\n{HINT}"
         bar = trainer.progress_bar_callback
@@ -127,8 +128,8 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint."""
-        so_far = [time.monotonic() - self._began, self._validated, self._waited, self._pictures]
-        so_far = so_far if self._pictures else [0.0, 0.0, 0.0, 0]
+        so_far = [time.monotonic() - self._began, self._validated, self._waited, self._images]
+        so_far = so_far if self._images else [0.0, 0.0, 0.0, 0]
         return {"rows": self.rows, "so_far": so_far, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -140,8 +141,8 @@ class History(Callback):
 
 def _waited(trainer: Trainer) -> float:
     """Return the seconds that the training loader took so far; 0 for one that is not ours."""
-    waited: float = getattr(trainer.train_dataloader, "waited", 0.0)
-    return waited
+    data_time_s: float = getattr(trainer.train_dataloader, "waited", 0.0)
+    return data_time_s
 
 
 def figures(value: float) -> str:

@@ -10,8 +10,8 @@ from cifar_lit.report.analysis import Analysis
 from cifar_lit.report.writer import Report
 
 
-class MisclassifiedPictures(ReportCallback):
-    """Lists all misclassified test pictures and draws the most wrong ones.
+class MisclassifiedImages(ReportCallback):
+    """Lists all misclassified test images and draws the most wrong ones.
 
     Args:
         k: How many to draw, 1 or more.
@@ -26,16 +26,16 @@ class MisclassifiedPictures(ReportCallback):
 
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `misclassified.csv`, the highest loss first, and `misclassified.png`."""
-        test, classes = analysis.test, analysis.data.pictures.classes
+        test, classes = analysis.test, analysis.data.splits.classes
         header = ["index", "true", "predicted", "probability_true", "probability_predicted", "loss"]
         rows = [_error_row(test, i, classes) for i in test.errors]
-        if files := analysis.data.pictures.test.files:
+        if files := analysis.data.splits.test.files:
             header.append("file")
             rows = [(*row, files[row[0]]) for row in rows]
         report.table("misclassified", header, rows)
         drawn = test.errors[: self.k]
-        images = analysis.data.pictures.test.images[test.indices[drawn]]
-        heading = f"{len(drawn)} of {len(test.errors)} misclassified test pictures, the highest loss first\n"
+        images = analysis.data.splits.test.images[test.indices[drawn]]
+        heading = f"{len(drawn)} of {len(test.errors)} misclassified test images, the highest loss first\n"
         report.figure(
             "misclassified",
             figures.grid(
@@ -44,7 +44,7 @@ class MisclassifiedPictures(ReportCallback):
                 f"{heading}true → predicted, probability of the prediction ({analysis.weights})",
             )
             if len(drawn)
-            else figures.sentence(f"No test picture is misclassified ({analysis.weights})."),
+            else figures.sentence(f"No test image is misclassified ({analysis.weights})."),
         )
 
 

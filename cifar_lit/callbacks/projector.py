@@ -16,11 +16,11 @@ class Projector(ReportCallback):
     """Shows the test set as the network's last layer sees it, in TensorBoard's Projector.
 
     Args:
-        pictures: How many of them, drawn at random, 0 or more; 0 turns it off.
+        images: How many of them, drawn at random, 0 or more; 0 turns it off.
     """
 
-    def __init__(self, pictures: int = 10_000) -> None:
-        self.pictures = at_least("projector.pictures", pictures, 0)
+    def __init__(self, num_images: int = 10_000) -> None:
+        self.num_images = at_least("projector.num_images", num_images, 0)
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for the pass over the test set."""
@@ -28,8 +28,8 @@ class Projector(ReportCallback):
 
     def write(self, analysis: Analysis, report: Report) -> None:
         """Hand the features, reduced to their principal components, with labels and thumbnails to TensorBoard."""
-        test, split, classes = analysis.test, analysis.data.pictures.test, analysis.data.pictures.classes
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[: self.pictures])
+        test, split, classes = analysis.test, analysis.data.splits.test, analysis.data.splits.classes
+        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[: self.num_images])
         if test.features is None or len(chosen) < 2 or not report.logs:
             return
         names = np.array(classes)

@@ -10,13 +10,13 @@ from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.callbacks.scores import Scores
 from cifar_lit.utils import hardware
-from cifar_lit.utils.files import replace_text
+from cifar_lit.utils.files import atomic_write_text
 
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 
 
 class SaveRun(SaveConfigCallback):
-    """Writes `config.yaml` and, beside it, `run.json`: command, commit, versions, hardware; tells TensorBoard of it."""
+    """Writes `config.yaml` and, beside it, `provenance.json`: what ran, on what; tells TensorBoard."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder, which all processes must ask for together: save_config runs in one of them."""
@@ -26,11 +26,11 @@ class SaveRun(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write both."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
-        name = self.config_filename.replace("config", "run").replace(".yaml", ".json")
+        atomic_write_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+        name = self.config_filename.replace("config", "provenance").replace(".yaml", ".json")
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
         notes = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
-        replace_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
+        atomic_write_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell TensorBoard's HParams, by the options' names, what led to the final figures."""

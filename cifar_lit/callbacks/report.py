@@ -7,7 +7,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import Report, note_problem
+from cifar_lit.report.writer import Report, record_failure
 
 
 class Reporter(Callback, ABC):
@@ -61,17 +61,17 @@ def make_all(parts: Sequence[ReportCallback], analysis: Analysis, folder: Path) 
         except Exception as error:
             if analysis.trainer.world_size > 1:
                 raise
-            note_problem(analysis, folder, type(part).__name__, error)
+            record_failure(analysis, folder, type(part).__name__, error)
         else:
             able.append(part)
     for part in able if analysis.trainer.is_global_zero else []:
         try:
             part.write(analysis, Report(folder, analysis.trainer))
         except Exception as error:
-            note_problem(analysis, folder, type(part).__name__, error)
+            record_failure(analysis, folder, type(part).__name__, error)
 
 
-class WholeReport(Reporter):
+class CombinedReport(Reporter):
     """All parts of the report as one callback, because Lightning calls every callback six times a step.
 
     Args:

@@ -9,8 +9,8 @@ from cifar_lit.report.analysis import Analysis
 from cifar_lit.report.writer import Report
 
 
-class SamplePictures(ReportCallback):
-    """Draws training pictures as the network sees them in its first epoch and test pictures.
+class SampleImages(ReportCallback):
+    """Draws training images as the network sees them in its first epoch and test images.
 
     Args:
         k: How many of each, 1 or more.
@@ -20,7 +20,7 @@ class SamplePictures(ReportCallback):
         self.k = at_least("samples.k", k, 1)
 
     def write(self, analysis: Analysis, report: Report) -> None:
-        """Write `train_pictures.png` and `test_pictures.png`, drawn at random but always the same ones."""
+        """Write `train_images.png` and `test_images.png`, drawn at random but always the same ones."""
         data = analysis.data
         for name, dataset, fetch, how in (
             ("train", data.train_dataset, data.samples, "as the network sees them in its first epoch"),
@@ -28,6 +28,6 @@ class SamplePictures(ReportCallback):
         ):
             chosen = np.random.default_rng(0).permutation(len(dataset))[: self.k]
             batch = fetch(chosen)
-            pictures = [figures.enlarge(image) for image in batch.images.numpy()]
-            titles = [data.pictures.classes[label] for label in batch.labels]
-            report.figure(f"{name}_pictures", figures.grid(pictures, titles, f"{name} pictures {how}"))
+            images = [figures.enlarge(image) for image in batch.images.numpy()]
+            titles = [data.splits.classes[label] for label in batch.labels]
+            report.figure(f"{name}_images", figures.grid(images, titles, f"{name} images {how}"))

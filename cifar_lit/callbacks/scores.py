@@ -9,12 +9,12 @@ from cifar_lit.report.writer import Report
 
 
 class Scores(ReportCallback):
-    """Writes how good the network is, overall and class by class, and what it says about every test picture.
+    """Writes how good the network is, overall and class by class, and what it says about every test image.
 
     Args:
-        flip_averaging: Whether to tell, too, how good the mean of what it says about each test picture and about its
+        flip_tta: Whether to tell, too, how good the mean of what it says about each test image and about its
             mirror image is (arXiv 2404.00498, section 3.5); takes one more pass over the test set. Everything else
-            goes by the pictures as they are. For things that may as well be the other way round: not for digits.
+            goes by the images as they are. For things that may as well be the other way round: not for digits.
 
     Attributes:
         FINAL: Names of the final figures in the loggers.
@@ -22,38 +22,38 @@ class Scores(ReportCallback):
 
     FINAL = ("test/loss", "test/accuracy", "test/calibration_error", "final_train/loss", "final_train/accuracy")
 
-    def __init__(self, flip_averaging: bool = False) -> None:
-        self.flip_averaging = flip_averaging
+    def __init__(self, flip_tta: bool = False) -> None:
+        self.flip_tta = flip_tta
 
     def compute(self, analysis: Analysis) -> None:
         """Ask for the passes over test and training set."""
         _ = analysis.test, analysis.train
-        if self.flip_averaging:
-            analysis.average_flips()
+        if self.flip_tta:
+            analysis.compute_flip_tta()
 
     def write(self, analysis: Analysis, report: Report) -> None:
         """Write `metrics.json`, `predictions.csv`, and the class-wise, confusion and calibration tables and figures."""
-        test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
-        flipped = analysis.flip_averaged
-        splits = {"test": test, **({"test_flip_averaged": flipped} if flipped else {}), "train": train}
+        test, train, classes = analysis.test, analysis.train, analysis.data.splits.classes
+        flipped = analysis.flip_tta
+        splits = {"test": test, **({"test_flip_tta": flipped} if flipped else {}), "train": train}
         table, calibration = metrics.confusion(test), metrics.calibration(test)
         by_class = metrics.class_scores(table)
-        pictures = analysis.data.pictures
+        images = analysis.data.splits
         report.json(
             "metrics",
             {
                 "weights": analysis.weights,
                 "parameters": sum(parameter.numel() for parameter in analysis.net.parameters()),
-                "fingerprints": {"train": pictures.train.fingerprint, "test": pictures.test.fingerprint},
+                "fingerprints": {"train": images.train.fingerprint, "test": images.test.fingerprint},
                 **{name: metrics.summary(one) for name, one in splits.items()},
             },
         )
         final_figures = (test.loss, test.accuracy, calibration.error, train.loss, train.accuracy)
-        averaged = {"test/accuracy_flip_averaged": flipped.accuracy} if flipped else {}
+        averaged = {"test/accuracy_flip_tta": flipped.accuracy} if flipped else {}
         report.scalars({**dict(zip(self.FINAL, final_figures, strict=True)), **averaged})
-        write_csv(report.folder / "predictions.csv", test, classes, pictures.test.files)
+        write_csv(report.folder / "predictions.csv", test, classes, images.test.files)
         rows = zip(classes, table.sum(axis=1), by_class.recall, by_class.precision, by_class.f1, strict=True)
-        report.table("class_accuracy", ("class", "test_pictures", "accuracy", "precision", "f1"), rows)
+        report.table("class_accuracy", ("class", "test_images", "accuracy", "precision", "f1"), rows)
         report.figure("class_accuracy", figures.class_bars(classes, by_class.recall, test.accuracy))
         counts = [(name, *row) for name, row in zip(classes, table, strict=True)]
         report.table("confusion", ("true \\ predicted", *classes), counts)

@@ -25,17 +25,17 @@ class Summary(ReportCallback):
         """Print it."""
         if not analysis.problems:  # an earlier attempt may have left some
             (report.folder / "problems.txt").unlink(missing_ok=True)
-        test, train, classes = analysis.test, analysis.train, analysis.data.pictures.classes
-        flipped = analysis.flip_averaged
+        test, train, classes = analysis.test, analysis.train, analysis.data.splits.classes
+        flipped = analysis.flip_tta
         low, high = metrics.accuracy_interval(len(test) - len(test.errors), len(test))
         by_class = metrics.class_scores(metrics.confusion(test)).recall
         worst = int(np.nanargmin(by_class))
         command = "tensorboard" if shutil.which("tensorboard") else str(Path(sys.executable).with_name("tensorboard"))
         rank_zero_info(
             f"\ntest accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
-            f"({analysis.weights}; {len(test.errors)} of {len(test)} pictures wrong)\n"
-            + (f"flip-averaged  {flipped.accuracy:.2%}   loss {flipped.loss:.3f}\n" if flipped else "")
-            + f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} pictures, not augmented)\n"
+            f"({analysis.weights}; {len(test.errors)} of {len(test)} images wrong)\n"
+            + (f"flip TTA  {flipped.accuracy:.2%}   loss {flipped.loss:.3f}\n" if flipped else "")
+            + f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} images, not augmented)\n"
             f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
             f"report         {report.folder / 'index.html'}"
             + (

@@ -10,11 +10,11 @@ from cifar_lit.cli.arguments import option_values
 from cifar_lit.cli.options import FitCLI
 from cifar_lit.cli.resume import Start
 from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import complain
+from cifar_lit.report.writer import raise_if_failed
 from cifar_lit.training import checkpoints
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import replace_text
+from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
 
@@ -63,7 +63,7 @@ class EvaluateCLI(FitCLI):
         """Make all parts of the report."""
         file, checkpoint = self.start.file, self.start.checkpoint
         assert file is not None
-        self.datamodule.load_state_dict(checkpoint.get("PictureData", {}))  # where its training augmented
+        self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # where its training augmented
         net = self.model.net
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
         weights = f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}"
@@ -75,5 +75,5 @@ class EvaluateCLI(FitCLI):
         for part in getattr(self.trainer, "callbacks", []):
             if isinstance(part, Reporter):
                 part.make(analysis, folder)
-        replace_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
-        complain(analysis, "the others are made")
+        atomic_write_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
+        raise_if_failed(analysis, "the others are made")

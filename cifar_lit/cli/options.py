@@ -22,18 +22,18 @@ from cifar_lit import callbacks
 from cifar_lit.callbacks.history import History
 from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.callbacks.provenance import SaveRun
-from cifar_lit.callbacks.report import ReportCallback, WholeReport
+from cifar_lit.callbacks.report import CombinedReport, ReportCallback
 from cifar_lit.cli import resume as start
 from cifar_lit.cli.arguments import recipe_name, recipes_first
 from cifar_lit.cli.checks import as_list, check, check_seed
 from cifar_lit.cli.parser import Parser
 from cifar_lit.cli.resume import Start
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.training import checkpoints
 from cifar_lit.training import distributed as processes
-from cifar_lit.training.checkpointing import LastCheckpoint, WholeCheckpointIO
+from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from cifar_lit.training.compat import silence_noise
 from cifar_lit.training.run import Training
 from cifar_lit.utils import hardware
@@ -90,7 +90,7 @@ class FitCLI(LightningCLI):
         silence_noise()
         super().__init__(
             ImageClassifier,
-            PictureData,
+            ImageDataModule,
             save_config_callback=SaveRun,
             save_config_kwargs={"save_to_log_dir": False},  # it writes them itself
             seed_everything_default=0,
@@ -138,18 +138,18 @@ class FitCLI(LightningCLI):
             help="Seconds, 1 or more, after which a process of several stops waiting for one that does not answer any "
             "more, and the run ends with an error.",
         )
-        parser.add_lightning_class_args(PictureData, "data")
+        parser.add_lightning_class_args(ImageDataModule, "data")
         parser.add_lightning_class_args(ImageClassifier, "model")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(callbacks.MisclassifiedPictures, "misclassified")
-        parser.add_lightning_class_args(callbacks.GradCAMPictures, "gradcam")
-        parser.add_lightning_class_args(callbacks.SamplePictures, "samples")
+        parser.add_lightning_class_args(callbacks.MisclassifiedImages, "misclassified")
+        parser.add_lightning_class_args(callbacks.GradCAMGrid, "gradcam")
+        parser.add_lightning_class_args(callbacks.SampleImages, "samples")
         parser.add_lightning_class_args(callbacks.Scores, "scores")
         parser.add_lightning_class_args(callbacks.Page, "page")
         parser.add_lightning_class_args(callbacks.Projector, "projector")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0})
-        parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME pictures are explained
+        parser.link_arguments("misclassified.k", "gradcam.k")  # the SAME images are explained
         parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -167,7 +167,7 @@ class FitCLI(LightningCLI):
             config.ckpt_path = str(self.start.file)  # for config.yaml: `best` may be another one later
 
     def _find_start(self) -> Start:
-        told = processes.told()
+        told = processes.resume_from_env()
         return Start(*told) if told else start.find(self.config.ckpt_path, self.runs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -175,10 +175,10 @@ class FitCLI(LightningCLI):
         trainer = self.config_init.trainer
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
         if self.start.file:
-            checkpoints.check_classes(self.start.checkpoint, self.start.file, self.datamodule.pictures.classes)
+            checkpoints.check_classes(self.start.checkpoint, self.start.file, self.datamodule.splits.classes)
             checkpoints.check_fits(self.start.checkpoint, self.start.file, self.model)
             if self.start.goes_on:
-                checkpoints.check_pictures(self.start.checkpoint, self.start.file, self.datamodule.pictures.train)
+                checkpoints.check_same_images(self.start.checkpoint, self.start.file, self.datamodule.splits.train)
         if self.start.run:
             parts = len(list(self.start.run.glob("config*.yaml")))  # what the run was begun with stays as it is
             if parts:
@@ -193,7 +193,7 @@ class FitCLI(LightningCLI):
         if trainer.benchmark is None and not trainer.deterministic:
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
         if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
-            kwargs["plugins"] = [*as_list(trainer.plugins), WholeCheckpointIO()]
+            kwargs["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
         processes.use_local_ddp(timedelta(seconds=self.config.process_timeout))
         if trainer.profiler is None:
             kwargs["profiler"] = NoProfiler()
@@ -213,7 +213,7 @@ class FitCLI(LightningCLI):
                 f"{self.config.model.memory_format} (model.memory_format)"
             )
             return precision
-        if re.search("bf16|^16", str(given)) and hardware.spoils_bfloat16(device, smallest):
+        if re.search("bf16|^16", str(given)) and hardware.corrupts_bfloat16_gradients(device, smallest):
             raise UsageError(
                 f"trainer.precision={given} gives wrong gradients on this CPU where the maps shrink to 1 px; give "
                 "trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
@@ -223,8 +223,8 @@ class FitCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks_: list[Callback]) -> Trainer:
         parts = [one for one in callbacks_ if isinstance(one, ReportCallback)]
         page = [one for one in parts if isinstance(one, callbacks.Page)]  # sums up what the others made
-        pictures = [one for one in parts if one not in page]
-        report = WholeReport([*pictures, callbacks.Curves(), *page, callbacks.Summary()])
+        images = [one for one in parts if one not in page]
+        report = CombinedReport([*images, callbacks.Curves(), *page, callbacks.Summary()])
         saver = [one for one in callbacks_ if isinstance(one, LastCheckpoint)]
         ours: list[Callback] = [History(), *(one for one in callbacks_ if one not in [*parts, *saver]), report]
         if config.get("enable_progress_bar") is not False:

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cifar_lit.data.augment.config import picture_key
+from cifar_lit.data.augment.config import augmentation_key
 
 Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled pictures of one size.
+    """Labelled images of one size.
 
     Attributes:
         images: Shape `(N, H, W, 3)`, uint8, RGB; possibly a read-only memory map.
-        labels: Shape `(N,)`, int64, positions in `Pictures.classes`.
-        listing: A text file with the names of the pictures' files, a NUL between them; None where there are none.
+        labels: Shape `(N,)`, int64, positions in `Images.classes`.
+        listing: A text file with the names of the images' files, a NUL between them; None where there are none.
     """
 
     images: NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Split:
 
     @cached_property
     def files(self) -> list[str] | None:
-        """The name of each picture's file to show, `<class>/...`, None where they come from none."""
+        """The name of each image's file to show, `<class>/...`, None where they come from none."""
         if self.listing is None:
             return None
         names = self.listing.read_text(encoding="utf-8", errors="replace").split("\0")
@@ -52,7 +52,7 @@ class Split:
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,12 +71,12 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class DataSplits:
     """A data set.
 
     Attributes:
-        train: The pictures to learn from; validation pictures are held out of them later.
-        test: The pictures that are looked at once, at the end.
+        train: The images to learn from; validation images are held out of them later.
+        test: The images that are looked at once, at the end.
         classes: The class names; a label is a position in it.
         mean: Channel means of `train`, in 0..1.
         std: Channel standard deviations of `train`, in 0..1.
@@ -95,7 +95,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
     Args:
         images: Shape `(N, H, W, 3)`, uint8.
     """
-    rows = images.reshape(-1, images.shape[2], 3)  # a view: OpenCV wants one tall picture
+    rows = images.reshape(-1, images.shape[2], 3)  # a view: OpenCV wants one tall image
     mean, std = cv2.meanStdDev(rows)
     return _channels(np.asarray(mean)), _channels(np.asarray(std))
 
@@ -126,15 +126,15 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class PictureDataset(Dataset[Batch]):
+class ImageDataset(Dataset[Batch]):
     """A selection of a split, fetched a batch at a time.
 
     Args:
-        split: The pictures.
+        split: The images.
         indices: Shape `(M,)`, which of them.
         augmentation: How to change them; None leaves them as they are.
         seed: With epoch and index the source of all randomness, so that neither the number of workers nor that
-            of processes changes any picture.
+            of processes changes any image.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class PictureDataset(Dataset[Batch]):
         self.seed = seed
 
     def __len__(self) -> int:
-        """Return the number of selected pictures."""
+        """Return the number of selected images."""
         return len(self.indices)
 
     def __getitem__(self, key: Key) -> Batch:
@@ -158,14 +158,14 @@ class PictureDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Return the pictures of the given (epoch, position) pairs."""
+        """Return the images of the given (epoch, position) pairs."""
         epochs, positions = zip(*keys, strict=True)
         indices = self.indices[list(positions)]
         images = self.split.images[indices]
         if self.augmentation is not None:
-            images = self.augmentation(images, map(picture_key, repeat(self.seed), epochs, indices.tolist()))
+            images = self.augmentation(images, map(augmentation_key, repeat(self.seed), epochs, indices.tolist()))
         return Batch(*map(torch.from_numpy, (images, self.split.labels[indices], indices)))
 
     def fetch(self, positions: NDArray[np.int64]) -> Batch:
-        """Return the pictures at the given positions, as in the first epoch."""
+        """Return the images at the given positions, as in the first epoch."""
         return self.__getitems__([(0, position) for position in positions.tolist()])

@@ -1,4 +1,4 @@
-"""Picture files to uint8 arrays: any size and format in, one size out, in parallel."""
+"""Image files to uint8 arrays: any size and format in, one size out, in parallel."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-CHUNK = 256  # pictures decoded in one go by one process, or fewer where they are large
+CHUNK = 256  # images decoded in one go by one process, or fewer where they are large
 CHUNK_BYTES = 1 << 24
 SMALL = 1 << 16  # bytes of a file
 Images = NDArray[np.uint8]
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of one split.
+    """The images of one split.
 
     Attributes:
         folder: Where the class folders are.
         classes: Their names, sorted.
-        files: The pictures, class after class, relative to `folder`, with `/` between the parts.
+        files: The images, class after class, relative to `folder`, with `/` between the parts.
         labels: Shape `(N,)`, int64, positions in `classes`.
     """
 
@@ -42,7 +42,7 @@ def rate() -> float:
 
 
 def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -> list[str]:
-    """Write the decoded pictures to an .npy file, and return a line for each unreadable one."""
+    """Write the decoded images to an .npy file, and return a line for each unreadable one."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -59,7 +59,7 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -
     # Written one after the other, not through a memory map: there, a full disk would kill the process.
     with (
         open(path, "wb") as file,
-        tqdm(desc=f"decoding {listing.folder}", total=len(listing.files), unit=" pictures", mininterval=rate()) as bar,
+        tqdm(desc=f"decoding {listing.folder}", total=len(listing.files), unit=" images", mininterval=rate()) as bar,
     ):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for images, failures in loader:
@@ -70,7 +70,7 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -
 
 
 class Chunks:
-    """A map-style data set whose items are the decoded pictures of several files, and the failures."""
+    """A map-style data set whose items are the decoded images of several files, and the failures."""
 
     def __init__(self, listing: Listing, image_size: int) -> None:
         """Cut a listing into chunks."""
@@ -83,7 +83,7 @@ class Chunks:
         return -(-len(self.listing.files) // self.size)
 
     def __getitem__(self, index: int) -> tuple[Images, list[str]]:
-        """Return pictures of shape `(n, H, W, 3)`, uint8, and a line for each unreadable one."""
+        """Return images of shape `(n, H, W, 3)`, uint8, and a line for each unreadable one."""
         files = self.listing.files[index * self.size : (index + 1) * self.size]
         images = np.zeros((len(files), self.image_size, self.image_size, 3), np.uint8)
         failures = []
@@ -96,7 +96,7 @@ class Chunks:
 
 
 class UnreadableError(ValueError):
-    """A file is no picture, is broken, or unpacks to a dangerous size; the text names file and reason."""
+    """A file is no image, is broken, or unpacks to a dangerous size; the text names file and reason."""
 
 
 def read(path: str, size: int) -> Images:
@@ -106,20 +106,20 @@ def read(path: str, size: int) -> Images:
         try:
             return decode(path, size)
         except UnidentifiedImageError:
-            raise UnreadableError(f"{path}: no PNG, JPEG or WebP picture") from None
+            raise UnreadableError(f"{path}: no PNG, JPEG or WebP image") from None
         except Exception as error:  # broken files make Pillow raise many kinds
             reason = getattr(error, "strerror", None) or error or repr(error)
             raise UnreadableError(f"{path}: {reason}") from error
 
 
 def decode(path: str, size: int) -> Images:
-    """Return a picture, upright and on white, shape `(size, size, 3)`, uint8, RGB.
+    """Return a image, upright and on white, shape `(size, size, 3)`, uint8, RGB.
 
     It is resized so that it covers the square, and its middle is cut out.
     """
     image = _small_jpeg(path)
     if image is None:
-        image = np.asarray(_any_picture(path, size))
+        image = np.asarray(_any_image(path, size))
     if image.shape != (size, size, 3):
         image = np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.LANCZOS))
     return image
@@ -129,7 +129,7 @@ def _small_jpeg(path: str) -> Images | None:
     """Read a small JPEG: OpenCV gives the same pixels as Pillow in a fifth of the time.
 
     None stands for any other file and for a truncated one, of which Pillow will say what is wrong with it.
-    A small file cannot hold a picture of dangerous size: 8 x 8 pixels need at least a bit.
+    A small file cannot hold a image of dangerous size: 8 x 8 pixels need at least a bit.
     """
     with open(path, "rb") as file:
         data = file.read(SMALL)
@@ -139,8 +139,8 @@ def _small_jpeg(path: str) -> Images | None:
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _any_picture(path: str, size: int) -> Image.Image:
-    """Read a picture, upright, on white, RGB, and a JPEG at no more than is needed of its size."""
+def _any_image(path: str, size: int) -> Image.Image:
+    """Read a image, upright, on white, RGB, and a JPEG at no more than is needed of its size."""
     with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
         image.draft(None, (2 * size, 2 * size))  # a half, a quarter, ... of the size, but at least this
         ImageOps.exif_transpose(image, in_place=True)

@@ -69,7 +69,7 @@ def fetch(urls: Sequence[str], path: str, md5: str, timeout: float = 30) -> None
         lines.append(f"What has arrived is kept in {path}.part, and the next run continues it.")
     lines.append(
         f"Give other addresses with --data.mirrors='[https://ADDRESS]', or put the file with MD5 {md5} at {path} "
-        "yourself; --data.source folder takes pictures that you have, --config configs/demo.yaml needs none."
+        "yourself; --data.source folder takes images that you have, --config configs/demo.yaml needs none."
     )
     raise RunError("\n".join(lines))
 

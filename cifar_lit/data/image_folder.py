@@ -1,6 +1,6 @@
-"""Pictures in folders, one folder for each class, decoded once into a cache that is memory-mapped.
+"""Images in folders, one folder for each class, decoded once into a cache that is memory-mapped.
 
-The cache is rebuilt when a picture comes, goes or changes (by name, size or time).
+The cache is rebuilt when a image comes, goes or changes (by name, size or time).
 """
 
 import errno
@@ -17,66 +17,66 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from cifar_lit.data.dataset import Pictures, Split, channel_statistics
+from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.decode import Listing, decode_all
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import settle
+from cifar_lit.utils.files import fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first one that is there is used
-VERSION = 2  # of the cache: raise it when pictures are decoded or kept in another way
+VERSION = 2  # of the cache: raise it when images are decoded or kept in another way
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
-def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> Pictures:
+def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> DataSplits:
     """Load `root/train/<class>/*` and `root/test/<class>/*` (or `val`, or `valid`) through the cache.
 
     Args:
         root: The folder with the splits.
-        image_size: Height and width of the pictures, in pixels; others are resized and cropped to it.
+        image_size: Height and width of the images, in pixels; others are resized and cropped to it.
         cache_dir: The folder for caches; this one is `<name of root>-<hash>` in it.
         num_workers: Processes that decode; with 0, this one does it.
 
     Returns:
-        Read-only memory maps of the decoded pictures.
+        Read-only memory maps of the decoded images.
 
     Raises:
-        UsageError: The folder is not laid out like this, or pictures cannot be read.
+        UsageError: The folder is not laid out like this, or images cannot be read.
         RunError: The cache cannot be written.
         OSError: The disk is full.
     """
     if not root:
-        raise UsageError("data.root is not given: name the folder with the pictures with --data.root")
+        raise UsageError("data.root is not given: name the folder with the images with --data.root")
     root = os.path.realpath(os.path.expanduser(root))
     train, test, fingerprint = scan(root, image_size)
     digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()
     cache = os.path.join(cache_dir, f"{os.path.basename(root)}-{digest}")
-    pictures = _open(cache, fingerprint)  # without the lock, so that a read-only cache will do
-    if pictures:
-        return pictures
+    splits = _open(cache, fingerprint)  # without the lock, so that a read-only cache will do
+    if splits:
+        return splits
     try:
         os.makedirs(cache_dir, exist_ok=True)
         with FileLock(f"{cache}.lock"):
-            pictures = _open(cache, fingerprint)  # another process may have been faster
-            if not pictures:
+            splits = _open(cache, fingerprint)  # another process may have been faster
+            if not splits:
                 _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers)
-                pictures = _open(cache, fingerprint)
+                splits = _open(cache, fingerprint)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         raise RunError(f"data.cache_dir={cache_dir}: {error.strerror}; name a folder that can be written") from error
-    if not pictures:
+    if not splits:
         raise RunError(f"data.cache_dir={cache_dir}: {cache} was removed or changed meanwhile; start again")
-    return pictures
+    return splits
 
 
 def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
-    """List the pictures of both splits, and fingerprint them together with how they will be decoded.
+    """List the images of both splits, and fingerprint them together with how they will be decoded.
 
     Raises:
         UsageError: A split is missing or empty, or the splits have different classes.
     """
-    layout = "it must hold train/<class>/ and test/<class>/ with pictures"
+    layout = "it must hold train/<class>/ and test/<class>/ with images"
     if not os.path.isdir(root):
         problem = "is not a folder" if os.path.exists(root) else "does not exist"
         raise UsageError(f"data.root={root} {problem}; {layout}")
@@ -105,7 +105,7 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
 
 
 def _listing(folder: str, digest: Any) -> Listing:
-    """List one split, and add the name, size and time of each of its pictures to the digest."""
+    """List one split, and add the name, size and time of each of its images to the digest."""
     with os.scandir(folder) as entries:
         # os.path.isdir, for which a link that leads to itself is no folder; the entry's own is_dir() raises
         classes = sorted(e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith("."))
@@ -120,7 +120,7 @@ def _listing(folder: str, digest: Any) -> Listing:
         counts.append(len(files) - before)
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise UsageError(
-            f"data.root: {os.path.join(folder, empty[0])} holds no pictures ({', '.join(SUFFIXES)}); "
+            f"data.root: {os.path.join(folder, empty[0])} holds no images ({', '.join(SUFFIXES)}); "
             "add some or remove the folder"
         )
     if others:
@@ -130,7 +130,7 @@ def _listing(folder: str, digest: Any) -> Listing:
 
 
 def _walk(folder: str, prefix: str, files: list[str], lines: list[str], others: list[str]) -> None:
-    """Add the pictures in a folder and its sub-folders, sorted, and a line with name, size and time of each.
+    """Add the images in a folder and its sub-folders, sorted, and a line with name, size and time of each.
 
     Only strings are kept: tens of thousands of other objects would set off Python's garbage collector.
     """
@@ -160,7 +160,7 @@ def _walk(folder: str, prefix: str, files: list[str], lines: list[str], others: 
             os.close(here)
 
 
-def _open(cache: str, fingerprint: str) -> Pictures | None:
+def _open(cache: str, fingerprint: str) -> DataSplits | None:
     """Memory-map a cache, or return None if there is none with this fingerprint."""
     try:
         with open(os.path.join(cache, "meta.json"), encoding="utf-8") as file:
@@ -175,7 +175,7 @@ def _open(cache: str, fingerprint: str) -> Pictures | None:
             )
             for name in ("train", "test")
         )
-        return Pictures(train, test, tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"]))
+        return DataSplits(train, test, tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"]))
     except (OSError, EOFError, ValueError, KeyError):  # not there, or spoilt
         return None
 
@@ -195,7 +195,7 @@ def _build(cache: str, splits: dict[str, Listing], fingerprint: str, image_size:
                 file.write("\0".join(listing.files))  # the only character that no name has
         if unreadable:
             raise UsageError(
-                f"data.root: {len(unreadable)} unreadable pictures; remove or repair them:\n  "
+                f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  "
                 + "\n  ".join(unreadable[:5] + ["..."] * (len(unreadable) > 5))
             )
         mean, std = channel_statistics(np.load(os.path.join(fresh, "train_images.npy"), mmap_mode="r"))
@@ -203,7 +203,7 @@ def _build(cache: str, splits: dict[str, Listing], fingerprint: str, image_size:
             "fingerprint": fingerprint,
             "image_size": image_size,
             "folders": {name: listing.folder for name, listing in splits.items()},
-            "pictures": {name: len(listing.files) for name, listing in splits.items()},
+            "images": {name: len(listing.files) for name, listing in splits.items()},
             "classes": splits["train"].classes,
             "mean": mean,
             "std": std,
@@ -213,12 +213,12 @@ def _build(cache: str, splits: dict[str, Listing], fingerprint: str, image_size:
         for name in os.listdir(fresh):  # all of it on the disk before it takes the cache's place
             with open(os.path.join(fresh, name), "rb+") as file:
                 os.fsync(file.fileno())
-        settle(fresh)
+        fsync_dir(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if os.path.exists(cache):
             os.rename(cache, old)
         os.rename(fresh, cache)
-        settle(os.path.dirname(cache) or ".")
+        fsync_dir(os.path.dirname(cache) or ".")
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The loaders: batches from worker processes, or from pictures that lie on the device."""
+"""The loaders: batches from worker processes, or from images that lie on the device."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
-from cifar_lit.data.dataset import Batch, PictureDataset
+from cifar_lit.data.dataset import Batch, ImageDataset
 from cifar_lit.data.sampling import TrainSampler
 
 AT_ONCE = 4096 * 32**2  # pixels that are augmented together on a device, to launch few operations
 
 
-class LazyLoader(DataLoader[Batch]):
+class LazyDataLoader(DataLoader[Batch]):
     """A loader whose workers begin with the first batch that is asked for.
 
     Lightning makes the first iterator before it knows where a resumed training is; workers that began at once would
@@ -24,7 +24,7 @@ class LazyLoader(DataLoader[Batch]):
         waited: Seconds that all calls for a next batch took so far.
     """
 
-    waited = 0.0
+    data_time_s = 0.0
 
     def __iter__(self) -> Any:
         """Yield the batches."""
@@ -32,15 +32,15 @@ class LazyLoader(DataLoader[Batch]):
 
 
 class DeviceLoader:
-    """Batches of training pictures that lie on a device and are augmented there, without any other process.
+    """Batches of training images that lie on a device and are augmented there, without any other process.
 
-    Each change depends on seed, epoch and picture alone, whatever the batch size and the number of processes.
+    Each change depends on seed, epoch and image alone, whatever the batch size and the number of processes.
 
     Args:
-        dataset: Which pictures; its own augmentation is not used. They are copied to the device now.
+        dataset: Which images; its own augmentation is not used. They are copied to the device now.
         sampler: The order.
         augmentation: How to change them.
-        batch_size: Pictures a batch.
+        batch_size: Images a batch.
         drop_last: Whether to leave out an incomplete last batch.
         device: Where.
 
@@ -51,7 +51,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: PictureDataset,
+        dataset: ImageDataset,
         sampler: TrainSampler,
         augmentation: DeviceAugmentation,
         batch_size: int,
@@ -63,7 +63,7 @@ class DeviceLoader:
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.device = device
-        self.waited = 0.0
+        self.data_time_s = 0.0
         split, indices = dataset.split, dataset.indices
         self.words = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
         self.at_once = max(1, AT_ONCE // self.words[0].numel() // batch_size) * batch_size
@@ -93,14 +93,14 @@ class DeviceLoader:
             yield from map(Batch, *(torch.split(whole, self.batch_size) for whole in changed))
 
 
-def _timed(loader: LazyLoader | DeviceLoader, begin: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+def _timed(loader: LazyDataLoader | DeviceLoader, begin: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     """Yield what an iterator yields and add up in `loader.waited` how long it takes."""
     batches = None
     while True:
         began = time.perf_counter()
         batches = batches or begin()
         batch = next(batches, None)
-        loader.waited += time.perf_counter() - began
+        loader.data_time_s += time.perf_counter() - began
         if batch is None:
             return
         yield batch

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from cifar_lit.data.dataset import Key, PictureDataset
+from cifar_lit.data.dataset import ImageDataset, Key
 
 Indices = NDArray[np.int64]
 
@@ -47,17 +47,17 @@ class TrainSampler(DistributedSampler[Key]):
     sees. Being a DistributedSampler keeps Lightning from putting its own in its place.
 
     Args:
-        dataset: The pictures.
+        dataset: The images.
         seed: With the epoch the source of the order.
         progress: Tells the epoch, and how many of its batches are done.
-        batch_size: Pictures a batch in each process.
+        batch_size: Images a batch in each process.
         rank: This process.
         world_size: How many there are.
     """
 
     def __init__(
         self,
-        dataset: PictureDataset,
+        dataset: ImageDataset,
         seed: int,
         progress: Callable[[], tuple[int, int]],
         batch_size: int,
@@ -85,8 +85,8 @@ class TrainSampler(DistributedSampler[Key]):
 class EvalSampler(DistributedSampler[Key]):
     """Every position exactly once over all processes, in order, without padding."""
 
-    def __init__(self, dataset: PictureDataset, rank: int, world_size: int) -> None:
-        """Take the pictures, this process and how many there are."""
+    def __init__(self, dataset: ImageDataset, rank: int, world_size: int) -> None:
+        """Take the images, this process and how many there are."""
         super().__init__(dataset, world_size, rank, shuffle=False)
         self.positions = range(rank, len(dataset), world_size)
 

@@ -1,4 +1,4 @@
-"""Where the pictures come from: CIFAR-10, CIFAR-100, a folder, or the small digits of scikit-learn."""
+"""Where the images come from: CIFAR-10, CIFAR-100, a folder, or the small digits of scikit-learn."""
 
 import os
 import tarfile
@@ -10,7 +10,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cifar_lit.data.dataset import Pictures, Split, channel_statistics
+from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.download import fetch
 from cifar_lit.data.image_folder import TEST_FOLDERS, load_folder
 from cifar_lit.data.sampling import stratified_split
@@ -26,18 +26,18 @@ def load(
     mirrors: Sequence[str] = (),
     cache_dir: str = "data/cache",
     num_workers: int = 0,
-) -> Pictures:
-    """Load a data set, all its pictures at one size.
+) -> DataSplits:
+    """Load a data set, all its images at one size.
 
     Args:
         source: Which one.
         root: For `cifar10` and `cifar100` the folder of the archive, which is downloaded if it is not there;
             for `folder` the folder with `train` and `test`; not used for `digits`.
-        image_size: Height and width of the pictures, in pixels.
+        image_size: Height and width of the images, in pixels.
         mirrors: Addresses to try before the original one for the archive; one that ends in `/` is
             a folder which holds it under its usual name.
-        cache_dir: Where `folder` keeps the decoded pictures.
-        num_workers: Processes that decode the pictures of `folder`; with 0, this one does it.
+        cache_dir: Where `folder` keeps the decoded images.
+        num_workers: Processes that decode the images of `folder`; with 0, this one does it.
 
     Raises:
         UsageError: An option, or what lies at `root`, cannot be used.
@@ -45,7 +45,7 @@ def load(
         OSError: The disk is full.
     """
     if image_size < 1:
-        raise UsageError(f"data.image_size={image_size}: give the side of the pictures in pixels, such as 32")
+        raise UsageError(f"data.image_size={image_size}: give the side of the images in pixels, such as 32")
     if source == "folder":
         return load_folder(root, image_size, cache_dir, num_workers)
     if source == "digits":
@@ -55,7 +55,7 @@ def load(
     raise UsageError(f"data.source={source!r}: choose cifar10, cifar100, folder or digits")
 
 
-def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -> Pictures:
+def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -> DataSplits:
     """Load CIFAR-10 or CIFAR-100, after downloading and unpacking it where it is not there yet."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -76,7 +76,7 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
         if "train" in splits[:-1] and not begun:
             raise UsageError(
                 f"data.root={root} holds folders {splits[0]} and {splits[1]}, but no {kind.filename}: add "
-                f"--data.source folder to take their pictures, or name another folder, to download {source} into"
+                f"--data.source folder to take their images, or name another folder, to download {source} into"
             ) from None
         try:
             os.makedirs(root, exist_ok=True)
@@ -94,7 +94,7 @@ def _cifar(source: Source, root: str, image_size: int, mirrors: Sequence[str]) -
                 f"the unpacked {kind.base_folder}"
             ) from error
 
-    return _pictures(
+    return _images(
         Split(_resized(train.data, image_size), np.asarray(train.targets, dtype=np.int64)),
         Split(_resized(test.data, image_size), np.asarray(test.targets, dtype=np.int64)),
         train.classes,
@@ -110,7 +110,7 @@ def _unpack(archive: str, folder: str) -> None:
         raise RunError(f"{archive} cannot be unpacked ({error}); remove it and start again") from None
 
 
-def _digits(image_size: int) -> Pictures:
+def _digits(image_size: int) -> DataSplits:
     """Load the 1,797 digits, of which 360 are the test split; nothing is downloaded."""
     from sklearn.datasets import load_digits
 
@@ -120,17 +120,17 @@ def _digits(image_size: int) -> Pictures:
     labels = digits.target.astype(np.int64)
     rest, held_out = stratified_split(labels, size=360, seed=0)
     train, test = (Split(images[indices], labels[indices]) for indices in (rest, held_out))
-    return _pictures(train, test, [str(name) for name in digits.target_names])
+    return _images(train, test, [str(name) for name in digits.target_names])
 
 
-def _pictures(train: Split, test: Split, classes: Sequence[str]) -> Pictures:
+def _images(train: Split, test: Split, classes: Sequence[str]) -> DataSplits:
     """Join two splits, with the statistics of the first."""
     mean, std = channel_statistics(train.images)
-    return Pictures(train, test, tuple(classes), mean, std)
+    return DataSplits(train, test, tuple(classes), mean, std)
 
 
 def _resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return `(N, H, W)` or `(N, H, W, 3)` pictures, uint8, at `size` x `size` pixels."""
+    """Return `(N, H, W)` or `(N, H, W, 3)` images, uint8, at `size` x `size` pixels."""
     if images.shape[1:3] == (size, size):
         return np.ascontiguousarray(images)  # CIFAR arrives as a transposed view, slow to read in batches
     resized = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)

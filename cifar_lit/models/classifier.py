@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_lit.data.dataset import Batch
 from cifar_lit.models.metrics import NonFinite, Scores
-from cifar_lit.models.optim import parameter_groups, set_rates
+from cifar_lit.models.optim import parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.models.schedules import Schedule
 from cifar_lit.utils.errors import UsageError
@@ -29,9 +29,9 @@ class ImageClassifier(LightningModule):
 
     Args:
         num_classes: Number of classes, at least 2.
-        mean: Channel means of the training pictures, in 0..1.
-        std: Channel standard deviations of the training pictures, in 0..1.
-        stem: `cifar` begins with a 3x3 convolution and no pooling, for pictures of about 32 px; `imagenet` is
+        mean: Channel means of the training images, in 0..1.
+        std: Channel standard deviations of the training images, in 0..1.
+        stem: `cifar` begins with a 3x3 convolution and no pooling, for images of about 32 px; `imagenet` is
             torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` for BatchNorm, `layer` for LayerNorm in its place everywhere.
         init: How the convolutions begin: `he` as in torchvision (arXiv 1502.01852), `torch` with PyTorch's own, smaller
@@ -43,7 +43,7 @@ class ImageClassifier(LightningModule):
         schedule: How the learning rate changes; see its own options.
         norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 leaves them free
             (arXiv 1812.01187, section 3.1).
-        norm_bias_lr_factor: What the learning rate of the norms' biases is multiplied by, above 0; those that learn
+        norm_bias_lr_mult: What the learning rate of the norms' biases is multiplied by, above 0; those that learn
             faster shorten short trainings, 64 times as fast in arXiv 2404.00498, section 3.4.
         label_smoothing: Share of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
@@ -64,7 +64,7 @@ class ImageClassifier(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
         schedule: Schedule = CONSTANT,
         norm_weight_decay: float | None = None,
-        norm_bias_lr_factor: float = 1.0,
+        norm_bias_lr_mult: float = 1.0,
         label_smoothing: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
         compile: bool = False,
@@ -74,18 +74,18 @@ class ImageClassifier(LightningModule):
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
         if norm_weight_decay is not None and norm_weight_decay < 0:
             raise UsageError(f"model.norm_weight_decay must be 0 or more, got {norm_weight_decay}")
-        if norm_bias_lr_factor <= 0:
-            raise UsageError(f"model.norm_bias_lr_factor must be above 0, got {norm_bias_lr_factor}")
+        if norm_bias_lr_mult <= 0:
+            raise UsageError(f"model.norm_bias_lr_mult must be above 0, got {norm_bias_lr_mult}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
         self.net = Classifier(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         try:  # a wrong argument is told now, not when the run has already begun
-            optimizer(parameter_groups(self.net, norm_weight_decay, norm_bias_lr_factor))
+            optimizer(parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult))
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.norm_weight_decay = norm_weight_decay
-        self.norm_bias_lr_factor = norm_bias_lr_factor
+        self.norm_bias_lr_mult = norm_bias_lr_mult
         self.label_smoothing = label_smoothing
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
@@ -105,7 +105,7 @@ class ImageClassifier(LightningModule):
             super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 pictures `(B, H, W, 3)` to logits `(B, num_classes)`."""
+        """Map uint8 images `(B, H, W, 3)` to logits `(B, num_classes)`."""
         logits: Tensor = self.net(images)
         return logits
 
@@ -204,9 +204,9 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule, each stepped at its own interval."""
-        groups = parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_factor)
+        groups = parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_mult)
         optimizer = self.make_optimizer(groups)
-        set_rates(optimizer, self.lr)
+        set_learning_rates(optimizer, self.lr)
         # A fused optimizer would undo the scaling of float16 itself: Lightning cannot clip gradients then, and torch
         # takes whatever lies in memory for the momentum after a first step that overflowed.
         vars(optimizer)["_step_supports_amp_scaling"] = False

@@ -21,14 +21,14 @@ def smallest_strided(image_size: int, stem: Stem) -> int:
     """Return height and width in px of the maps that `layer4` gets, whose first convolution has stride 2.
 
     Args:
-        image_size: Height and width of the pictures in px.
+        image_size: Height and width of the images in px.
         stem: As in `Classifier`.
     """
     return -(-image_size // (4 if stem == "cifar" else 16))
 
 
 class Normalize(nn.Module):
-    """Turn uint8 pictures into standardised floats, on whatever device they are.
+    """Turn uint8 images into standardised floats, on whatever device they are.
 
     Being part of the network, it travels in every checkpoint: nobody who loads one has to know the statistics.
     """
@@ -49,12 +49,12 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A ResNet-18 that takes uint8 pictures.
+    """A ResNet-18 that takes uint8 images.
 
     Args:
         num_classes: Number of classes, at least 2.
-        mean: Channel means of the training pictures, in 0..1.
-        std: Channel standard deviations of the training pictures, in 0..1.
+        mean: Channel means of the training images, in 0..1.
+        std: Channel standard deviations of the training images, in 0..1.
         stem: `cifar` begins with a 3x3 convolution of stride 1 and no pooling (section 4.2 of the ResNet paper);
             `imagenet` is torchvision's 7x7 convolution of stride 2 and pooling.
         norm: `batch` is BatchNorm; `layer` puts ConvNeXt's LayerNorm over the channels of each position
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
             a step turns smaller weights further (arXiv 1706.05350).
         zero_init_residual: Begin with every residual block as the identity, by a zero weight in its last norm
             (arXiv 1706.02677, section 5.1).
-        memory_format: How pictures and weights lie in memory; changes the speed, not the result.
+        memory_format: How images and weights lie in memory; changes the speed, not the result.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         self.backbone.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 pictures `(B, H, W, 3)` to logits `(B, num_classes)`."""
+        """Map uint8 images `(B, H, W, 3)` to logits `(B, num_classes)`."""
         logits: Tensor = self.backbone(self.normalize(images).contiguous(memory_format=self.memory_format))
         return logits
 

@@ -1,4 +1,4 @@
-"""What every part of the report looks at: the final weights, and what they say about the pictures."""
+"""What every part of the report looks at: the final weights, and what they say about the images."""
 
 import copy
 from functools import cached_property
@@ -13,7 +13,7 @@ from torch import nn
 
 from cifar_lit.analysis.predictions import Predictions, average, predict
 from cifar_lit.callbacks.history import History
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.classifier import ImageClassifier
@@ -31,22 +31,23 @@ class Analysis:
 
     Args:
         trainer: Knows device, precision, processes, loggers and limits.
-        data: The pictures.
+        data: The images.
         net: The network to look at, with its final weights; it is put into evaluation mode and float32.
         weights: Which weights these are, in a few words.
         history: A row of figures for each epoch of the training, as `History` keeps them.
-        run: The folder of the run, with its `config.yaml` and `run.json` if it was started from the command line.
+        run: The folder of the run, with its `config.yaml` and `provenance.json`
+            if it was started from the command line.
 
     Attributes:
         evaluated: The command that made this report, if it was not the training itself.
-        flip_averaged: What the mean over each test picture and its mirror image says, where it was asked for.
+        flip_tta: What the mean over each test image and its mirror image says, where it was asked for.
         problems: Why parts of the report could not be made, by the part's name.
     """
 
     def __init__(
         self,
         trainer: Trainer,
-        data: PictureData,
+        data: ImageDataModule,
         net: Classifier,
         weights: str,
         history: list[dict[str, float]],
@@ -59,7 +60,7 @@ class Analysis:
         self.history = history
         self.run = run
         self.evaluated: str | None = None
-        self.flip_averaged: Predictions | None = None
+        self.flip_tta: Predictions | None = None
         self.problems: dict[str, str] = {}
 
     @classmethod
@@ -67,10 +68,10 @@ class Analysis:
         """Return the analysis of a trainer that just fitted; of a copy: the module stays as training leaves it."""
         if CURRENT not in vars(trainer):
             data = getattr(trainer, "datamodule", None)
-            if not isinstance(data, PictureData) or not isinstance(module, ImageClassifier):
+            if not isinstance(data, ImageDataModule) or not isinstance(module, ImageClassifier):
                 raise UsageError(
                     "the report's callbacks need cifar_lit's own module and data: "
-                    "trainer.fit(ImageClassifier(...), datamodule=PictureData(...))"
+                    "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
                 )
             for callback in getattr(trainer, "callbacks", []):
                 if isinstance(callback, WeightAveraging):
@@ -94,15 +95,15 @@ class Analysis:
         indices, limit = self.data.test_dataset.indices, self.trainer.limit_test_batches
         return self._predict("test", indices, limit, last=self.net.backbone.fc)
 
-    def average_flips(self) -> None:
-        """Make one more pass over the same test pictures, mirrored."""
-        if self.flip_averaged is None:
+    def compute_flip_tta(self) -> None:
+        """Make one more pass over the same test images, mirrored."""
+        if self.flip_tta is None:
             indices, limit = self.data.test_dataset.indices, self.trainer.limit_test_batches
-            self.flip_averaged = average(self.test, self._predict("test", indices, limit, mirrored=True))
+            self.flip_tta = average(self.test, self._predict("test", indices, limit, mirrored=True))
 
     @cached_property
     def train(self) -> Predictions:
-        """One pass over some training pictures, not augmented: data.train_eval_size, or what was trained on if less."""
+        """One pass over some training images, not augmented: data.train_eval_size, or what was trained on if less."""
         indices, limit = self.data.train_dataset.indices, self.trainer.limit_train_batches
         return self._predict("train", indices, limit, most=self.data.train_eval_size)
 
@@ -115,11 +116,11 @@ class Analysis:
         last: nn.Module | None = None,
         mirrored: bool = False,
     ) -> Predictions:
-        split: Split = getattr(self.data.pictures, name)
+        split: Split = getattr(self.data.splits, name)
         per_batch = self.data.batch_size * self.trainer.world_size
         count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
         count = max(1, min(count, most or count))
-        # Part of a split is a part of each class: a folder's pictures lie class after class.
+        # Part of a split is a part of each class: a folder's images lie class after class.
         indices = indices[stratified_split(split.labels[indices], count, self.data.seed)[1]]
         return predict(
             self.net,

@@ -15,10 +15,10 @@ from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.sources import load
 from cifar_lit.report.html import render, thumbnail
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import replace_text
+from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
-SHOWN = 500  # pictures of each kind on the page
+SHOWN = 500  # images of each kind on the page
 REMEDY = "make it again with python -m cifar_lit.evaluate --ckpt_path RUN, and give the folder that this writes"
 
 
@@ -29,10 +29,10 @@ class Run:
     Attributes:
         name: Its recipe and version.
         metrics: `metrics.json`.
-        predictions: What it says about the test pictures.
+        predictions: What it says about the test images.
         classes: The class names.
         config: `config.yaml`, flattened to dotted names.
-        notes: `run.json`.
+        notes: `provenance.json`.
         history: A row of figures for each epoch.
     """
 
@@ -71,10 +71,10 @@ def read(folder: str) -> Run:
         _ = metrics["fingerprints"], metrics["parameters"]
         predictions, classes = read_csv(report / "predictions.csv")
         config = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
-        if other and (given / "config.yaml").exists():  # an evaluation's, perhaps on other pictures
+        if other and (given / "config.yaml").exists():  # an evaluation's, perhaps on other images
             evaluated = flat(yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8")))
             config |= {name: value for name, value in evaluated.items() if name.startswith("data.")}
-        notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        notes = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
         history: list[dict[str, float]] = []
         if (report / "history.csv").exists():
             with open(report / "history.csv", newline="", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def flat(config: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that were tested on different pictures."""
+    """Refuse runs that were tested on different images."""
     first = runs[0]
     for other in runs[1:]:
         if other.classes != first.classes:
@@ -110,14 +110,14 @@ def check_comparable(runs: Sequence[Run]) -> None:
             problem = f"they tell different classes apart ({ours} and {theirs})"
         elif other.metrics["fingerprints"]["test"] != first.metrics["fingerprints"]["test"]:
             fingerprints = [run.metrics["fingerprints"]["test"] for run in (first, other)]
-            problem = f"they were tested on different pictures (fingerprints {fingerprints[0]} and {fingerprints[1]})"
+            problem = f"they were tested on different images (fingerprints {fingerprints[0]} and {fingerprints[1]})"
             sizes = [run.config.get("data.image_size") for run in (first, other)]
             if sizes[0] != sizes[1]:
-                problem = f"they saw the test pictures at different sizes (data.image_size {sizes[0]} and {sizes[1]})"
+                problem = f"they saw the test images at different sizes (data.image_size {sizes[0]} and {sizes[1]})"
         elif not np.array_equal(other.predictions.indices, first.predictions.indices):
             problem = (
                 f"they were tested on different parts of the test set ({len(first.predictions)} and "
-                f"{len(other.predictions)} pictures; trainer.limit_test_batches)"
+                f"{len(other.predictions)} images; trainer.limit_test_batches)"
             )
         else:
             continue
@@ -131,13 +131,13 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
         return [name, *texts]
 
     test = [run.metrics["test"] for run in runs]
-    flipped = [run.metrics.get("test_flip_averaged") for run in runs]
+    flipped = [run.metrics.get("test_flip_tta") for run in runs]
     return [
         row("run", *(run.name for run in runs)),
         row("test accuracy", *(f"{one['accuracy']:.2%}" for one in test)),
         row("95 % interval", *("{:.2%} to {:.2%}".format(*one["accuracy_interval_95"]) for one in test)),
         *(
-            [row("flip-averaged", *(f"{one['accuracy']:.2%}" if one else "(none)" for one in flipped))]
+            [row("flip TTA", *(f"{one['accuracy']:.2%}" if one else "(none)" for one in flipped))]
             if any(flipped)
             else []
         ),
@@ -192,7 +192,7 @@ class Changes:
 
 
 def changes(one: Predictions, other: Predictions) -> Changes:
-    """Compare two sets of predictions for the same pictures (McNemar 1947; exact, by the binomial distribution)."""
+    """Compare two sets of predictions for the same images (McNemar 1947; exact, by the binomial distribution)."""
     from scipy.stats import binomtest
 
     before, after = one.errors, other.errors  # the most wrong first
@@ -229,11 +229,11 @@ def run(folders: Sequence[str], out: str | None) -> None:
         content["errors"] = {kind: indices[part].tolist() for kind, part in kinds.items()}
         content["mcnemar_p_value"] = found.p_value
         print(f"\nerrors: {', '.join(f'{len(part)} {kind}' for kind, part in kinds.items())}; {_verdict(found)}")
-        between = {"verdict": _verdict(found), "kinds": _pictures(runs, kinds)}
+        between = {"verdict": _verdict(found), "kinds": _images(runs, kinds)}
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "compare.json", json.dumps(content, indent=2) + "\n")
+    atomic_write_text(folder / "compare.json", json.dumps(content, indent=2) + "\n")
     html = render("compare.html", rows=rows, differences=differ, between=between, shown=SHOWN)
-    replace_text(folder / "compare.html", html)
+    atomic_write_text(folder / "compare.html", html)
     print(f"written: {folder / 'compare.html'}")
 
 
@@ -244,14 +244,14 @@ def _verdict(found: Changes) -> str:
     return f"the difference {chance} (exact McNemar test, p = {found.p_value:.2g})"
 
 
-def _pictures(runs: Sequence[Run], kinds: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
+def _images(runs: Sequence[Run], kinds: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
     """Collect what the page shows of each kind, from the first run's data."""
     names = ("source", "root", "image_size", "mirrors", "cache_dir")
     options: dict[str, Any] = {name: runs[0].config.get(f"data.{name}") for name in names}
     options["mirrors"] = options["mirrors"] or []
-    pictures = load(**options)
-    if pictures.test.fingerprint != runs[0].metrics["fingerprints"]["test"]:
-        raise UsageError(f"data.root={options['root']}: the test pictures there are no longer those of {runs[0].name}")
+    images = load(**options)
+    if images.test.fingerprint != runs[0].metrics["fingerprints"]["test"]:
+        raise UsageError(f"data.root={options['root']}: the test images there are no longer those of {runs[0].name}")
     one, other = (run.predictions for run in runs)
     classes = runs[0].classes
     return {
@@ -263,7 +263,7 @@ def _pictures(runs: Sequence[Run], kinds: dict[str, NDArray[np.int64]]) -> dict[
                     "true": classes[one.labels[row]],
                     "before": f"{classes[one.predicted[row]]} {one.confidence[row]:.0%}",
                     "after": f"{classes[other.predicted[row]]} {other.confidence[row]:.0%}",
-                    "image": thumbnail(pictures.test.images[one.indices[row]]),
+                    "image": thumbnail(images.test.images[one.indices[row]]),
                 }
                 for row in rows[:SHOWN]
             ],

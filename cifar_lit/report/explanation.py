@@ -1,4 +1,4 @@
-"""What a trained network says about single pictures, and where it looks."""
+"""What a trained network says about single images, and where it looks."""
 
 import argparse
 import itertools
@@ -17,18 +17,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from cifar_lit.analysis import cam_methods as cams
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, to_picture
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
 from cifar_lit.models.resnet import Classifier, Layer
 from cifar_lit.report import figures
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import replace_text
+from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
-DRAWN = 320  # pixels of a picture in the figures
-SHEET = 100  # pictures on the contact sheet
+DRAWN = 320  # pixels of a image in the figures
+SHEET = 100  # images on the contact sheet
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Trained:
     Attributes:
         net: In evaluation mode, in float32, without gradients.
         classes: Its class names.
-        image_size: Height and width in pixels of the pictures that it was trained on.
+        image_size: Height and width in pixels of the images that it was trained on.
     """
 
     net: Classifier
@@ -48,15 +48,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the network says about a picture.
+    """What the network says about a image.
 
     Attributes:
-        file: The picture.
-        seen: Shape `(S, S, 3)`, uint8, the picture as the network sees it.
+        file: The image.
+        seen: Shape `(S, S, 3)`, uint8, the image as the network sees it.
         probabilities: Shape `(C,)`, of each class.
         explained: The class that the maps belong to.
         maps: For each layer a map `(S, S)`, 0..1.
-        notes: How the picture differs from those that the network was trained on.
+        notes: How the image differs from those that the network was trained on.
     """
 
     file: str
@@ -72,7 +72,7 @@ def load(path: str) -> Trained:
     file = checkpoints.of_run(path)
     checkpoint = checkpoints.read(file)
     try:
-        built, data = checkpoint["hyper_parameters"], checkpoint["PictureData"]
+        built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
         trained = Trained(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
@@ -87,10 +87,10 @@ def load(path: str) -> Trained:
 def explain(
     trained: Trained, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
 ) -> Explanation:
-    """Classify a picture file and explain one class, the predicted one if none is named.
+    """Classify a image file and explain one class, the predicted one if none is named.
 
     Raises:
-        UnreadableError: The file is no picture, or a broken one.
+        UnreadableError: The file is no image, or a broken one.
     """
     seen = read(file, trained.image_size)
     device = trained.net.normalize.mean.device
@@ -99,12 +99,12 @@ def explain(
     probabilities = logits.softmax(0).cpu().numpy()
     explained = trained.classes.index(class_name) if class_name else int(probabilities.argmax())
     raw = activation_maps(trained.net, seen[None], np.array([[explained]]), layers, method)
-    maps = {layer: to_picture(raw[layer][0, 0], trained.image_size) for layer in layers}
+    maps = {layer: upscale(raw[layer][0, 0], trained.image_size) for layer in layers}
     return Explanation(file, seen, probabilities, explained, maps, _notes(file, trained.image_size))
 
 
 def _notes(file: str, size: int) -> list[str]:
-    """Say what happened to a picture on the way to the network's size."""
+    """Say what happened to a image on the way to the network's size."""
     with Image.open(file) as image:
         width, height = image.size
     short, long = sorted((width, height))
@@ -119,14 +119,14 @@ def _notes(file: str, size: int) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Explain all pictures that the command line names, and write the results.
+    """Explain all images that the command line names, and write the results.
 
     Raises:
         UsageError: An option cannot be used.
-        RunError: Some pictures could not be read; the others were explained.
+        RunError: Some images could not be read; the others were explained.
     """
     method = cams.check("--method", options.method)
-    files = list(_files(options.pictures))
+    files = list(_files(options.images))
     folder = new_folder(options.out, "explain")
     trained = load(options.ckpt_path)
     if options.class_name is not None and options.class_name not in trained.classes:
@@ -136,19 +136,19 @@ def run(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = _Names()
     results: list[dict[str, Any]] = []
-    sheet: list[tuple[figures.Picture, str]] = []
+    sheet: list[tuple[figures.Pixels, str]] = []
     failures = []
-    for file in tqdm(files, unit="picture", delay=2, leave=False, disable=None):
+    for file in tqdm(files, unit="image", delay=2, leave=False, disable=None):
         try:
             one = explain(trained, file, options.class_name, layers, method)
-            picture = _at_drawn_size(read(file, DRAWN))
+            image = _at_drawn_size(read(file, DRAWN))
         except UnreadableError as error:
             failures.append(str(error))
             continue
-        overlays = {layer: figures.overlay(picture, heat) for layer, heat in one.maps.items()}
+        overlays = {layer: figures.overlay(image, heat) for layer, heat in one.maps.items()}
         top = [(trained.classes[i], float(one.probabilities[i])) for i in np.argsort(-one.probabilities)[: options.top]]
         name = names.free(Path(file).stem)
-        _draw(folder / f"{name}.png", one, picture, overlays, trained, top, method)
+        _draw(folder / f"{name}.png", one, image, overlays, trained, top, method)
         if len(sheet) < SHEET:
             sheet.append((overlays[layers[-1]], f"{name[:24]}\n{top[0][0]} {top[0][1]:.0%}"))
         results.append(
@@ -164,20 +164,20 @@ def run(options: argparse.Namespace) -> None:
         )
         tqdm.write(_table(file.encode(errors="replace").decode(), top, one.notes))
     if sheet:
-        pictures, titles = zip(*sheet, strict=True)
+        images, titles = zip(*sheet, strict=True)
         figures.save(
-            figures.grid(pictures, titles, f"{figures.method_name(method)} of {layers[-1]} ({options.ckpt_path})"),
+            figures.grid(images, titles, f"{figures.method_name(method)} of {layers[-1]} ({options.ckpt_path})"),
             folder / "contact_sheet.png",
         )
-    text = json.dumps({"checkpoint": options.ckpt_path, "pictures": results, "unreadable": failures}, indent=2)
-    replace_text(folder / "explain.json", text + "\n")
-    print(f"{len(results)} picture{'s' * (len(results) != 1)} explained in {folder}")
+    text = json.dumps({"checkpoint": options.ckpt_path, "images": results, "unreadable": failures}, indent=2)
+    atomic_write_text(folder / "explain.json", text + "\n")
+    print(f"{len(results)} image{'s' * (len(results) != 1)} explained in {folder}")
     if failures:
         raise RunError("unreadable, and left out:\n  " + "\n  ".join(failures))
 
 
 def _files(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield the files that are named, and the pictures in the folders that are named."""
+    """Yield the files that are named, and the images in the folders that are named."""
     for argument in arguments:
         if os.path.isdir(argument):
             found = [
@@ -187,12 +187,12 @@ def _files(arguments: Sequence[str]) -> Iterator[str]:
                 if name.lower().endswith(SUFFIXES) and not name.startswith(".")
             ]
             if not found:
-                raise UsageError(f"{argument}: this folder holds no pictures ({', '.join(SUFFIXES)})")
+                raise UsageError(f"{argument}: this folder holds no images ({', '.join(SUFFIXES)})")
             yield from sorted(found)
         elif os.path.exists(argument):
             yield argument
         else:
-            raise UsageError(f"{argument}: there is no such picture or folder")
+            raise UsageError(f"{argument}: there is no such image or folder")
 
 
 class _Names:
@@ -202,34 +202,34 @@ class _Names:
         self.taken = {"contact_sheet"}
 
     def free(self, stem: str) -> str:
-        safe = re.sub(r"[^\w.-]", "_", stem).lstrip(".")[:80] or "picture"
+        safe = re.sub(r"[^\w.-]", "_", stem).lstrip(".")[:80] or "image"
         name = next(n for i in itertools.count(1) if (n := safe if i == 1 else f"{safe}_{i}") not in self.taken)
         self.taken.add(name)
         return name
 
 
-def _at_drawn_size(picture: figures.Picture) -> figures.Picture:
-    resized = Image.fromarray(picture).resize((DRAWN, DRAWN), Image.Resampling.NEAREST)
+def _at_drawn_size(image: figures.Pixels) -> figures.Pixels:
+    resized = Image.fromarray(image).resize((DRAWN, DRAWN), Image.Resampling.NEAREST)
     return np.asarray(resized, dtype=np.uint8)
 
 
 def _draw(
     path: Path,
     one: Explanation,
-    picture: figures.Picture,
-    overlays: dict[Layer, figures.Picture],
+    image: figures.Pixels,
+    overlays: dict[Layer, figures.Pixels],
     trained: Trained,
     top: Sequence[tuple[str, float]],
     method: str,
 ) -> None:
     share = one.probabilities[one.explained]
-    titles = ["the picture", f"as the network sees it, {trained.image_size} px", *overlays]
+    titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
     heading = (
         f"{', '.join(f'{label} {probability:.0%}' for label, probability in top[:3])}\n"
         f"{figures.method_name(method)} for {trained.classes[one.explained]} ({share:.0%})"
     )
-    pictures = [picture, _at_drawn_size(one.seen), *overlays.values()]
-    figures.save(figures.grid(pictures, titles, heading, columns=6), path)
+    images = [image, _at_drawn_size(one.seen), *overlays.values()]
+    figures.save(figures.grid(images, titles, heading, columns=6), path)
 
 
 def _table(file: str, top: Sequence[tuple[str, float]], notes: Sequence[str]) -> str:

@@ -14,37 +14,37 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lit.utils.files import replacing
+from cifar_lit.utils.files import atomic_write
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 TRAIN, VAL = "#4477aa", "#ee7733"  # told apart by the colour-blind too (Paul Tol's schemes)
-CELL = 160  # pixels a picture is enlarged to, at least
+CELL = 160  # pixels a image is enlarged to, at least
 
 
-def thumbnails(images: Iterable[Picture], most: int) -> Picture:
-    """Shrink pictures `(H, H, 3)`, one after another, to `most` pixels a side if they are larger: `(N, h, h, 3)`."""
+def thumbnails(images: Iterable[Pixels], most: int) -> Pixels:
+    """Shrink images `(H, H, 3)`, one after another, to `most` pixels a side if they are larger: `(N, h, h, 3)`."""
     return np.stack([_shrunk(image, most) for image in images])
 
 
-def _shrunk(image: Picture, most: int) -> Picture:
+def _shrunk(image: Pixels, most: int) -> Pixels:
     if len(image) <= most:
         return image
     return np.asarray(cv2.resize(image, (most, most), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def enlarge(image: Picture) -> Picture:
-    """Enlarge a picture `(H, W, 3)` without blur, by a whole factor, to 160 px or more."""
+def enlarge(image: Pixels) -> Pixels:
+    """Enlarge a image `(H, W, 3)` without blur, by a whole factor, to 160 px or more."""
     factor = -(-CELL // image.shape[0])
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
-    """Lay a map over a picture.
+def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
+    """Lay a map over a image.
 
     Args:
         image: Shape `(H, W, 3)`, uint8.
-        heat: Shape `(H, W)`, 0..1; enlarged bilinearly, while the picture keeps its pixels.
+        heat: Shape `(H, W)`, 0..1; enlarged bilinearly, while the image keeps its pixels.
     """
     large = enlarge(image)
     smooth = cv2.resize(heat, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -52,17 +52,17 @@ def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
     return np.asarray(0.45 * large + 0.55 * colours, dtype=np.uint8)
 
 
-def side_by_side(pictures: Sequence[Picture]) -> Picture:
-    """Join enlarged pictures of one height into a strip."""
-    gap = np.full((pictures[0].shape[0], 6, 3), 255, dtype=np.uint8)
-    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+def side_by_side(images: Sequence[Pixels]) -> Pixels:
+    """Join enlarged images of one height into a strip."""
+    gap = np.full((images[0].shape[0], 6, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
 
 
-def grid(pictures: Sequence[Picture], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
-    """Draw pictures (uint8, of one shape, each drawn as large as it is or larger) in rows, a title over each."""
-    height, width = pictures[0].shape[:2]
-    columns = max(1, min(columns, len(pictures)))
-    rows = -(-len(pictures) // columns)
+def grid(images: Sequence[Pixels], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
+    """Draw images (uint8, of one shape, each drawn as large as it is or larger) in rows, a title over each."""
+    height, width = images[0].shape[:2]
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
     lines = 1 + max(title.count("\n") for title in titles)
     cell = (width / CELL * 1.6, height / CELL * 1.6 + 0.19 * lines)
     figure = Figure(figsize=(max(columns * cell[0] + 0.3, 4.5), rows * cell[1] + 0.6), layout="constrained")
@@ -70,14 +70,14 @@ def grid(pictures: Sequence[Picture], titles: Sequence[str], heading: str, colum
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
-    for axis, picture, title in zip(axes, pictures, titles, strict=False):
-        axis.imshow(picture, interpolation="nearest")
+    for axis, image, title in zip(axes, images, titles, strict=False):
+        axis.imshow(image, interpolation="nearest")
         axis.set_title(_plain(title), fontsize=8, pad=3, y=1)  # without y its place is looked for, again and again
     return figure
 
 
 def sentence(text: str) -> Figure:
-    """Draw a sentence where there is no picture to draw."""
+    """Draw a sentence where there is no image to draw."""
     figure = Figure(figsize=(6, 1))
     figure.text(0.5, 0.5, _plain(text), ha="center", va="center")
     return figure
@@ -120,7 +120,7 @@ def _line(axis: Axes, history: Sequence[Mapping[str, float]], key: str, colour: 
 
 
 def class_bars(classes: Sequence[str], accuracy: NDArray[np.float64], overall: float) -> Figure:
-    """Draw the accuracy of each class (0..1; nan where the class has no pictures), the best at the top."""
+    """Draw the accuracy of each class (0..1; nan where the class has no images), the best at the top."""
     order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
     figure = Figure(figsize=(6, 0.9 + 0.28 * len(classes)), layout="constrained")
     axis = figure.subplots()
@@ -142,7 +142,7 @@ def confusion(table: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     axis = figure.subplots()
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_title("test pictures: true class (row), predicted class (column)", fontsize=10)
+    axis.set_title("test images: true class (row), predicted class (column)", fontsize=10)
     axis.set_ylabel("true")
     axis.set_xlabel("predicted")
     if len(classes) <= 40:
@@ -159,10 +159,10 @@ def confusion(table: NDArray[np.int64], classes: Sequence[str]) -> Figure:
 def reliability(
     count: NDArray[np.int64], confidence: NDArray[np.float64], accuracy: NDArray[np.float64], error: float
 ) -> Figure:
-    """Draw accuracy over confidence, and how many pictures are how confident (arXiv 1706.04599, figure 1).
+    """Draw accuracy over confidence, and how many images are how confident (arXiv 1706.04599, figure 1).
 
     Args:
-        count: Shape `(B,)`, pictures in each of B equal bins of confidence over 0..1.
+        count: Shape `(B,)`, images in each of B equal bins of confidence over 0..1.
         confidence: Shape `(B,)`, their mean confidence, 0..1; nan in an empty bin.
         accuracy: Shape `(B,)`, their accuracy, 0..1; nan in an empty bin.
         error: The expected calibration error, 0..1.
@@ -180,7 +180,7 @@ def reliability(
     upper.set_title(f"expected calibration error {error:.1%}", fontsize=10)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # inside it would lie on the bars
     lower.bar(edges[:-1], count, width, align="edge", color=TRAIN, edgecolor="white")
-    lower.set_ylabel("pictures")
+    lower.set_ylabel("images")
     lower.set_xlabel("confidence, the probability of the prediction")
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -193,7 +193,7 @@ def _plain(text: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "no pictures" if np.isnan(share) else f"{share:.1%}"
+    return "no images" if np.isnan(share) else f"{share:.1%}"
 
 
 def lr_range(rates: NDArray[np.float64], losses: NDArray[np.float32], chosen: float) -> Figure:
@@ -221,11 +221,11 @@ def method_name(method: str) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a PNG file."""
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         Image.fromarray(to_array(figure)).save(file, "PNG")
 
 
-def to_array(figure: Figure, dpi: int = 120) -> Picture:
+def to_array(figure: Figure, dpi: int = 120) -> Pixels:
     """Render a figure to `(H, W, 3)`, uint8."""
     figure.set_dpi(dpi)
     canvas: Any = FigureCanvasAgg(figure)

@@ -18,21 +18,21 @@ from tqdm import tqdm
 
 from cifar_lit.analysis import faithfulness
 from cifar_lit.analysis import scores as metrics
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, to_picture
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report import figures
 from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import note_problem
+from cifar_lit.report.writer import record_failure
 from cifar_lit.utils import hardware
 
 SUSPECTS = 20
 MOST_CLASSES = 200  # of a confusion matrix; of 1,000 it would have a million cells
-LARGEST = 96  # pixels of a picture on the page
-LOSSLESS = 48  # pixels up to which a picture stays as it is, and those of a map
-BATCH = 20  # pictures explained at once
+LARGEST = 96  # pixels of a image on the page
+LOSSLESS = 48  # pixels up to which a image stays as it is, and those of a map
+BATCH = 20  # images explained at once
 INK = "#123456"  # stands for the page's text colour while matplotlib draws
 PICTURES = {  # those of the short version
-    "misclassified.png": "The most wrong test pictures",
+    "misclassified.png": "The most wrong test images",
     "gradcam_true.png": "What speaks for the true class",
     "gradcam_predicted.png": "What speaks for the predicted class",
     "confusion.png": "Confusion matrix",
@@ -42,16 +42,16 @@ Context = dict[str, Any]
 
 
 def build(
-    analysis: Analysis, folder: Path, listed: int | None, explained: int, scored: int, method: str
+    analysis: Analysis, folder: Path, max_listed: int | None, num_cams: int, num_road: int, method: str
 ) -> tuple[str, str]:
     """Fill the templates; a section that cannot be made gives way to the reason, which is noted as a problem.
 
     Args:
         analysis: The run.
-        folder: The report's folder, for the pictures that others left in it.
-        listed: How many of the misclassified pictures are on the page, the most wrong first; None for all.
-        explained: How many of the most wrong pictures get maps.
-        scored: How many of those get the scores of their maps.
+        folder: The report's folder, for the images that others left in it.
+        max_listed: How many of the misclassified images are on the page, the most wrong first; None for all.
+        num_cams: How many of the most wrong images get maps.
+        num_road: How many of those get the scores of their maps.
         method: How the maps are made, as in `activation_maps`.
 
     Returns:
@@ -61,8 +61,8 @@ def build(
         "quality": lambda: _quality(analysis),
         "training": lambda: _training(analysis),
         "errors": lambda: _errors(analysis),
-        "pictures": lambda: _pictures(analysis, listed, explained, method),
-        "trust": lambda: _trust(analysis, min(scored, explained), method),
+        "images": lambda: _images(analysis, max_listed, num_cams, method),
+        "trust": lambda: _trust(analysis, min(num_road, num_cams), method),
         "facts": lambda: _facts(analysis),
     }
     context: dict[str, Context] = {}
@@ -70,21 +70,21 @@ def build(
         try:
             context[name] = make()
         except Exception as error:
-            context[name] = {"problem": note_problem(analysis, folder, f"Page ({name})", error)}
+            context[name] = {"problem": record_failure(analysis, folder, f"Page ({name})", error)}
     run = analysis.run.resolve()
     common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
     html = render(
         "page.html",
         **context,
         **common,
-        classes=analysis.data.pictures.classes,
+        classes=analysis.data.splits.classes,
         method=figures.method_name(method),
         problems=analysis.problems,
     )
     drawn = [(name, alt) for name, alt in PICTURES.items() if (folder / name).exists()]
     if "problem" in context["quality"]:
         return html, f"# {common['title']}\n\n{context['quality']['problem']}\n"
-    readme = render("readme.md", **common, quality=context["quality"], pictures=drawn)
+    readme = render("readme.md", **common, quality=context["quality"], images=drawn)
     return html, readme
 
 
@@ -105,12 +105,12 @@ def _quality(analysis: Analysis) -> Context:
     test, train = analysis.test, analysis.train
     scores = metrics.class_scores(metrics.confusion(test))
     bins = metrics.calibration(test)
-    counts = np.bincount(test.labels, minlength=len(analysis.data.pictures.classes))
-    by_class = zip(analysis.data.pictures.classes, counts, scores.recall, scores.precision, scores.f1, strict=True)
+    counts = np.bincount(test.labels, minlength=len(analysis.data.splits.classes))
+    by_class = zip(analysis.data.splits.classes, counts, scores.recall, scores.precision, scores.f1, strict=True)
     return {
         "splits": [
             {"name": name, **metrics.summary(one)}
-            for name, one in (("test", test), ("test, flip averaged", analysis.flip_averaged), ("train", train))
+            for name, one in (("test", test), ("test, flip TTA", analysis.flip_tta), ("train", train))
             if one
         ],
         "classes": [[name, *map(float, row)] for name, *row in by_class],
@@ -124,8 +124,8 @@ def _training(analysis: Analysis) -> Context:
     return {
         "curves": _svg(lambda: figures.curves(rows)) if rows else "",
         "seconds": [row["seconds"] for row in rows],
-        "per_second": [row["train/pictures_per_second"] for row in rows],
-        "waiting": [row["train/waiting"] for row in rows],
+        "per_second": [row["train/images_per_second"] for row in rows],
+        "waiting": [row["train/data_time_fraction"] for row in rows],
         "lr_find": _data_uri(curve.read_bytes(), "png") if curve.exists() else "",
     }
 
@@ -140,15 +140,15 @@ def _errors(analysis: Analysis) -> Context:
     }
 
 
-def _pictures(analysis: Analysis, listed: int | None, explained: int, method: str) -> Context:
+def _images(analysis: Analysis, max_listed: int | None, num_cams: int, method: str) -> Context:
     """Collect the errors, the suspects of wrong labels, and the maps of the first ones."""
     test, data = analysis.test, analysis.data
-    errors = test.errors[:listed].tolist()
+    errors = test.errors[:max_listed].tolist()
     suspects = metrics.label_suspects(test)[:SUSPECTS].tolist()
-    if listed is not None:  # no other pictures than those
+    if max_listed is not None:  # no other images than those
         suspects = [row for row in suspects if row in errors]
     rows = list(dict.fromkeys([*errors, *suspects]))
-    images, files = data.pictures.test.images, data.pictures.test.files
+    images, files = data.splits.test.images, data.splits.test.files
     items = [
         {
             "index": int(test.indices[row]),
@@ -162,7 +162,7 @@ def _pictures(analysis: Analysis, listed: int | None, explained: int, method: st
         }
         for row in rows
     ]
-    first = np.array(rows[:explained], dtype=np.int64)
+    first = np.array(rows[:num_cams], dtype=np.int64)
     for start in tqdm(range(0, len(first), BATCH), desc="explaining the errors", leave=False, disable=None):
         part = first[start : start + BATCH]
         asked = np.stack([test.labels[part], test.predicted[part]], axis=1)
@@ -186,17 +186,17 @@ def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]
     return {one: round(float(probabilities[one]), 4) for one in sorted(shown)}
 
 
-def _trust(analysis: Analysis, scored: int, method: str) -> Context:
-    """Score the maps of the first pictures, and compare with those of a network that forgets."""
+def _trust(analysis: Analysis, num_road: int, method: str) -> Context:
+    """Score the maps of the first images, and compare with those of a network that forgets."""
     test, data = analysis.test, analysis.data
     layer = default_layer(analysis.net, data.image_size)
-    rows = test.errors[:scored]
+    rows = test.errors[:num_road]
     if not len(rows):
         return {"layer": layer, "scored": 0, "road": {}, "means": {}, "randomisation": []}
-    images = data.pictures.test.images[test.indices[rows]]
+    images = data.splits.test.images[test.indices[rows]]
     asked = np.stack([test.labels[rows], test.predicted[rows]], axis=1)
     raw = activation_maps(analysis.net, images, asked, LAYERS, method)
-    heat = [to_picture(one, data.image_size) for name in LAYERS for pair in raw[name] for one in pair]
+    heat = [upscale(one, data.image_size) for name in LAYERS for pair in raw[name] for one in pair]
     scores = faithfulness.road(
         analysis.net,
         np.concatenate([images.repeat(2, axis=0)] * len(LAYERS)),
@@ -211,7 +211,7 @@ def _trust(analysis: Analysis, scored: int, method: str) -> Context:
         "scored": len(rows),
         "road": {name: [_rounded(pair) for pair in one] for name, one in zip(LAYERS, scores, strict=True)},
         "means": {name: _rounded(pair) for name, pair in zip(LAYERS, means, strict=True)},
-        "randomisation": faithfulness.randomisation(analysis.net, images, asked[:, 1], layer, method),
+        "randomisation": faithfulness.cascading_randomization(analysis.net, images, asked[:, 1], layer, method),
     }
 
 
@@ -221,11 +221,11 @@ def _rounded(scores: NDArray[np.float32]) -> list[float | None]:
 
 def _facts(analysis: Analysis) -> Context:
     """Tell what exactly ran: from the run's own notes where there are some."""
-    pictures, net = analysis.data.pictures, analysis.net
-    config, notes = analysis.run / "config.yaml", analysis.run / "run.json"
+    images, net = analysis.data.splits, analysis.net
+    config, notes = analysis.run / "config.yaml", analysis.run / "provenance.json"
     known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else hardware.describe()
     options = config.read_text(encoding="utf-8") if config.exists() else ""
-    for later in sorted(analysis.run.glob("run_*.json"), key=lambda path: int(path.stem.split("_")[1])):
+    for later in sorted(analysis.run.glob("provenance_*.json"), key=lambda path: int(path.stem.split("_")[1])):
         resumed = json.loads(later.read_text(encoding="utf-8"))
         part = later.stem.replace("run_", "resumed, part ")
         news = {name: value for name, value in resumed.items() if name == "command" or value != known.get(name)}
@@ -233,10 +233,10 @@ def _facts(analysis: Analysis) -> Context:
     facts: dict[str, object] = {
         "weights": analysis.weights,
         "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
-        "training pictures": f"{len(analysis.data.train_dataset):,} of {len(pictures.train):,}",
-        "fingerprint of the training set": pictures.train.fingerprint,
-        "test pictures": f"{len(analysis.test):,} of {len(pictures.test):,}",
-        "fingerprint of the test set": pictures.test.fingerprint,
+        "training images": f"{len(analysis.data.train_dataset):,} of {len(images.train):,}",
+        "fingerprint of the training set": images.train.fingerprint,
+        "test images": f"{len(analysis.test):,} of {len(images.test):,}",
+        "fingerprint of the test set": images.test.fingerprint,
         "device of this report": str(analysis.trainer.strategy.root_device),
         **({"command of this report": analysis.evaluated} if analysis.evaluated else {}),
         **known,
@@ -265,13 +265,13 @@ def _svg(draw: Callable[[], Figure]) -> str:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
-    """Return a picture as a data URI, unchanged if it is small: a hundred of them must not make a page heavy."""
-    picture, file = Image.fromarray(image), io.BytesIO()
-    if max(picture.size) <= LOSSLESS:
-        picture.save(file, "WEBP", lossless=True, method=0)  # of CIFAR-10, 28 % smaller than PNG, and faster
+    """Return a image as a data URI, unchanged if it is small: a hundred of them must not make a page heavy."""
+    thumb, file = Image.fromarray(image), io.BytesIO()
+    if max(thumb.size) <= LOSSLESS:
+        thumb.save(file, "WEBP", lossless=True, method=0)  # of CIFAR-10, 28 % smaller than PNG, and faster
     else:
-        picture.thumbnail((LARGEST, LARGEST))
-        picture.save(file, "WEBP", quality=85)
+        thumb.thumbnail((LARGEST, LARGEST))
+        thumb.save(file, "WEBP", quality=85)
     return _data_uri(file.getvalue(), "webp")
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from cifar_lit.report.analysis import Analysis
 from cifar_lit.report.figures import to_array
 from cifar_lit.utils.errors import RunError
-from cifar_lit.utils.files import replace_text, replacing, safe_cell
+from cifar_lit.utils.files import atomic_write, atomic_write_text, safe_cell
 
 
 class Report:
@@ -28,7 +28,7 @@ class Report:
 
     Args:
         folder: Made if it is not there.
-        trainer: Its loggers get the same pictures and numbers, at its current step.
+        trainer: Its loggers get the same images and numbers, at its current step.
     """
 
     def __init__(self, folder: Path, trainer: Trainer) -> None:
@@ -44,7 +44,7 @@ class Report:
     def figure(self, name: str, figure: Figure) -> None:
         """Write `NAME.png`, and the same to TensorBoard's Images."""
         pixels = to_array(figure)
-        with replacing(self.folder / f"{name}.png", "wb") as file:
+        with atomic_write(self.folder / f"{name}.png", "wb") as file:
             Image.fromarray(pixels).save(file, "PNG")
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -52,7 +52,7 @@ class Report:
 
     def table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write `NAME.csv`."""
-        with replacing(self.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
+        with atomic_write(self.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for row in (header, *rows):
                 writer.writerow([safe_cell(cell) for cell in row])
@@ -60,7 +60,7 @@ class Report:
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `NAME.json`."""
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        replace_text(self.folder / f"{name}.json", text + "\n")
+        atomic_write_text(self.folder / f"{name}.json", text + "\n")
 
     def embedding(
         self,
@@ -70,7 +70,7 @@ class Report:
         rows: Sequence[Sequence[Any]],
         images: NDArray[np.uint8],
     ) -> None:
-        """Put vectors `(N, D)`, a row of labels for each, and pictures `(N, H, W, 3)` into TensorBoard's Projector."""
+        """Put vectors `(N, D)`, a row of labels for each, and images `(N, H, W, 3)` into TensorBoard's Projector."""
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
         clean = [[" ".join(str(cell).split()) for cell in row] for row in rows]  # a class may have any name
         for logger in self.trainer.loggers:
@@ -84,7 +84,7 @@ class Report:
             logger.log_metrics(dict(values), self.trainer.global_step)
 
 
-def note_problem(analysis: Analysis, folder: Path, name: str, error: Exception) -> str:
+def record_failure(analysis: Analysis, folder: Path, name: str, error: Exception) -> str:
     """Say on the screen and in the report's `problems.txt` why a part of it could not be made; return the reason."""
     reason = " ".join(str(error).split()) or type(error).__name__
     mode = "a" if analysis.problems else "w"
@@ -97,7 +97,7 @@ def note_problem(analysis: Analysis, folder: Path, name: str, error: Exception) 
     return reason
 
 
-def complain(analysis: Analysis, remedy: str) -> None:
+def raise_if_failed(analysis: Analysis, remedy: str) -> None:
     """Fail if parts of the report could not be made; `remedy` says what is safe and what to do."""
     if analysis.problems:
         raise RunError(

@@ -12,10 +12,10 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from cifar_lit.training.signals import StopSignals
 from cifar_lit.utils.errors import Interrupted, UsageError
-from cifar_lit.utils.files import replacing
+from cifar_lit.utils.files import atomic_write
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there; Lightning's own passes through the temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -23,7 +23,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()  # torch reports a full disk as an internal error of its own
         torch.save(checkpoint, content)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with replacing(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             file.write(content.getbuffer())
 
 

@@ -125,7 +125,7 @@ def stopped_early(checkpoint: dict[str, Any]) -> bool:
 
 def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]) -> None:
     """Refuse weights that were trained to tell other classes."""
-    theirs = checkpoint.get("PictureData", {}).get("classes", list(classes))
+    theirs = checkpoint.get("ImageDataModule", {}).get("classes", list(classes))
     if theirs != list(classes):
         there, here = next(pair for pair in zip_longest(theirs, classes) if pair[0] != pair[1])
         raise UsageError(
@@ -135,11 +135,11 @@ def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]
         )
 
 
-def check_pictures(checkpoint: dict[str, Any], path: Path, train: Split) -> None:
-    """Refuse to go on with a run on other training pictures."""
-    if checkpoint.get("PictureData", {}).get("train", train.fingerprint) != train.fingerprint:
+def check_same_images(checkpoint: dict[str, Any], path: Path, train: Split) -> None:
+    """Refuse to go on with a run on other training images."""
+    if checkpoint.get("ImageDataModule", {}).get("train", train.fingerprint) != train.fingerprint:
         raise UsageError(
-            f"--ckpt_path {path.parent.parent}: it was trained on other pictures than these; go on with the same data "
+            f"--ckpt_path {path.parent.parent}: it was trained on other images than these; go on with the same data "
             f"options as before, which are in its config.yaml, or begin a new run with --ckpt_path {path}"
         )
 

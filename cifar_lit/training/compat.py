@@ -12,7 +12,7 @@ def silence_noise() -> None:
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     # It counts in 32 bits then, which is what its estimate of the size says.
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
-    # Validation pictures only have to be sliced out of an array; workers would cost more than they save.
+    # Validation images only have to be sliced out of an array; workers would cost more than they save.
     warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
     # The empty list is how a data module says that nothing is held out.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")

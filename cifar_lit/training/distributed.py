@@ -22,9 +22,9 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed as dist
 
-MEETING = "CIFAR_LIT_MEETING"  # the environment variable that tells the other processes the file
+RENDEZVOUS = "CIFAR_LIT_RENDEZVOUS"  # the environment variable that tells the other processes the file
 START = "CIFAR_LIT_START"  # this one from which run and checkpoint to go on
-FIRST = "CIFAR_LIT_FIRST"  # and this one the process number of the first
+PARENT = "CIFAR_LIT_FIRST"  # and this one the process number of the first
 GRACE = 30  # seconds for a process to notice by itself that another one has died, and to end as it should
 
 
@@ -40,7 +40,7 @@ class LocalDDPStrategy(DDPStrategy):
 
     def setup_distributed(self) -> None:
         """Meet the other processes."""
-        meeting = started_by_lightning(self) and self.num_nodes == 1 and MEETING in os.environ
+        meeting = started_by_lightning(self) and self.num_nodes == 1 and RENDEZVOUS in os.environ
         if meeting and not dist.is_initialized():  # by the learning-rate finder
             self.set_world_ranks()
             on_gpus = self.root_device.type == "cuda"
@@ -49,7 +49,7 @@ class LocalDDPStrategy(DDPStrategy):
                 os.environ.setdefault(f"{backend}_SOCKET_IFNAME", loopback)
             dist.init_process_group(
                 self.process_group_backend or ("nccl" if on_gpus else "gloo"),
-                init_method=f"file://{os.environ[MEETING]}",
+                init_method=f"file://{os.environ[RENDEZVOUS]}",
                 rank=self.global_rank,
                 world_size=self.world_size,
                 timeout=self._timeout,
@@ -68,11 +68,11 @@ class Launcher(_SubprocessScriptLauncher):
 
     def _call_children_scripts(self) -> None:
         super()._call_children_scripts()
-        threading.Thread(target=outlive, args=(self.procs,), daemon=True).start()
+        threading.Thread(target=watch_children, args=(self.procs,), daemon=True).start()
         self.procs = []  # for Lightning's observer, which begins next
 
 
-def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> None:
+def watch_children(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> None:
     """End this process with a word, and the others, if one of them fails and this one hangs on for all that."""
     while not (failed := [one for one in others if one.poll()]):
         if all(one.returncode == 0 for one in others):
@@ -87,7 +87,7 @@ def outlive(others: "Sequence[subprocess.Popen[Any]]", grace: float = GRACE) -> 
     os._exit(1)
 
 
-def follow(first: int, grace: float = GRACE) -> None:
+def watch_parent(first: int, grace: float = GRACE) -> None:
     """End this process with a word if the first one, its parent, is gone and this one hangs on for all that.
 
     gloo waits for ever for a process that dies while they meet, past the time limit.
@@ -107,23 +107,23 @@ def use_local_ddp(timeout: timedelta) -> None:
         StrategyRegistry.register(name, LocalDDPStrategy, override=True, timeout=timeout, find_unused_parameters=unused)
 
 
-def arrange_meeting(*start: Path | None) -> None:
+def init_rendezvous(*start: Path | None) -> None:
     """Choose the file, in the first process, before it starts the others, and tell them where to go on.
 
     The others watch the first from here on.
     """
-    if FIRST in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+    if PARENT in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         if os.name == "posix":  # elsewhere a process keeps its parent's number
-            threading.Thread(target=follow, args=(int(os.environ[FIRST]),), daemon=True).start()
+            threading.Thread(target=watch_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
     elif "LOCAL_RANK" not in os.environ:  # by which the others know that they are not the first
-        os.environ[FIRST] = str(os.getpid())
+        os.environ[PARENT] = str(os.getpid())
         os.environ[START] = json.dumps([path and str(path) for path in start])
         folder = tempfile.mkdtemp(prefix="cifar_lit_")  # a new one: an earlier run's file would lead nowhere
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ[MEETING] = os.path.join(folder, "meeting")
+        os.environ[RENDEZVOUS] = os.path.join(folder, "meeting")
 
 
-def told() -> list[Path | None] | None:
+def resume_from_env() -> list[Path | None] | None:
     """Return where the first process told this one to go on; a search of its own might find a run begun since."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or START not in os.environ:  # Lightning sets it in the first one later
         return None
@@ -142,7 +142,7 @@ def cause_of(error: RuntimeError) -> str | None:
         return f"not enough memory ({text[:200]}); a smaller data.batch_size or data.image_size needs less"
     if "DataLoader worker" in text:
         return (
-            f"a process that prepares pictures has died ({text[:200]}), perhaps for want of memory: fewer of them "
+            f"a process that prepares images has died ({text[:200]}), perhaps for want of memory: fewer of them "
             "(--data.num_workers) need less"
         )
     if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):

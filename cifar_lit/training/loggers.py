@@ -8,10 +8,10 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from cifar_lit.utils.files import replacing
+from cifar_lit.utils.files import atomic_write
 
 
-class ContinuedCSVLogger(CSVLogger):
+class ResumableCSVLogger(CSVLogger):
     """Keeps the rows of an earlier part of the same run, where Lightning's own deletes them.
 
     Args:
@@ -53,7 +53,7 @@ class _Writer(ExperimentWriter):
         """Write all rows; the columns are sorted by name, as in Lightning's own."""
         if not self.metrics:
             return
-        with replacing(self.metrics_file_path, newline="", encoding="utf-8") as file:
+        with atomic_write(self.metrics_file_path, newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, sorted(set().union(*self.metrics)))
             writer.writeheader()
             writer.writerows(self.metrics)

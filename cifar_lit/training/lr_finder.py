@@ -23,16 +23,16 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     Args:
         trainer: Not yet fitted; the weights are put back afterwards.
         module: Its schedule then starts from, or rises to, the rate that was found.
-        data: The pictures.
+        data: The images.
         steps: Training steps to spend, each at a higher rate, from 1e-6 to 1.
 
     Raises:
         RunError: The loss says nothing.
     """
-    if module.norm_bias_lr_factor != 1:
+    if module.norm_bias_lr_mult != 1:
         rank_zero_warn(
             "lr_find tries one rate for all weights; that of the norms' biases is then multiplied by "
-            f"model.norm_bias_lr_factor={module.norm_bias_lr_factor:g} all the same"
+            f"model.norm_bias_lr_mult={module.norm_bias_lr_mult:g} all the same"
         )
     epochs = trainer.fit_loop.max_epochs
     if epochs is not None and epochs >= 0:  # a training of few epochs must not cut the test short

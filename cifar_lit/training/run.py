@@ -12,15 +12,15 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.cli.arguments import without
 from cifar_lit.cli.resume import Start
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import complain
+from cifar_lit.report.writer import raise_if_failed
 from cifar_lit.training import checkpoints
 from cifar_lit.training import distributed as processes
 from cifar_lit.training import run_folder as runs
 from cifar_lit.training.checkpointing import LastCheckpoint
-from cifar_lit.training.loggers import ContinuedCSVLogger
+from cifar_lit.training.loggers import ResumableCSVLogger
 from cifar_lit.training.lr_finder import find_lr
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import Interrupted, RunError, UsageError
@@ -33,7 +33,7 @@ class Training:
     Args:
         trainer: With all callbacks; its loggers are set here where `logs` says so.
         module: What is trained.
-        data: The pictures.
+        data: The images.
         start: Where it begins.
         folder: That of the recipe's runs, `lightning_logs/RECIPE`.
         logs: Whether it gets a folder there, with our loggers.
@@ -43,7 +43,7 @@ class Training:
 
     trainer: Trainer
     module: ImageClassifier
-    data: PictureData
+    data: ImageDataModule
     start: Start
     folder: Path
     logs: bool
@@ -61,9 +61,9 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
-            processes.arrange_meeting(self.start.run, self.start.file)
+            processes.init_rendezvous(self.start.run, self.start.file)
             together = self.trainer.world_size * self.data.batch_size
-            rank_zero_info(f"{self.trainer.world_size} processes, {together} pictures a step (data.batch_size in each)")
+            rank_zero_info(f"{self.trainer.world_size} processes, {together} images a step (data.batch_size in each)")
             cores, here = hardware.available_cores(), self.trainer.num_devices
             if self.trainer.strategy.root_device.type == "cpu" and here > cores:
                 rank_zero_warn(f"{here} processes share {cores} cores: give trainer.devices={cores} or fewer")
@@ -107,7 +107,7 @@ class Training:
         purge_step = step if self.start.run else None
         return [
             TensorBoardLogger(root, recipe, version, default_hp_metric=False, purge_step=purge_step),
-            ContinuedCSVLogger(root, recipe, version, before_step=step),
+            ResumableCSVLogger(root, recipe, version, before_step=step),
         ]
 
     def _train(self) -> None:
@@ -125,7 +125,7 @@ class Training:
                 raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
             raise
         if not self._dry:
-            complain(
+            raise_if_failed(
                 Analysis.of(self.trainer, self.module),
                 "the training is finished and kept; "
                 f"{hardware.repeatable('evaluate', '--ckpt_path', str(log_dir))} makes its report again",

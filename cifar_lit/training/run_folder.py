@@ -36,7 +36,7 @@ def requeued(runs: Path, job: str | None, command: str) -> Path | None:
     if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
         return None
     for run in reversed(versions(runs)):
-        for file in run.glob("run*.json"):  # one for each time that it was gone on with
+        for file in run.glob("provenance*.json"):  # one for each time that it was gone on with
             with suppress(OSError, ValueError):  # another job's run may be half written
                 notes = json.loads(file.read_text(encoding="utf-8"))
                 if (notes.get("slurm_job"), notes.get("command")) == (job, command):

@@ -10,7 +10,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the last one so that `plain_c
 
 
 @contextmanager
-def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file that takes the place of `path` when the block ends, and leaves `path` as it was where it fails.
 
     Whoever reads `path`, at any instant and after any crash, finds the old file or the new one, whole.
@@ -32,12 +32,12 @@ def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[
         with suppress(OSError):
             fresh.unlink()
         raise
-    settle(path.parent)
+    fsync_dir(path.parent)
 
 
-def replace_text(path: str | Path, text: str) -> None:
+def atomic_write_text(path: str | Path, text: str) -> None:
     """Put a text, as UTF-8, in the place of a file."""
-    with replacing(path, encoding="utf-8") as file:
+    with atomic_write(path, encoding="utf-8") as file:
         file.write(text)
 
 
@@ -59,7 +59,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def settle(folder: str | Path) -> None:
+def fsync_dir(folder: str | Path) -> None:
     """Wait until what was moved into or made in a folder is on the disk."""
     if os.name == "posix":  # elsewhere folders cannot be opened
         here = os.open(folder, os.O_RDONLY)

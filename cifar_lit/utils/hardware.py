@@ -64,14 +64,14 @@ def choose_precision(device: Device, smallest: int) -> tuple[Precision, str]:
         return "32-true", "Apple GPU"
     threads = f"{torch.get_num_threads()} threads"
     unit = bfloat16_unit()
-    if unit and spoils_bfloat16(device, smallest):
-        return "32-true", f"CPU with {unit}, but the pictures are too small for it, {threads}"
+    if unit and corrupts_bfloat16_gradients(device, smallest):
+        return "32-true", f"CPU with {unit}, but the images are too small for it, {threads}"
     if unit:
         return "bf16-mixed", f"CPU with {unit}, {threads}"
     return "32-true", f"CPU without AMX or AVX512_BF16, {threads}"
 
 
-def spoils_bfloat16(device: Device, smallest: int) -> bool:
+def corrupts_bfloat16_gradients(device: Device, smallest: int) -> bool:
     """Tell whether gradients in bfloat16 would be wrong.
 
     oneDNN's kernels for AVX-512 leave those weights' gradients unwritten that meet nothing but padding when a 3x3

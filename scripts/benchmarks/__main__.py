@@ -18,12 +18,12 @@ PARTS = {
     "loop": "what Lightning and this project add to a step",
     "start": "from the command to the first answer, and to the first step",
     "step": "one training step of ResNet-18",
-    "throughput": "training from the pictures on",
+    "throughput": "training from the images on",
     "folder": "a folder of 60,000 JPEG files",
     "memory": "each additional worker's memory",
     "ending": "the end of fitting",
     "processes": "one process or two",
-    "growth": "5,000 to 500,000 pictures",
+    "growth": "5,000 to 500,000 images",
     "whole": "on a GPU, from the command to the report",
 }
 PICTURES = {"throughput", "folder", "memory", "ending", "whole"}  # the parts that read a folder of them
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="only check that everything works: the figures mean nothing"
     )
-    parser.add_argument("--root", type=Path, help="a folder of pictures (train/, test/) in place of generated ones")
+    parser.add_argument("--root", type=Path, help="a folder of images (train/, test/) in place of generated ones")
     parser.add_argument(
         "--out", type=Path, default=Path("bench.json"), help="where the JSON goes (default: %(default)s)"
     )
@@ -55,7 +55,7 @@ def main() -> None:
         parser.error(f"--root {options.root}: no folder train/ in it")
 
     import torch
-    from pictures import generate
+    from images import generate
 
     from cifar_lit.models.resnet import smallest_strided
     from cifar_lit.utils.hardware import choose_device, choose_precision, describe, keep_freed_memory
@@ -73,8 +73,8 @@ def main() -> None:
             root = options.root.resolve()
         else:
             counts = (1000, 300) if options.quick else (50_000, 10_000)
-            print(f"writing {sum(counts):,} pictures", file=sys.stderr, flush=True)
-            root = generate(scratch / "pictures", *counts)
+            print(f"writing {sum(counts):,} images", file=sys.stderr, flush=True)
+            root = generate(scratch / "images", *counts)
         for name in options.parts or PARTS:
             print(f"{name} ... ", end="", file=sys.stderr, flush=True)
             now = time.monotonic()
@@ -88,7 +88,7 @@ def main() -> None:
     notes |= {
         "command": " ".join(["scripts/bench", *sys.argv[1:]]),
         "quick": options.quick,
-        "pictures": "real" if options.root else "generated",
+        "images": "real" if options.root else "generated",
         "device": device,
         "precision": precision,
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures on one core: pad-and-crop, flip, rotate, cutout."""
+"""Augmentation of training images on one core: pad-and-crop, flip, rotate, cutout."""
 
 import random
 from dataclasses import replace
@@ -15,7 +15,7 @@ from cifar_lit.data import loaders
 from cifar_lit.data.augment.config import AugmentOptions
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
-from cifar_lit.data.dataset import PictureDataset, Split
+from cifar_lit.data.dataset import ImageDataset, Split
 from cifar_lit.models.resnet import Normalize
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -23,10 +23,10 @@ BATCH = 512
 
 
 class Usual(torch.utils.data.Dataset):
-    """As in most notebooks: a PIL picture at a time, normalised in the transform."""
+    """As in most notebooks: a PIL image at a time, normalised in the transform."""
 
     def __init__(self, images: np.ndarray) -> None:
-        self.pictures = [Image.fromarray(image) for image in images]
+        self.splits = [Image.fromarray(image) for image in images]
         self.transform = A.Compose(
             [
                 A.PadIfNeeded(40, 40, border_mode=cv2.BORDER_CONSTANT, p=1),
@@ -40,10 +40,10 @@ class Usual(torch.utils.data.Dataset):
         )
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.splits)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return self.transform(image=np.array(self.pictures[i]))["image"], 0
+        return self.transform(image=np.array(self.splits[i]))["image"], 0
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -57,7 +57,7 @@ def measure(settings: Settings) -> list[Row]:
     images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
     usual = Usual(images)
     split = Split(images, np.zeros(BATCH, np.int64))
-    dataset = PictureDataset(split, np.arange(BATCH), Augmentation(AugmentOptions(32, MEAN)))
+    dataset = ImageDataset(split, np.arange(BATCH), Augmentation(AugmentOptions(32, MEAN)))
     keys = [(0, i) for i in range(BATCH)]
     in_batches, normalize = DeviceAugmentation(AugmentOptions(32, MEAN)), Normalize(MEAN, STD)
     draws = torch.from_numpy(in_batches.draw(0, 0, BATCH))
@@ -68,7 +68,7 @@ def measure(settings: Settings) -> list[Row]:
         workers=lambda: _nothing(dataset.__getitems__(keys)),
         batches=lambda: _nothing(normalize(in_batches(words, draws, 0))),
     )
-    against = "albumentations per picture, PIL to tensor"
+    against = "albumentations per image, PIL to tensor"
     rows = [
         faster("augmentation", "in workers, one core", times["workers"], times["usual"], BATCH, against, 2, 4),
         faster("augmentation", "in batches, one core", times["batches"], times["usual"], BATCH, against, 10, 25),
@@ -81,7 +81,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def _on_the_gpu(augmentation: DeviceAugmentation, normalize: Normalize, rounds: int) -> Row:
-    """Augment as many pictures at once as the loader does."""
+    """Augment as many images at once as the loader does."""
     at_once = loaders.AT_ONCE // 32**2
     images = torch.randint(0, 256, (at_once, 32, 32, 3), dtype=torch.uint8, device="cuda")
     words, draws = pack(images), torch.from_numpy(augmentation.draw(0, 0, at_once)).cuda()
@@ -99,8 +99,8 @@ def _on_the_gpu(augmentation: DeviceAugmentation, normalize: Normalize, rounds: 
 
     times = alternate(rounds, ours=run, copy=copy)
     million = 10 * at_once / times["ours"].median / 1e6
-    row = faster("augmentation", "in batches, GPU", times["ours"], times["copy"], 10 * at_once, "copying the pictures")
-    return replace(row, result=f"{million:.2f} M pictures/s", goal="must 1 M, aim 3 M pictures/s", met=million >= 1)
+    row = faster("augmentation", "in batches, GPU", times["ours"], times["copy"], 10 * at_once, "copying the images")
+    return replace(row, result=f"{million:.2f} M images/s", goal="must 1 M, aim 3 M images/s", met=million >= 1)
 
 
 def _nothing(_: object) -> None:

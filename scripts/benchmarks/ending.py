@@ -1,4 +1,4 @@
-"""The end of fitting: test pass, errors, Grad-CAM and all pictures, against the bare forward pass over the test set."""
+"""The end of fitting: test pass, errors, Grad-CAM and all images, against the bare forward pass over the test set."""
 
 import os
 import time
@@ -8,11 +8,11 @@ import torch
 from harness import Row, Settings, Times, alternate, quiet, slower_by
 
 from cifar_lit import callbacks
-from cifar_lit.callbacks.report import WholeReport
+from cifar_lit.callbacks.report import CombinedReport
 from cifar_lit.cli.options import FitCLI
 from cifar_lit.report.analysis import Analysis
 
-PICTURES = (callbacks.SamplePictures, callbacks.MisclassifiedPictures, callbacks.GradCAMPictures)
+PICTURES = (callbacks.SampleImages, callbacks.MisclassifiedImages, callbacks.GradCAMGrid)
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -36,11 +36,11 @@ def measure(settings: Settings) -> list[Row]:
     if settings.quick:
         cli.trainer.limit_test_batches = 1
     context = cli.trainer.precision_plugin.forward_context
-    (report,) = (one for one in cli.trainer.callbacks if isinstance(one, WholeReport))
+    (report,) = (one for one in cli.trainer.callbacks if isinstance(one, CombinedReport))
     net = cli.model.net.to(device).eval()
 
     def forward() -> None:
-        images = data.pictures.test.images[: 256 if settings.quick else None]
+        images = data.splits.test.images[: 256 if settings.quick else None]
         with torch.inference_mode(), context():
             for start in range(0, len(images), 256):
                 net(torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).to(device)).argmax(1).cpu()
@@ -59,8 +59,8 @@ def measure(settings: Settings) -> list[Row]:
         times = alternate(0, forward=forward, everything=ending)
     # The pass over the test set is in the first part that asks for it.
     errors = Times([sum(seconds[part.__name__] for part in PICTURES)])
-    count = len(data.pictures.test)
-    against = f"bare forward pass over {count:,} test pictures"
+    count = len(data.splits.test)
+    against = f"bare forward pass over {count:,} test images"
     parts = ", ".join(f"{name} {took:.1f}" for name, took in seconds.items())
     return [
         slower_by("ending", "test pass, errors, Grad-CAM", errors, times["forward"], against, 10, 4),

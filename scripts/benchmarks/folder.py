@@ -12,15 +12,15 @@ from cifar_lit.utils.hardware import available_cores
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Read all pictures, training and test, in each way."""
+    """Read all images, training and test, in each way."""
     cache = settings.scratch.parent / "cache"  # other parts use it too
     cores = available_cores()
     count = len(list(settings.root.glob("*/*/*")))
 
     def usual() -> None:
         for split in ("train", "test"):
-            for picture, _ in ImageFolder(str(settings.root / split)):
-                assert isinstance(picture, Image.Image)
+            for image, _ in ImageFolder(str(settings.root / split)):
+                assert isinstance(image, Image.Image)
 
     def load() -> float:
         began = time.perf_counter()

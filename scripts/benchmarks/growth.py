@@ -1,4 +1,4 @@
-"""Ten and a hundred times more pictures: time and memory of everything that handles all of them."""
+"""Ten and a hundred times more images: time and memory of everything that handles all of them."""
 
 import json
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from cifar_lit import metrics
 from cifar_lit.augment_options import AugmentOptions
-from cifar_lit.dataset import PictureDataset, TrainSampler
+from cifar_lit.dataset import ImageDataset, TrainSampler
 from cifar_lit.loaders import DeviceLoader
 from cifar_lit.device_augment import DeviceAugmentation
-from cifar_lit.pictures import Split, channel_statistics
+from cifar_lit.images import Split, channel_statistics
 from cifar_lit.predictions import Predictions, write_csv
 from cifar_lit.splits import stratified_split
 
@@ -44,7 +44,7 @@ def work(count):
     channel_statistics(images)
     lap("fingerprint and statistics")
     indices, _ = stratified_split(split.labels, count // 10, 0)
-    dataset = PictureDataset(split, indices)
+    dataset = ImageDataset(split, indices)
     sampler = TrainSampler(dataset, 0, lambda: (0, 0), 512, 0, 1)
     list(sampler)
     lap("split and order")
@@ -70,13 +70,13 @@ os.unlink(file)
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Do the same with 5,000, 50,000 and 500,000 pictures, each in a process of its own."""
+    """Do the same with 5,000, 50,000 and 500,000 images, each in a process of its own."""
     sizes = (100, 1000) if settings.quick else (5_000, 50_000, 500_000)
     found = {}
     for size in sizes:
         runs = []
         for _ in range(1 if settings.quick or size > 100_000 else 3):
-            done = python(WORK, str(size), str(settings.scratch / "pictures.npy"), threads=1)
+            done = python(WORK, str(size), str(settings.scratch / "images.npy"), threads=1)
             assert done.returncode == 0, done.stderr
             runs.append(json.loads(done.stdout))
         seconds = {name: min(run[0][name] for run in runs) for name in runs[0][0]}
@@ -89,9 +89,9 @@ def measure(settings: Settings) -> list[Row]:
         rows.append(
             Row(
                 "growth",
-                f"{size:,} pictures (" + ", ".join(f"{name} {took:.1f}" for name, took in parts.items()) + ")",
-                f"{each:.1f} us a picture",
-                f"{small:,} pictures: {base:.1f} us a picture",
+                f"{size:,} images (" + ", ".join(f"{name} {took:.1f}" for name, took in parts.items()) + ")",
+                f"{each:.1f} us a image",
+                f"{small:,} images: {base:.1f} us a image",
                 f"{each / base - 1:+.0%}",
                 "must within +10 %",
                 each / base < 1.1,
@@ -103,9 +103,9 @@ def measure(settings: Settings) -> list[Row]:
         rows.append(
             Row(
                 "growth",
-                f"memory, {size:,} pictures",
-                f"{per:.2f} kB a picture",
-                f"{middle:,} pictures: {base:.2f} kB a picture",
+                f"memory, {size:,} images",
+                f"{per:.2f} kB a image",
+                f"{middle:,} images: {base:.2f} kB a image",
                 f"{per / base - 1:+.0%}",
                 "must within +10 %",
                 per / base < 1.1,

@@ -22,7 +22,7 @@ class Settings:
 
     Attributes:
         quick: Check that everything works, on tiny sizes; the figures mean nothing.
-        root: A folder of real pictures (train/, test/), or of generated ones.
+        root: A folder of real images (train/, test/), or of generated ones.
         scratch: An empty folder for what has to be written.
     """
 
@@ -87,7 +87,7 @@ def faster(
     what: str,
     ours: Times,
     peer: Times,
-    pictures: int,
+    images: int,
     against: str,
     must: float | None = None,
     aim: float | None = None,
@@ -97,8 +97,8 @@ def faster(
     return Row(
         part,
         what,
-        f"{_speed(pictures, ours)} pictures/s",
-        f"{against}: {_speed(pictures, peer)} pictures/s",
+        f"{_speed(images, ours)} images/s",
+        f"{against}: {_speed(images, peer)} images/s",
         f"{ratio:.2f}x",
         f"must {must:g}x" + (f", aim {aim:g}x" if aim else "") if must else "",
         ratio >= must if must else None,
@@ -124,11 +124,11 @@ def slower_by(
     )
 
 
-def _speed(pictures: int, times: Times) -> str:
+def _speed(images: int, times: Times) -> str:
     from cifar_lit.callbacks.history import figures
 
-    low, high = pictures / max(times.seconds), pictures / min(times.seconds)
-    return f"{figures(pictures / times.median)} ({figures(low)} to {figures(high)})"
+    low, high = images / max(times.seconds), images / min(times.seconds)
+    return f"{figures(images / times.median)} ({figures(low)} to {figures(high)})"
 
 
 def _spread(times: Times, factor: float = 1.0) -> str:

@@ -17,7 +17,7 @@ from cifar_lit.data.dataset import Batch
 
 
 class Tiny(nn.Sequential):
-    """Pictures of 8 px straight to ten classes."""
+    """Images of 8 px straight to ten classes."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(192, 10))

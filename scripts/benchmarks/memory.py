@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from harness import Row, Settings
 
-from cifar_lit.data.datamodule import PictureData
+from cifar_lit.data.datamodule import ImageDataModule
 
 
 def measure(settings: Settings) -> list[Row]:
     """Let workers go through an epoch and read what is theirs alone."""
     if not Path("/proc/self/smaps_rollup").exists():
         return [Row("memory", "per worker", "not measured", "needs Linux", "")]
-    data = PictureData(
+    data = ImageDataModule(
         "folder",
         str(settings.root),
         num_workers=2,
@@ -20,10 +20,10 @@ def measure(settings: Settings) -> list[Row]:
         cache_dir=str(settings.scratch.parent / "cache"),
         val_size=0,
     )
-    images = data.pictures.train.images
+    images = data.splits.train.images
     loader = data.train_dataloader()
     batches = iter(loader)
-    for _ in range(max(1, min(len(loader) - 2, 80))):  # every worker has touched pictures all over the data set
+    for _ in range(max(1, min(len(loader) - 2, 80))):  # every worker has touched images all over the data set
         next(batches)
     private = [_private(worker.pid) for worker in loader._iterator._workers]
     batches.close()

@@ -1,4 +1,4 @@
-"""A folder of generated pictures, for whoever has no real ones at hand."""
+"""A folder of generated images, for whoever has no real ones at hand."""
 
 from pathlib import Path
 
@@ -14,6 +14,6 @@ def generate(root: Path, train: int, test: int, size: int = 32) -> Path:
             (root / split / f"class{label}").mkdir(parents=True)
         for i in range(count):
             coarse = rng.integers(0, 256, (size // 4, size // 4, 3), dtype=np.uint8)
-            picture = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(root / split / f"class{i % 10}" / f"{i:06}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 75])
+            image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(root / split / f"class{i % 10}" / f"{i:06}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 75])
     return root

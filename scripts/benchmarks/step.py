@@ -27,7 +27,7 @@ def measure(settings: Settings) -> list[Row]:
     precision, reason = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
-    def trainer(net: nn.Module, pictures: torch.Tensor, mixed: torch.dtype | None, fused: bool) -> object:
+    def trainer(net: nn.Module, images: torch.Tensor, mixed: torch.dtype | None, fused: bool) -> object:
         net.to(device).train()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=fused)
         steps = 20 if device.type == "cuda" else 1
@@ -36,7 +36,7 @@ def measure(settings: Settings) -> list[Row]:
             began = time.perf_counter()
             for _ in range(steps):
                 with torch.autocast(device.type, mixed, enabled=mixed is not None):
-                    loss = cross_entropy(net(pictures), labels)
+                    loss = cross_entropy(net(images), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

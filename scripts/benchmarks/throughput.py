@@ -1,4 +1,4 @@
-"""Training from the pictures on: one epoch of the default recipe against a plain loop with torchvision's transforms."""
+"""Training from the images on: one epoch of the default recipe against a plain loop with torchvision's transforms."""
 
 import csv
 import os
@@ -64,7 +64,7 @@ def measure(settings: Settings) -> list[Row]:
                     *("--data.source", "folder", "--data.root", str(settings.root), "--data.val_size", "0"),
                     *("--data.batch_size", str(batch), "--trainer.limit_train_batches", str(steps)),
                     *("--trainer.max_epochs", "2", "--trainer.limit_test_batches", "2"),
-                    *("--page.explained", "0", "--page.scored", "0", "--projector.pictures", "0"),
+                    *("--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0"),
                     *("--trainer.default_root_dir", str(settings.scratch)),
                     *("--data.cache_dir", str(settings.scratch.parent / "cache")),
                     *("--model.stem", "imagenet") * settings.quick,
@@ -73,11 +73,11 @@ def measure(settings: Settings) -> list[Row]:
         runs = sorted((settings.scratch / "lightning_logs" / "onecycle").glob("version_*"), key=os.path.getctime)
         with open(runs[-1] / "report" / "history.csv", newline="", encoding="utf-8") as file:
             second = list(csv.DictReader(file))[1]  # the first warms up
-        waiting.append(float(second["train/waiting"]))
-        return batch * steps / float(second["train/pictures_per_second"])
+        waiting.append(float(second["train/data_time_fraction"]))
+        return batch * steps / float(second["train/images_per_second"])
 
     times = alternate(0 if settings.quick or not on_gpu else 3, plain=plain, ours=ours)
-    what = f"training from the pictures on, batch {batch}, {steps} steps"
+    what = f"training from the images on, batch {batch}, {steps} steps"
     against = f"float32 loop, torchvision transforms in {workers} workers"
     row = faster("throughput", what, times["ours"], times["plain"], batch * steps, against, 6 if on_gpu else None)
     share = max(waiting[-3:])

@@ -28,7 +28,7 @@ def measure(settings: Settings) -> list[Row]:
             "--trainer.limit_test_batches",
             "1",
         ]
-        options += ["--page.explained", "0", "--page.scored", "0", "--projector.pictures", "0"]
+        options += ["--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0"]
     options += ["--trainer.default_root_dir", str(settings.scratch)]
     options += ["--data.cache_dir", str(settings.scratch.parent / "cache")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

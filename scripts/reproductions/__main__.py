@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="all recipes")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="shorten every training to so many; marked in the table")
-    parser.add_argument("--data", metavar="NAME", help="what the table calls the pictures, if not CIFAR-10 itself")
+    parser.add_argument("--data", metavar="NAME", help="what the table calls the images, if not CIFAR-10 itself")
     parser.add_argument(
         "--try",
         action="store_true",
         dest="tries",
-        help="change one thing at a time, with 5000 training pictures held out to judge it by",
+        help="change one thing at a time, with 5000 training images held out to judge it by",
     )
     parser.add_argument(
         "--out", type=Path, default=Path(), help="existing folder of RESULTS.md and results.json (default: here)"

@@ -1,4 +1,4 @@
-"""What is tried one at a time on a recipe, judged on held-out training pictures."""
+"""What is tried one at a time on a recipe, judged on held-out training images."""
 
 SPLIT = ("--data.val_size", "5000")
 
@@ -12,13 +12,13 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "no label smoothing": ("--model.label_smoothing", "0"),
     "no mean of weights": ("--trainer.callbacks", "[]"),
     "weight decay everywhere": ("--model.norm_weight_decay", "null"),
-    "norm biases 64 times as fast": ("--model.norm_bias_lr_factor", "64"),
+    "norm biases 64 times as fast": ("--model.norm_bias_lr_mult", "64"),
     "last norms begin as 1": ("--model.zero_init_residual", "false"),
     "convolutions begin as He's": ("--model.init", "he"),
     "random flips": ("--data.flip_mode", "random"),
-    "black border": ("--data.crop_border", "black"),
+    "constant padding": ("--data.padding_mode", "constant"),
     "no cutout": ("--data.cutout_size", "0"),
     "cutout 12": ("--data.cutout_size", "12"),
     "cutout 16": ("--data.cutout_size", "16"),
-    "cutout grows to 16 in 20 epochs": ("--data.cutout_size", "16", "--data.cutout_epochs", "20"),
+    "cutout grows to 16 in 20 epochs": ("--data.cutout_size", "16", "--data.cutout_warmup_epochs", "20"),
 }

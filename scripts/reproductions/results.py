@@ -11,7 +11,7 @@ from training import Training
 from cifar_lit.cli.arguments import without
 from cifar_lit.report.comparison import Run
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import replace_text
+from cifar_lit.utils.files import atomic_write_text
 
 Record = dict[str, Any]
 NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells
@@ -29,17 +29,17 @@ def record(training: Training, run: Run, folder: Path, data: str | None) -> Reco
         training: What was asked for.
         run: What it left.
         folder: Its folder.
-        data: What the pictures are called; None for the name of their source.
+        data: What the images are called; None for the name of their source.
     """
-    begun, done = folder / "run.json", folder / "report" / "index.html"
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("run*.json"))]
+    begun, done = folder / "provenance.json", folder / "report" / "index.html"
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("provenance*.json"))]
     notes = run.notes
     reached = {
         "test_accuracy": run.metrics["test"]["accuracy"],
-        "test_accuracy_flip_averaged": run.metrics.get("test_flip_averaged", {}).get("accuracy"),
+        "test_accuracy_flip_tta": run.metrics.get("test_flip_tta", {}).get("accuracy"),
         "weights": run.metrics["weights"],
     }
-    if training.change:  # what is tried is judged on the validation pictures: nobody need know the rest
+    if training.change:  # what is tried is judged on the validation images: nobody need know the rest
         reached = {"val_accuracy": run.history[-1]["val/accuracy"]}
     return {
         "recipe": training.recipe.stem,
@@ -73,7 +73,7 @@ def keep(file: Path, new: Record) -> list[Record]:
     records = [one for one in records if any(one[key] != new[key] for key in same)]
     records.append(new)
     records.sort(key=lambda one: (one["recipe"], one["change"], -one["epochs"], one["seed"]))
-    replace_text(file, json.dumps(records, indent=1) + "\n")
+    atomic_write_text(file, json.dumps(records, indent=1) + "\n")
     return records
 
 
@@ -81,9 +81,9 @@ def tell(one: Record) -> str:
     """Return what a training reached, in a few words."""
     if one["change"]:
         return f"validation accuracy {one['val_accuracy']:.2%}"
-    averaged = one["test_accuracy_flip_averaged"]
+    averaged = one["test_accuracy_flip_tta"]
     return f"test accuracy {one['test_accuracy']:.2%}" + (
-        f", with flip averaging {averaged:.2%}" if averaged is not None else ""
+        f", with flip TTA {averaged:.2%}" if averaged is not None else ""
     )
 
 
@@ -119,7 +119,7 @@ def write(file: Path, records: Sequence[Record]) -> None:
         before, _, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- /{mark} -->")
         text = f"{before}<!-- {mark} -->\n{table}{end}{after}"
-    replace_text(file, text)
+    atomic_write_text(file, text)
 
 
 def _rows(records: Sequence[Record]) -> list[list[Record]]:
@@ -132,7 +132,7 @@ def _rows(records: Sequence[Record]) -> list[list[Record]]:
 
 def _results(records: Sequence[Record]) -> str:
     lines = [
-        "| no. | recipe | data | held out | epochs | seeds | test accuracy | with flip averaging | an epoch | a run |",
+        "| no. | recipe | data | held out | epochs | seeds | test accuracy | with flip TTA | an epoch | a run |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     where = []
@@ -141,7 +141,7 @@ def _results(records: Sequence[Record]) -> str:
         lines.append(
             f"| {number} | {_name(one)} | {one['data']} | {one['held_out']:,} | "
             f"{_epochs(one)} | {len(row)} | "
-            f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_averaged')} | "
+            f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_tta')} | "
             f"{_time(row, 'seconds_per_epoch')} | "
             f"{_time(row, 'seconds_in_all') or _time(row, 'seconds_of_training') + ', epochs alone'} |"
         )
@@ -150,7 +150,7 @@ def _results(records: Sequence[Record]) -> str:
         where.append(
             f"{number}. {one['hardware']}"
             + (f", {one['processes']} processes" if one["processes"] > 1 else "")
-            + f"; {one['precision']}; {versions}; commit {commits}; {one['weights'].split(',')[0]}; test pictures "
+            + f"; {one['precision']}; {versions}; commit {commits}; {one['weights'].split(',')[0]}; test images "
             f"{one['fingerprints']['test']}"
         )
     return "\n".join([*lines, "", *where, ""]) + "\n" if records else ""

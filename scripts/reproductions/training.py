@@ -67,7 +67,7 @@ class Training:
         command = " ".join(["python -m cifar_lit.fit", *self.args])
         for run in reversed(runs.versions(Path("lightning_logs") / self.recipe.stem)):
             try:
-                notes = yaml.safe_load((run / "run.json").read_text(encoding="utf-8"))
+                notes = yaml.safe_load((run / "provenance.json").read_text(encoding="utf-8"))
                 config = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), lists=True)
             except OSError:  # stopped before it began, or another one's that begins right now
                 continue

@@ -41,9 +41,9 @@ class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class Cutout(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Fill one square, its centre anywhere in the picture, so that it may overlap the border (arXiv 1708.04552).
+    """Fill one square, its centre anywhere in the image, so that it may overlap the border (arXiv 1708.04552).
 
-    albumentations' own CoarseDropout keeps its holes inside the picture.
+    albumentations' own CoarseDropout keeps its holes inside the image.
     """
 
     def __init__(self, size: int, fill: Sequence[int], p: float = 1.0) -> None:
@@ -66,7 +66,7 @@ class Cutout(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class Augmentation:
-    """The random changes of training pictures, as a pure function of (picture, key).
+    """The random changes of training images, as a pure function of (image, key).
 
     Args:
         options: Which changes.
@@ -75,7 +75,7 @@ class Augmentation:
     def __init__(self, options: AugmentOptions) -> None:
         steps: list[A.BasicTransform] = []
         if options.crop_padding:
-            border = cv2.BORDER_REFLECT_101 if options.crop_border == "reflect" else cv2.BORDER_CONSTANT
+            border = cv2.BORDER_REFLECT_101 if options.padding_mode == "reflect" else cv2.BORDER_CONSTANT
             steps.append(A.Pad(options.crop_padding, border_mode=border, p=1))
             steps.append(A.RandomCrop(options.image_size, options.image_size, p=1))
         if options.rotate_degrees:
@@ -90,24 +90,24 @@ class Augmentation:
         self.transform = A.Compose(steps, strict=True)
         self.random = random.Random()
         # Every step above draws from Python's generator alone (a test would notice another), so seeding that
-        # one anew for each picture is enough, and 20 times cheaper than new generators.
+        # one anew for each image is enough, and 20 times cheaper than new generators.
         self.transform.set_random_state(np.random.default_rng(0), self.random)
 
     def __call__(self, images: NDArray[np.uint8], keys: Iterable[int]) -> NDArray[np.uint8]:
-        """Change each picture.
+        """Change each image.
 
         Args:
             images: Shape `(B, H, W, 3)`, uint8; not written to.
-            keys: The `picture_key` of each: equal keys give equal changes, whatever came before.
+            keys: The `augmentation_key` of each: equal keys give equal changes, whatever came before.
         """
         changed = np.empty_like(images)
         for position, key in enumerate(keys):
             epoch, first = first_epoch(key)
             # As likely as a flip at the end: the other changes are the same from left and from right.
-            picture = images[position, :, ::-1] if self._alternated(epoch, first) else images[position]
+            image = images[position, :, ::-1] if self._alternated(epoch, first) else images[position]
             self.cutout.size = self.options.cutout_side(epoch)
             self.random.seed(key)
-            changed[position] = self.transform(image=picture)["image"]
+            changed[position] = self.transform(image=image)["image"]
         return changed
 
     def _alternated(self, epoch: int, first: int) -> bool:

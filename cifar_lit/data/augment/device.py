@@ -1,6 +1,6 @@
 """The augmentation of augment.py for whole batches on any device: pad-and-crop, rotate, flip, cutout as pure functions.
 
-The pictures wait as words, one int32 a pixel, so that moving a pixel moves one number instead of three.
+The images wait as words, one int32 a pixel, so that moving a pixel moves one number instead of three.
 """
 
 import math
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_lit.data.augment.config import AugmentOptions, CropBorder
+from cifar_lit.data.augment.config import AugmentOptions, PaddingMode
 
-FLIP = 3  # the place of the flip's number among those of a picture
+FLIP = 3  # the place of the flip's number among those of a image
 
 
 def pack(images: Tensor) -> Tensor:
-    """Map uint8 pictures `(B, H, W, 3)` to words `(B, H, W)`, int32: red in the lowest byte, then green, then blue."""
+    """Map uint8 images `(B, H, W, 3)` to words `(B, H, W)`, int32: red in the lowest byte, then green, then blue."""
     red, green, blue = images.int().unbind(-1)
     return red | green << 8 | blue << 16
 
@@ -29,22 +29,22 @@ def unpack(words: Tensor) -> Tensor:
 
 
 def crop_and_flip(
-    words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, border: CropBorder = "black"
+    words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, border: PaddingMode = "constant"
 ) -> Tensor:
-    """Add a border, cut a window of the old size out of it, and mirror some pictures from left to right.
+    """Add a border, cut a window of the old size out of it, and mirror some images from left to right.
 
     Args:
         words: Shape `(B, H, W)`, int32.
-        tops: Shape `(B,)`, int32, first row of the window in the bordered picture, 0 to 2 * padding.
+        tops: Shape `(B,)`, int32, first row of the window in the bordered image, 0 to 2 * padding.
         lefts: Shape `(B,)`, int32, first column of it, in the same range.
         flipped: Shape `(B,)`, bool.
         padding: Pixels of the border on each side.
-        border: Black, or the picture reflected without its border pixel.
+        border: Black, or the image reflected without its border pixel.
     """
     count, height, width = words.shape
     across = torch.arange(width, dtype=torch.int32, device=words.device)
     down = torch.arange(height, dtype=torch.int32, device=words.device)
-    columns = torch.where(flipped[:, None], across.flip(0), across) + lefts[:, None]  # (B, W), of the bordered picture
+    columns = torch.where(flipped[:, None], across.flip(0), across) + lefts[:, None]  # (B, W), of the bordered image
     rows = down + tops[:, None]  # (B, H)
     if border == "reflect":  # nothing need be added to find what lies there
         columns, rows = _reflected(columns - padding, width), _reflected(rows - padding, height)
@@ -62,7 +62,7 @@ def _reflected(places: Tensor, length: int) -> Tensor:
 
 
 def rotate(planes: Tensor, degrees: Tensor) -> Tensor:
-    """Turn pictures about their centres, bilinear, what comes in from outside reflected without its border pixel.
+    """Turn images about their centres, bilinear, what comes in from outside reflected without its border pixel.
 
     Args:
         planes: Shape `(B, 3, H, H)`, uint8.
@@ -80,7 +80,7 @@ def rotate(planes: Tensor, degrees: Tensor) -> Tensor:
 
 
 def cutout(planes: Tensor, rows: Tensor, columns: Tensor, size: int, color: Sequence[int]) -> Tensor:
-    """Fill one square of each picture, which may overlap the border (arXiv 1708.04552).
+    """Fill one square of each image, which may overlap the border (arXiv 1708.04552).
 
     Args:
         planes: Shape `(B, 3, H, W)`, uint8.
@@ -104,38 +104,38 @@ def _within(centres: Tensor, length: int, size: int) -> Tensor:
 
 
 class DeviceAugmentation:
-    """The random changes of training pictures, for batches; the same distribution as `augment.Augmentation`.
+    """The random changes of training images, for batches; the same distribution as `augment.Augmentation`.
 
     Args:
         options: Which changes.
     """
 
-    DRAWS = 6  # random numbers that a picture takes
+    DRAWS = 6  # random numbers that a image takes
 
     def __init__(self, options: AugmentOptions) -> None:
         self.options = options
 
-    def draw(self, seed: int, epoch: int, pictures: int) -> NDArray[np.float32]:
-        """Return `(pictures, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch.
+    def draw(self, seed: int, epoch: int, images: int) -> NDArray[np.float32]:
+        """Return `(images, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch.
 
         Those of alternating flips are 0 or 1.
         """
-        draws = self._uniform(seed, epoch, pictures)
+        draws = self._uniform(seed, epoch, images)
         if self.options.flip_mode == "alternate":
-            first = self._uniform(seed, 0, pictures)[:, FLIP] < self.options.flip
+            first = self._uniform(seed, 0, images)[:, FLIP] < self.options.flip
             draws[:, FLIP] = first == (epoch % 2 == 1)
         return draws
 
-    def _uniform(self, seed: int, epoch: int, pictures: int) -> NDArray[np.float32]:
+    def _uniform(self, seed: int, epoch: int, images: int) -> NDArray[np.float32]:
         generator = np.random.default_rng((seed, epoch, self.DRAWS))  # not the one that shuffles
-        return generator.random((pictures, self.DRAWS), np.float32)
+        return generator.random((images, self.DRAWS), np.float32)
 
     def __call__(self, words: Tensor, draws: Tensor, epoch: int) -> Tensor:
-        """Return changed pictures, uint8 `(B, H, W, 3)` (planes in memory).
+        """Return changed images, uint8 `(B, H, W, 3)` (planes in memory).
 
         Args:
             words: Shape `(B, H, W)`, int32, from `pack`; not written to.
-            draws: Shape `(B, DRAWS)`, float32, a row for each picture, of the same epoch.
+            draws: Shape `(B, DRAWS)`, float32, a row for each image, of the same epoch.
             epoch: From 0.
         """
         top, left, angle, flip, row, column = draws.unbind(1)
@@ -143,7 +143,7 @@ class DeviceAugmentation:
         places = 2 * options.crop_padding + 1
         flipped = flip < options.flip  # comes later in augment.py, but earlier it only changes the angle's sign
         tops, lefts = _below(places, top), _below(places, left)
-        planes = unpack(crop_and_flip(words, tops, lefts, flipped, options.crop_padding, options.crop_border))
+        planes = unpack(crop_and_flip(words, tops, lefts, flipped, options.crop_padding, options.padding_mode))
         if options.rotate_degrees:
             planes = rotate(planes, (2 * angle - 1) * options.rotate_degrees)
         if side := options.cutout_side(epoch):

@@ -1,12 +1,12 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE = 120; // pictures put on the screen at once
+const PAGE = 120; // images put on the screen at once
 const SIDE = 150; // pixels of a map
 const percent = (share) => (100 * share).toFixed(1) + " %";
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const colours = bytes(data.colours), differences = bytes(data.difference);
 const form = document.querySelector(".filters"), grid = document.getElementById("grid");
-const more = document.getElementById("more"), dialog = document.getElementById("picture");
+const more = document.getElementById("more"), dialog = document.getElementById("image");
 let chosen = [], shown = 0, open = 0;
 
 function element(name, properties = {}, ...children) {
@@ -26,7 +26,7 @@ function choose() {
   const key = { loss: (i) => -i.loss, confidence: (i) => -i.p[i.predicted], margin: (i) => Math.abs(i.margin) }[order];
   chosen.sort((a, b) => key(data.items[a]) - key(data.items[b]) || a - b);
   document.getElementById("about-suspects").hidden = !suspects;
-  document.getElementById("count").textContent = `${chosen.length} of ${suspects ? data.suspects.length + " suspects" : data.errors + " misclassified pictures"}`;
+  document.getElementById("count").textContent = `${chosen.length} of ${suspects ? data.suspects.length + " suspects" : data.errors + " misclassified images"}`;
   grid.replaceChildren();
   shown = 0;
   showMore();
@@ -38,7 +38,7 @@ function showMore() {
     const tile = element("button", { type: "button" },
       element("img", { src: item.image, alt: "", loading: "lazy" }),
       `${data.classes[item.true]} → ${data.classes[item.predicted]}`, element("br"), percent(item.p[item.predicted]));
-    tile.setAttribute("aria-label", `Picture ${item.index}: ${describe(item)}`);
+    tile.setAttribute("aria-label", `Image ${item.index}: ${describe(item)}`);
     tile.addEventListener("click", () => show(position));
     grid.append(element("li", {}, tile));
   }
@@ -46,7 +46,7 @@ function showMore() {
   more.hidden = shown >= chosen.length;
 }
 
-// A map's values as a soft picture of SIDE x SIDE, 0..1: bilinear, stretched as in the PNG files.
+// A map's values as a soft image of SIDE x SIDE, 0..1: bilinear, stretched as in the PNG files.
 function enlarged([width, text]) {
   const values = bytes(text), height = values.length / width, large = new Float32Array(SIDE * SIDE);
   const at = (y, x) => values[Math.min(Math.max(y, 0), height - 1) * width + Math.min(Math.max(x, 0), width - 1)];
@@ -58,14 +58,14 @@ function enlarged([width, text]) {
   return large;
 }
 
-function painted(picture, values, table, label) {
+function painted(image, values, table, label) {
   const canvas = element("canvas", { width: SIDE, height: SIDE });
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
-  if (picture) context.drawImage(picture, 0, 0, SIDE, SIDE);
-  const pixels = context.getImageData(0, 0, SIDE, SIDE), share = picture ? 0.55 : 1;
+  if (image) context.drawImage(image, 0, 0, SIDE, SIDE);
+  const pixels = context.getImageData(0, 0, SIDE, SIDE), share = image ? 0.55 : 1;
   values.forEach((value, i) => {
     const colour = 3 * Math.round(255 * Math.min(Math.max(value, 0), 1));
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - share) * pixels.data[4 * i + c] + share * table[colour + c];
@@ -75,7 +75,7 @@ function painted(picture, values, table, label) {
   return canvas;
 }
 
-function mapsOf(item, picture) {
+function mapsOf(item, image) {
   const score = (layer, which) => {
     const pair = (data.road[layer] ?? [])[data.items.indexOf(item)];
     if (pair === undefined) return "";
@@ -84,7 +84,7 @@ function mapsOf(item, picture) {
   const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
   const body = Object.entries(item.maps).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
-    const cells = [painted(picture, a, colours, `${layer} ${names[0]}`), painted(picture, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true less predicted`)];
+    const cells = [painted(image, a, colours, `${layer} ${names[0]}`), painted(image, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true less predicted`)];
     return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell, which) => element("td", {}, cell, which < 2 ? score(layer, which) : "")));
   });
   return element("table", { className: "maps" },
@@ -95,8 +95,8 @@ function mapsOf(item, picture) {
 
 async function show(position) {
   open = position;
-  const item = data.items[chosen[position]], picture = element("img", { src: item.image, alt: `test picture ${item.index}` });
-  document.getElementById("picture-title").textContent = `Picture ${item.index}: ${describe(item)}`;
+  const item = data.items[chosen[position]], image = element("img", { src: item.image, alt: `test image ${item.index}` });
+  document.getElementById("image-title").textContent = `Image ${item.index}: ${describe(item)}`;
   const order = Object.keys(item.p).map(Number).sort((a, b) => item.p[b] - item.p[a]);
   const rows = order.map((label) => {
     const fill = element("span");
@@ -105,17 +105,17 @@ async function show(position) {
     return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
   });
   const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`, ...(item.file ? [`file ${item.file}`] : [])];
-  const about = element("div", { className: "about" }, picture,
+  const about = element("div", { className: "about" }, image,
     element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("tbody", {}, ...rows))));
-  const body = document.getElementById("picture-body");
+  const body = document.getElementById("image-body");
   body.replaceChildren(about);
   document.getElementById("previous").disabled = position === 0;
   document.getElementById("next").disabled = position === chosen.length - 1;
   if (!dialog.open) dialog.showModal();
-  if (!item.maps) body.append(element("p", {}, "No maps for this picture: page.explained says how many get them."));
+  if (!item.maps) body.append(element("p", {}, "No maps for this image: page.num_cams says how many get them."));
   else {
-    await picture.decode();
-    if (open === position) body.append(mapsOf(item, picture));
+    await image.decode();
+    if (open === position) body.append(mapsOf(item, image));
   }
 }
 

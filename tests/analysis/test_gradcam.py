@@ -1,0 +1,118 @@
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+from cifar_lit.analysis.cam_methods import check, methods
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, layer_sizes, upscale
+from cifar_lit.models.resnet import LAYERS, Classifier
+from cifar_lit.utils.errors import UsageError
+
+STATISTICS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+def make(**options: Any) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(10, **STATISTICS, **options).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
+    net = make(stem=stem, norm=norm)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    classes = rng.integers(0, 10, (3, 2))
+    ours = activation_maps(net, images, classes, LAYERS)
+    pixels = net.normalize(torch.from_numpy(images)).requires_grad_()
+    for layer in LAYERS:
+        with GradCAM(net.backbone, [net.layer(layer)]) as package:
+            for k in range(2):
+                theirs = package(pixels, [ClassifierOutputTarget(int(c)) for c in classes[:, k]])
+                for image in range(3):
+                    np.testing.assert_allclose(upscale(ours[layer][image, k], 32), theirs[image], rtol=0, atol=1e-4)
+
+
+def test_large_images_are_explained_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    asked = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
+    whole = activation_maps(net, images, asked, LAYERS)
+    seen: list[int] = []
+    monkeypatch.setattr("cifar_lit.analysis.gradcam.PIXELS", 2 * 32**2)
+    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    parts = activation_maps(net, images, asked, LAYERS)
+    assert seen == [2, 2, 1]
+    for layer in LAYERS:
+        np.testing.assert_allclose(parts[layer], whole[layer], atol=1e-5)
+
+
+def test_shapes_and_sign() -> None:
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    maps = activation_maps(make(), images, np.zeros((2, 3), dtype=np.int64), ["layer2", "layer4"])
+    assert {name: one.shape for name, one in maps.items()} == {"layer2": (2, 3, 16, 16), "layer4": (2, 3, 4, 4)}
+    assert all(one.min() >= 0 and one.dtype == np.float32 for one in maps.values())
+
+
+def test_network_is_left_as_it_was_also_after_an_error() -> None:
+    net = make()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        activation_maps(net, images, np.zeros((2, 1), dtype=np.int64), LAYERS)
+    with pytest.raises(RuntimeError):
+        activation_maps(net, images, np.full((2, 1), 99), LAYERS)
+    assert not any(module._forward_hooks for module in net.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert not net.training
+    assert all((value == before[key]).all() for key, value in net.state_dict().items())
+
+
+def test_the_default_layer_is_the_deepest_larger_than_5_px() -> None:
+    assert layer_sizes(make(), 32) == {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 4}
+    assert default_layer(make(), 32) == "layer3"
+    assert default_layer(make(), 64) == "layer4"
+    assert default_layer(make(stem="imagenet"), 32) == "layer1"
+    assert default_layer(make(stem="imagenet"), 8) == "layer1"  # none is large enough
+
+
+def test_to_image_stretches_and_enlarges() -> None:
+    activation = np.array([[1.0, 3.0], [2.0, 5.0]], dtype=np.float32)
+    got = upscale(activation, 8)
+    assert got.shape == (8, 8) and got.dtype == np.float32
+    np.testing.assert_allclose(got, cv2.resize((activation - 1) / 4, (8, 8)), atol=1e-6)
+    assert (got.min(), got.max()) == (0.0, pytest.approx(1.0))
+    assert (upscale(np.zeros((4, 4), dtype=np.float32), 8) == 0).all()
+
+
+@pytest.mark.parametrize("method", sorted(set(methods()) - {"GradCAM"}))  # which has our own way
+def test_every_method_of_the_package_by_name(method: str) -> None:
+    net = make(stem="imagenet")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():  # as at the end of a training
+        got = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1"], method)["layer1"]
+    assert got.shape == (2, 2, 32, 32) and got.dtype == np.float32
+    assert got.min() >= 0 and got.max() <= 1 and got.max() > 0.5
+    assert not net.training and not any(module._forward_hooks for module in net.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert all((value == before[key]).all() for key, value in net.state_dict().items())
+
+
+def test_finer_cam_contrasts_the_class_that_was_asked_for() -> None:
+    net = make(stem="imagenet")
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    one, other = activation_maps(net, images, np.array([[1, 2]]), ["layer1"], "FinerCAM")["layer1"][0]
+    assert not np.allclose(one, other)
+
+
+def test_misspelt_methods_list_the_right_ones() -> None:
+    assert check("gradcam.method", "GradCAM++") == "GradCAMPlusPlus"
+    with pytest.raises(UsageError, match=r"gradcam.method=HiResCam: .* did you mean HiResCAM\? .*LayerCAM"):
+        check("gradcam.method", "HiResCam")

@@ -1,0 +1,97 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifar_lit.models.resnet import Classifier, Normalize, smallest_strided
+
+STATISTICS: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() -> None:
+    net = Classifier(10, **STATISTICS)
+    assert parameters(net) == 11_173_962
+    sizes = []
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        net.layer(layer).register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
+    assert net(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 10)
+    assert sizes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+
+
+def test_imagenet_stem_is_torchvisions() -> None:
+    from torchvision.models import resnet18
+
+    net = Classifier(10, **STATISTICS, stem="imagenet")
+    assert parameters(net) == parameters(resnet18(num_classes=10))
+    theirs = resnet18(num_classes=10).eval()
+    theirs.load_state_dict(net.backbone.state_dict())
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    torch.testing.assert_close(net.eval()(images), theirs(net.normalize(images)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("image_size", [8, 16, 17, 32, 33])
+def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
+    net = Classifier(10, **STATISTICS, stem=stem).eval()
+    sizes = []
+    net.layer("layer4").register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[2:]))
+    net(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    assert sizes == [(smallest_strided(image_size, stem),) * 2]
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_layer_norm_leaves_no_other_normalisation(stem: Any) -> None:
+    net = Classifier(10, **STATISTICS, stem=stem, norm="layer")
+    assert not [m for m in net.modules() if isinstance(m, NORMS)]
+    assert sum(isinstance(m, nn.LayerNorm) for m in net.modules()) == 20
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    alone = torch.cat([net(image[None]) for image in images])
+    torch.testing.assert_close(net(images), alone, rtol=1e-4, atol=1e-4)  # no image depends on its batch
+
+
+def test_normalize_standardises_each_channel() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
+    expected = (images / 255 - STATISTICS["mean"]) / STATISTICS["std"]
+    got = Normalize(**STATISTICS)(torch.from_numpy(images))
+    assert got.shape == (3, 3, 5, 7) and got.dtype == torch.float32
+    np.testing.assert_allclose(got.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_travel_in_the_state_dict() -> None:
+    other = Classifier(10, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    other.load_state_dict(Classifier(10, **STATISTICS).state_dict())
+    assert other.normalize.mean.ravel().tolist() == pytest.approx(STATISTICS["mean"])
+
+
+def test_memory_format_changes_the_layout_not_the_result() -> None:
+    last, first = Classifier(10, **STATISTICS), Classifier(10, **STATISTICS, memory_format="contiguous")
+    first.load_state_dict(last.state_dict())
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    torch.testing.assert_close(last.eval()(images), first.eval()(images), rtol=1e-3, atol=1e-4)
+    weight = "backbone.layer1.0.conv1.weight"
+    assert last.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
+    assert not first.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_zero_init_makes_residual_blocks_the_identity(norm: Any) -> None:
+    net = Classifier(10, **STATISTICS, norm=norm, zero_init_residual=True).eval()
+    features = torch.rand(2, 64, 8, 8)
+    torch.testing.assert_close(net.backbone.layer1(features), features)
+    assert not torch.equal(Classifier(10, **STATISTICS, norm=norm).eval().backbone.layer1(features), features)
+
+
+@pytest.mark.parametrize("init, variance", [("he", 2 / (9 * 512)), ("torch", 1 / (3 * 9 * 512))])
+def test_init_sets_the_variance_of_the_convolutions(init: Any, variance: float) -> None:
+    net = Classifier(10, **STATISTICS, init=init)
+    weights = net.get_submodule("backbone.layer4.1.conv2").weight
+    assert weights.var().item() == pytest.approx(variance, rel=0.02)
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    assert net.backbone.conv1.weight.var().item() == pytest.approx(2 / (9 * 64) if init == "he" else 1 / 81, rel=0.2)

@@ -1,0 +1,133 @@
+"""Several processes as Lightning starts them: where they listen, and what happens when one dies."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cifar_lit.fit import main
+from cifar_lit.training.distributed import PARENT, RENDEZVOUS, START, init_rendezvous, resume_from_env, watch_children
+from tests.conftest import QUICK, ROOT
+
+
+def sockets(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets."""
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(file)
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the other training processes that a first one has started."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "cifar_lit"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Return the addresses, in hexadecimal digits as the kernel writes them, that processes listen on."""
+    inodes = set().union(*(sockets(pid) for pid in pids))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+def start(log: Path, timeout: int = 20, **more: str) -> "subprocess.Popen[bytes]":
+    """Begin a long training of two processes."""
+    args = [*QUICK, "--trainer.max_epochs=1000", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+    command = [sys.executable, "-m", "cifar_lit.fit", *args, f"--process_timeout={timeout}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+    with open(log, "w") as out:
+        return subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=out, start_new_session=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_they_listen_on_localhost_only_and_end_with_a_word_when_one_dies(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = start(log)
+    try:
+        end = time.monotonic() + 200
+        while "epoch 1/" not in log.read_text():
+            assert first.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        second = children(first.pid)[0]
+        assert listening([first.pid, second]) == {"0100007F"}  # 127.0.0.1
+        os.kill(second, signal.SIGKILL)
+        assert first.wait(60) == 1
+        assert "error: another training process has died or does not answer (process_timeout)" in log.read_text()
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process keeps its parent's number")
+def test_the_second_does_not_wait_for_ever_to_meet_a_first_that_was_killed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    second = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    second |= {RENDEZVOUS: str(tmp_path / "meeting"), START: "[null, null]", PARENT: str(gone.pid)}
+    run = start(tmp_path / "log", timeout=600, **second)
+    try:
+        assert run.wait(100) == 1
+        assert "error: the first training process is gone; --ckpt_path last goes on" in (tmp_path / "log").read_text()
+    finally:
+        run.kill()
+
+
+def test_the_others_go_on_where_the_first_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", RENDEZVOUS, START, PARENT):
+        monkeypatch.setenv(name, "")  # to be put back at the end
+    for begun in ([tmp_path / "run", tmp_path / "last.ckpt"], [None, None]):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        init_rendezvous(*begun)
+        assert resume_from_env() is None  # the first process has to find it itself
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert resume_from_env() == begun
+
+
+def test_torchrun_with_another_number_of_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(SystemExit, match="2"):
+        main([*QUICK, "--trainer.accelerator=cpu", "--trainer.devices=2"])
+    assert "error: trainer:" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def hang(end: str, grace: float, seconds: float) -> None:
+    others = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sh", "-c", end])]
+    threading.Thread(target=watch_children, args=(others, grace), daemon=True).start()
+    time.sleep(seconds)
+    others[0].kill()
+    sys.exit(3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(
+    ("end", "grace", "own", "code", "said"),
+    [
+        ("kill -9 $$", 0, 60, 1, "error: another training process has died (SIGKILL)"),
+        ("exit 7", 0, 60, 1, "error: another training process has died (exit code 7)"),
+        ("exit 7", 60, 2, 3, ""),  # it noticed by itself
+        ("exit 0", 0, 2, 3, ""),
+    ],
+)
+def test_the_first_process_does_not_hang_when_another_has_died(
+    end: str, grace: float, own: float, code: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = multiprocessing.get_context("fork").Process(target=hang, args=(end, grace, own))
+    first.start()
+    first.join(50)
+    words = capfd.readouterr().err.strip()
+    assert first.exitcode == code and words.startswith(said) and bool(words) == bool(said)

@@ -1,0 +1,66 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cifar_lit.training import run_folder as runs
+from cifar_lit.utils.errors import UsageError
+
+
+def test_a_run_takes_the_next_free_version(tmp_path: Path) -> None:
+    for taken in ("version_0", "version_10", "version_x", "other"):
+        (tmp_path / taken).mkdir()
+    assert runs.begin(tmp_path) == tmp_path / "version_11"
+    assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
+
+
+def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [[]]  # what was there before the other one
+    look = runs.versions
+
+    def before_and_after(folder: Path) -> Sequence[Path]:
+        return seen.pop() if seen else look(folder)
+
+    monkeypatch.setattr(runs, "versions", before_and_after)
+    (tmp_path / "version_0").mkdir()
+    assert runs.begin(tmp_path) == tmp_path / "version_1"
+
+
+def test_one_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with runs.held(tmp_path):
+        with pytest.raises(UsageError, match="is being trained by another process"), runs.held(tmp_path):
+            pass
+    with runs.held(tmp_path):
+        pass
+
+
+def test_what_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    recipe = tmp_path / "lightning_logs" / "demo"
+    first, second = runs.begin(recipe), runs.begin(recipe)
+    runs.give_back(second)
+    assert first.exists() and not second.exists()
+    runs.give_back(first)
+    assert not list(tmp_path.glob("lightning_logs"))
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
+    assert runs.unfinished(tmp_path) is None
+    first = runs.begin(tmp_path)
+    assert runs.unfinished(tmp_path) == first
+    (first / "checkpoints").mkdir()
+    (first / "checkpoints" / "best.ckpt").touch()  # killed between the two
+    assert runs.unfinished(tmp_path) == first
+    (first / "checkpoints" / "last.ckpt").touch()
+    assert runs.unfinished(tmp_path) is None
+
+
+def test_a_requeued_job_finds_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for job, command in (("7", "fit"), ("7", "fit --seed_everything 1"), ("8", "fit")):
+        (runs.begin(tmp_path) / "provenance.json").write_text(f'{{"slurm_job": "{job}", "command": "{command}"}}')
+    (runs.begin(tmp_path) / "provenance.json").write_text('{"slurm_')  # torn by somebody else
+    assert runs.requeued(tmp_path, "7", "fit") is None  # its first start
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"
+    assert runs.requeued(tmp_path, "9", "fit") is None and runs.requeued(tmp_path, None, "fit") is None

@@ -1,0 +1,152 @@
+"""Ctrl-C, SIGTERM and SLURM: real processes, real signals."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts" / "fault_injection"))
+
+import zygote
+from resuming import SMALL, fingerprint, newest
+
+LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
+
+
+def begin(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> zygote.Group:
+    """Start a run and wait until it has printed something."""
+    run = zygote.run(args, folder, env=env)
+    wait(lambda: until in run.said or run.code is not None)
+    return run
+
+
+def wait(until: Callable[[], bool]) -> None:
+    """Wait until something is so, and fail where it takes too long."""
+    end = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(signum: signal.Signals, tmp_path: Path) -> None:
+    run = begin(tmp_path, *LONG, "1000")
+    run.kill(signum)
+    assert run.wait(60) == 128 + signum
+    assert f"stopped by {signum.name}; saved in" in run.said and "Traceback" not in run.said
+    command = shlex.split(run.said.strip().splitlines()[-1])
+    folder = f"lightning_logs{os.sep}demo{os.sep}version_0"
+    assert command[1:3] == ["-m", "cifar_lit.fit"] and command[-2:] == ["--ckpt_path", folder]
+    again = begin(tmp_path, *command[3:], until="going on with")
+    again.kill()
+    assert f"going on with {folder}" in again.said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_workers_too_loses_nothing(signum: signal.Signals, tmp_path: Path) -> None:
+    run = begin(tmp_path, *LONG, "1000")
+    os.killpg(run.processes[0].pid, signum)  # as a terminal, `timeout` and job schedulers do
+    assert run.wait(60) == 128 + signum
+    assert f"stopped by {signum.name}; saved in" in run.said and "error:" not in run.said
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    slow = [
+        "--trainer.limit_train_batches",
+        "300",
+        "--data.batch_size",
+        "4",
+        "--trainer.accumulate_grad_batches",
+        "300",
+    ]
+    run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epoch of")
+    time.sleep(0.3)
+    run.kill(signal.SIGINT)
+    wait(lambda: "SIGINT: saving after this step" in run.said)
+    began = time.monotonic()
+    run.kill(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert time.monotonic() - began < 2
+    assert not (newest(tmp_path) / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Path) -> None:
+    long_report = [
+        "--page.num_cams",
+        "1000",
+        "--page.num_road",
+        "1000",
+    ]  # takes a minute, so that there is time to stop it
+    run = begin(tmp_path, *LONG, "1", *long_report, until="`Trainer.fit` stopped")
+    wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # what is written before the page
+    run.kill(signal.SIGTERM)
+    assert run.wait(60) == 143
+    assert "the training is finished and kept; " in run.said
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a SLURM job; what it asks SLURM for goes into `asked`."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    return slurm | {"SLURM_NTASKS_PER_NODE": "1"}
+
+
+def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: dict[str, str]) -> None:
+    first = begin(tmp_path, *LONG, "1", until="`Trainer.fit` stopped", env=slurm)
+    first.kill(signal.SIGUSR1)
+    assert first.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    shutil.rmtree(newest(tmp_path) / "report", ignore_errors=True)
+    args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
+    run = begin(tmp_path, *args, until="its report is made again", env={**slurm, "SLURM_JOB_ID": "78"})
+    wait(lambda: (newest(tmp_path) / "report").exists())
+    run.kill(signal.SIGUSR1)
+    assert run.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 77\nrequeue 78\n"
+    env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
+    again = begin(tmp_path, *args, until="never", env=env)
+    assert again.code == 0 and "this training is finished; its report is made again" in again.said
+    assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
+
+
+def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
+    args = [*LONG, "6"]
+    run = begin(tmp_path / "cut", *args, env=slurm)
+    wait(lambda: bool(list((tmp_path / "cut").rglob("last.ckpt"))))
+    run.kill(signal.SIGUSR1)  # in the middle of an epoch
+    assert run.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert "given back to SLURM" in run.said
+    again = begin(tmp_path / "cut", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
+    assert again.code == 0, again.said
+    assert f"going on with lightning_logs{os.sep}demo{os.sep}version_0" in again.said
+    whole = begin(tmp_path / "whole", *args, until="never")
+    assert whole.code == 0
+    assert fingerprint(newest(tmp_path / "cut")) == fingerprint(newest(tmp_path / "whole"))
+    assert json.loads((newest(tmp_path / "cut") / "provenance.json").read_text())["slurm_job"] == "77"
+
+
+def test_two_runs_that_begin_together_get_two_folders_and_one_cannot_be_trained_twice(tmp_path: Path) -> None:
+    both = [zygote.run([*LONG, "1000"], tmp_path) for _ in range(2)]
+    wait(lambda: both[0].said.count("epoch 1/") == 2)
+    assert {run.name for run in tmp_path.glob("lightning_logs/demo/*")} == {"version_0", "version_1"}
+    third = zygote.run([*LONG, "1000", "--ckpt_path", "last"], tmp_path)
+    assert third.wait(60) == 2
+    assert "version_1 is being trained by another process" in third.said
+    for run in both:
+        run.kill()
+        run.wait(60)
