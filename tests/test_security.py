@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from cifar_lit.cli.arguments import recipe_name
-from cifar_lit.data import decode, sources
-from cifar_lit.data import image_folder as folder
+from cifar_lit.data.datamodule import decode, sources
+from cifar_lit.data.datamodule import image_folder as folder
 from cifar_lit.fit import main
 from cifar_lit.report.explanation import _files, _Names
 from cifar_lit.report.html import render

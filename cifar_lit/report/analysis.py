@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from torch import nn
 
 from cifar_lit.analysis.predictions import Predictions, average, predict
-from cifar_lit.callbacks.history import History
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
@@ -78,6 +77,8 @@ class Analysis:
                     callback.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
             net = copy.deepcopy(module.net)
             weights = _load_best(trainer, net)
+            from cifar_lit.callbacks.history import History
+
             history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
             run = Path(trainer.log_dir or trainer.default_root_dir)
             vars(trainer)[CURRENT] = cls(trainer, data, net, weights, history, run)

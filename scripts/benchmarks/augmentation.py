@@ -11,10 +11,10 @@ from albumentations.pytorch import ToTensorV2
 from harness import Row, Settings, alternate, faster
 from PIL import Image
 
-from cifar_lit.data import loaders
 from cifar_lit.data.augment.config import AugmentOptions
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
+from cifar_lit.data.datamodule import loaders
 from cifar_lit.data.dataset import ImageDataset, Split
 from cifar_lit.models.resnet import Normalize
 

@@ -9,14 +9,14 @@ import json, os, resource, sys, time
 from pathlib import Path
 import numpy as np
 import torch
-from cifar_lit import metrics
-from cifar_lit.augment_options import AugmentOptions
-from cifar_lit.dataset import ImageDataset, TrainSampler
-from cifar_lit.loaders import DeviceLoader
-from cifar_lit.device_augment import DeviceAugmentation
-from cifar_lit.images import Split, channel_statistics
-from cifar_lit.predictions import Predictions, write_csv
-from cifar_lit.splits import stratified_split
+from cifar_lit.analysis import scores as metrics
+from cifar_lit.data.augment.config import AugmentOptions
+from cifar_lit.data.dataset import ImageDataset, TrainSampler
+from cifar_lit.data.loaders import DeviceLoader
+from cifar_lit.data.augment.device import DeviceAugmentation
+from cifar_lit.data.dataset import Split, channel_statistics
+from cifar_lit.analysis.predictions import Predictions, write_csv
+from cifar_lit.data.splits import stratified_split
 
 torch.set_num_threads(1)
 count, file = int(sys.argv[1]), Path(sys.argv[2])

@@ -91,7 +91,7 @@ class LimitedFile(WrappedFile):
 
 def made_up() -> None:
     """Let the files that this process writes lie on such a disk."""
-    from cifar_lit.data import decode
+    from cifar_lit.data.datamodule import decode
     from cifar_lit.utils import files
 
     def limited(path: Any, mode: str = "r", **options: Any) -> Any:
@@ -115,7 +115,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def fill_later() -> None:
     """Let the disk be filled when the training of this process is over, up to `LEAVE` bytes, with the file `FILLER`."""
-    from cifar_lit.callbacks import report
+    from cifar_lit.report import writer as report
 
     make = report.CombinedReport.on_fit_end
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])

@@ -10,7 +10,8 @@ import pytest
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from cifar_lit.callbacks import screen
+from cifar_lit.callbacks import history as screen
+from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Batch, ImageDataset, Key
 from cifar_lit.models.classifier import ImageClassifier
@@ -115,7 +116,7 @@ def test_the_bar_has_figures_only_of_what_was_counted() -> None:
     module = ImageClassifier(10, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.training = True
-    assert screen.ProgressBar().get_metrics(trainer, module) == {}
+    assert ProgressBar().get_metrics(trainer, module) == {}
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_full_disk_surfaces_and_leaves_the_earlier_file(site, path) -> None:
 
 def test_processes_that_start_together_download_once(site, path) -> None:
     server = site(slow)
-    code = f"from cifar_lit.download import fetch; fetch([{server.url!r}], {str(path)!r}, {MD5!r})"
+    code = f"from cifar_lit.data.download import fetch; fetch([{server.url!r}], {str(path)!r}, {MD5!r})"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4
     assert path.read_bytes() == DATA
@@ -346,7 +346,7 @@ def test_processes_that_start_together_download_once(site, path) -> None:
 
 def test_killed_process_leaves_a_part_and_no_lock(site, path) -> None:
     server = site(stalls, good)
-    code = f"from cifar_lit.download import fetch; fetch([{server.url!r}], {str(path)!r}, {MD5!r})"
+    code = f"from cifar_lit.data.download import fetch; fetch([{server.url!r}], {str(path)!r}, {MD5!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     part = path.with_name(path.name + ".part")
     while not (part.exists() and part.stat().st_size) and process.poll() is None:

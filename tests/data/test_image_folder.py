@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lit.data import decode
-from cifar_lit.data import image_folder as folder
+from cifar_lit.data.datamodule import decode
+from cifar_lit.data.datamodule import image_folder as folder
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.utils.errors import RunError, UsageError
 

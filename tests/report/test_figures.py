@@ -4,7 +4,7 @@ import pytest
 from cifar_lit.report import figures
 
 
-def image(size: int = 32, value: int = 200) -> np.ndarray:
+def plain(size: int = 32, value: int = 200) -> np.ndarray:
     return np.full((size, size, 3), value, dtype=np.uint8)
 
 
@@ -13,14 +13,14 @@ def test_enlarging_keeps_every_pixel_sharp() -> None:
     large = figures.enlarge(image)
     assert large.shape == (160, 160, 3)
     assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
-    assert figures.enlarge(image(8)).shape[0] == 160
-    assert figures.enlarge(image(224)).shape[0] == 224
+    assert figures.enlarge(plain(8)).shape[0] == 160
+    assert figures.enlarge(plain(224)).shape[0] == 224
 
 
 def test_overlay_is_brightest_where_the_map_is() -> None:
     heat = np.zeros((32, 32), dtype=np.float32)
     heat[24:, :8] = 1.0
-    got = figures.overlay(image(value=100), heat)
+    got = figures.overlay(plain(value=100), heat)
     brightness = got.astype(int).sum(axis=2)
     assert brightness[130:155, 5:30].mean() > 2 * brightness[:60, 100:].mean()
     assert got.shape == (160, 160, 3) and got.dtype == np.uint8
@@ -28,7 +28,7 @@ def test_overlay_is_brightest_where_the_map_is() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 5, 7, 20, 23])
 def test_a_grid_of_any_number(count: int) -> None:
-    images = [figures.enlarge(image(value=10 * i)) for i in range(count)]
+    images = [figures.enlarge(plain(value=10 * i)) for i in range(count)]
     figure = figures.grid(images, [f"cat → dog\n{i} %" for i in range(count)], "heading")
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == count
@@ -67,7 +67,7 @@ def test_class_bars_from_best_to_worst() -> None:
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 224])
 @pytest.mark.parametrize("count", [3, 5, 10])
 def test_to_array_takes_figures_of_any_size(size: int, count: int) -> None:
-    figure = figures.grid([figures.enlarge(image(size))] * count, ["cat → dog\n50%"] * count, "one\ntwo")
+    figure = figures.grid([figures.enlarge(plain(size))] * count, ["cat → dog\n50%"] * count, "one\ntwo")
     pixels = figures.to_array(figure)
     assert pixels.ndim == 3 and pixels.shape[2] == 3
     np.testing.assert_allclose(pixels.shape[1::-1], figure.get_size_inches() * 120, atol=1)

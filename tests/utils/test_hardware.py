@@ -42,7 +42,7 @@ def test_a_run_can_be_repeated_from_its_notes() -> None:
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    code += "\nfrom cifar_lit.hardware import available_cores; print(available_cores())"
+    code += "\nfrom cifar_lit.utils.hardware import available_cores; print(available_cores())"
     if hasattr(os, "sched_setaffinity"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "1\n"
@@ -58,7 +58,7 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
 import resource, sys, torch
-from cifar_lit.hardware import keep_freed_memory
+from cifar_lit.utils.hardware import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 torch.set_num_threads(1)

@@ -1,0 +1,30 @@
+"""What a run reached, as one typed value: every figure, table and page is a function of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """Metrics of one epoch.
+
+    Attributes:
+        epoch: Counted from 0.
+        seconds: Duration of the epoch, validation included.
+        lr: Learning rate of the first parameter group at the end of the epoch.
+        train_loss: Mean loss over the augmented training images, in nats.
+        train_accuracy: Fraction of them that was classified correctly, 0..1.
+        val_loss: Mean cross entropy over the validation images, in nats; None in an epoch without validation.
+        val_accuracy: Fraction of them that was classified correctly, 0..1; None likewise.
+        images_per_second: Training images per second over all processes, validation excluded.
+        data_time_fraction: Fraction of the training time spent waiting for the next batch, 0..1.
+    """
+
+    epoch: int
+    seconds: float
+    lr: float | None
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    images_per_second: float
+    data_time_fraction: float
