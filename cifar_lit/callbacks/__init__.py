@@ -1,12 +1,30 @@
-"""Thin adapters of analysis and report to Lightning."""
+"""Thin adapters of analysis and report to Lightning, one a file."""
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.gradcam import GradCAMGrid
-from cifar_lit.callbacks.html_report import Page
+from cifar_lit.callbacks.history import EpochHistory
+from cifar_lit.callbacks.html_report import HTMLReport
 from cifar_lit.callbacks.misclassified import MisclassifiedImages
+from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.callbacks.projector import Projector
+from cifar_lit.callbacks.provenance import SaveProvenance
+from cifar_lit.callbacks.report import Report, ReportCallback
 from cifar_lit.callbacks.samples import SampleImages
 from cifar_lit.callbacks.scores import Scores
 from cifar_lit.callbacks.summary import Summary
 
-__all__ = ["Curves", "GradCAMGrid", "MisclassifiedImages", "Page", "Projector", "SampleImages", "Scores", "Summary"]
+__all__ = [
+    "Curves",
+    "EpochHistory",
+    "GradCAMGrid",
+    "HTMLReport",
+    "MisclassifiedImages",
+    "ProgressBar",
+    "Projector",
+    "Report",
+    "ReportCallback",
+    "SampleImages",
+    "SaveProvenance",
+    "Scores",
+    "Summary",
+]

@@ -1,17 +1,19 @@
-"""Curves over epochs."""
+"""Curves over epochs, and of the learning-rate finder."""
 
 from cifar_lit.callbacks.report import ReportCallback
-from cifar_lit.report import figures
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import Report
+from cifar_lit.report import figures, tables
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.writer import ReportWriter
 
 
 class Curves(ReportCallback):
-    """Draws how the training went."""
+    """Writes `history.csv` and `curves.png`; `lr_find.csv` and `lr_find.png` where the learning-rate finder ran."""
 
-    def write(self, analysis: Analysis, report: Report) -> None:
-        """Write `history.csv` and `curves.png`."""
-        if rows := analysis.history:
-            keys = list(dict.fromkeys(key for row in rows for key in row))
-            report.table("history", keys, [[row.get(key, "") for key in keys] for row in rows])
-            report.figure("curves", figures.curves(rows))
+    def write(self, results: RunResults, writer: ReportWriter) -> None:
+        """Write tables and figures."""
+        if results.epochs:
+            writer.table("history", *tables.history(results))
+            writer.figure("curves", figures.curves(results))
+        if results.lr_range:
+            writer.table("lr_find", *tables.lr_range(results))
+            writer.figure("lr_find", figures.lr_range(results))

@@ -1,4 +1,4 @@
-"""What a run notes about itself: its options, and what ran them on what."""
+"""What a run was: its options, and what ran them on which hardware."""
 
 import json
 from pathlib import Path
@@ -6,42 +6,55 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.callbacks.scores import Scores
+from cifar_lit.report.results import Provenance
+from cifar_lit.training import compat
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
 HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
 
 
-class SaveRun(SaveConfigCallback):
-    """Writes `config.yaml` and, beside it, `provenance.json`: what ran, on what; tells TensorBoard."""
+class SaveProvenance(SaveConfigCallback):
+    """Writes `config.yaml` and `provenance.json` (command, commit, versions, hardware), and the HParams of TensorBoard.
+
+    A resumed part of a run writes `config_2.yaml` and `provenance_2.json`, and so on.
+    """
+
+    provenance: Provenance | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder, which all processes must ask for together: save_config runs in one of them."""
+        """Collect what runs; all processes must ask for the run's folder together."""
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
+        part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
+        self.options = self.parser.dump(self.config, skip_none=False)
+        if (self.folder / "provenance.json").exists():  # resumed
+            earlier = Provenance.load(self.folder)
+            self.provenance = Provenance(earlier.config, (*earlier.parts, part))
+        else:
+            self.provenance = Provenance(self.options, (part,))
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write both."""
+        """Write both files; called in the first process only."""
+        assert self.provenance is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
-        name = self.config_filename.replace("config", "provenance").replace(".yaml", ".json")
-        gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
-        notes = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
-        atomic_write_text(self.folder / name, json.dumps(notes, indent=2) + "\n")
+        number = len(self.provenance.parts)
+        suffix = f"_{number}" if number > 1 else ""
+        atomic_write_text(self.folder / f"config{suffix}.yaml", self.options)
+        content = json.dumps(self.provenance.parts[-1], indent=2)
+        atomic_write_text(self.folder / f"provenance{suffix}.json", content + "\n")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell TensorBoard's HParams, by the options' names, what led to the final figures."""
+        """Log the options beside the final scores to TensorBoard's HParams."""
         options = {
             name: value if isinstance(value, int | float | str) else str(value)
             for prefix in HYPERPARAMETERS  # their order is that of the columns
             for name, value in vars(self.config.as_flat()).items()
             if name.startswith(prefix) and value is not None
         }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                metrics = dict.fromkeys(Scores.FINAL, 0.0)  # only the names count
-                for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
-                    logger.experiment._get_file_writer().add_summary(summary)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, TensorBoardLogger):
+                compat.add_hparams(logger, options, Scores.FINAL)

@@ -1,86 +1,156 @@
-"""When the report is made."""
+"""The report at the end of fitting: its parts, and the callback that makes all of them."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import Report, record_failure
+from cifar_lit.callbacks.evaluation import evaluate_network, run_name
+from cifar_lit.callbacks.history import EpochHistory
+from cifar_lit.callbacks.provenance import SaveProvenance
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.writer import ReportWriter
+from cifar_lit.training import checkpoints, compat
+from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.utils.errors import UsageError
 
 
-class Reporter(Callback, ABC):
-    """Reports at the end of fitting, from the best checkpoint's weights (else the last ones).
+class ReportCallback(Callback, ABC):
+    """A part of the report. Several of them in one Trainer share one evaluation of the network."""
 
-    Nothing is made under `fast_dev_run`, which leaves no results.
-    """
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier training of the same trainer."""
-        Analysis.forget(trainer)
+    flip_tta = False  # whether this part needs predictions with flip TTA
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute in all processes, write in the first."""
-        if not getattr(trainer, "fast_dev_run", False):
-            analysis = Analysis.of(trainer, pl_module)
-            self.make(analysis, analysis.run / "report")
+        """Report, unless another part does it for this one."""
+        parts = [one for one in trainer.callbacks if isinstance(one, ReportCallback)]
+        if self is parts[0]:
+            Report(parts).on_fit_end(trainer, pl_module)
 
     @abstractmethod
-    def make(self, analysis: Analysis, folder: Path) -> None:
-        """Report on an analysis, in a folder."""
-
-
-class ReportCallback(Reporter):
-    """A part of the report."""
-
-    def make(self, analysis: Analysis, folder: Path) -> None:
-        """Make this part; where that fails, note why, for the training and the other parts must not be lost.
-
-        In several processes a failure to compute is raised nevertheless: the others would wait for this one forever.
-        """
-        make_all([self], analysis, folder)
-
-    def compute(self, analysis: Analysis) -> None:
-        """Ask for what all processes must compute together."""
-
-    @abstractmethod
-    def write(self, analysis: Analysis, report: Report) -> None:
+    def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write this part; called in the first process only."""
 
 
-def make_all(parts: Sequence[ReportCallback], analysis: Analysis, folder: Path) -> None:
-    """Make parts of the report as `ReportCallback.make` does; nothing is written before all is computed.
+class Report(Callback):
+    """Evaluates the network once at the end of fitting, and lets each part write.
 
-    Otherwise the other processes would wait for the first one between two parts, no longer than they wait for anything.
-    """
-    able = []
-    for part in parts:
-        try:
-            part.compute(analysis)
-        except Exception as error:
-            if analysis.trainer.world_size > 1:
-                raise
-            record_failure(analysis, folder, type(part).__name__, error)
-        else:
-            able.append(part)
-    for part in able if analysis.trainer.is_global_zero else []:
-        try:
-            part.write(analysis, Report(folder, analysis.trainer))
-        except Exception as error:
-            record_failure(analysis, folder, type(part).__name__, error)
-
-
-class CombinedReport(Reporter):
-    """All parts of the report as one callback, because Lightning calls every callback six times a step.
+    The best weights are evaluated if a ModelCheckpoint monitors a metric, else the last ones. Under `fast_dev_run`
+    nothing is reported. A part that fails is recorded and does not keep the others from being written.
 
     Args:
-        parts: What to make, in this order.
+        parts: In the order in which they write.
+
+    Attributes:
+        lr_range: Curve of the learning-rate finder, where it ran; kept in checkpoints.
+        writer: Of the last report, with its failures.
     """
 
     def __init__(self, parts: Sequence[ReportCallback]) -> None:
         self.parts = parts
+        self.lr_range: LRRange | None = None
+        self.writer: ReportWriter | None = None
 
-    def make(self, analysis: Analysis, folder: Path) -> None:
-        """Make all parts."""
-        make_all(self.parts, analysis, folder)
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate in all processes, write in the first."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask together
+        self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
+        try:
+            results = self._results(trainer, pl_module, folder)
+        except UsageError:
+            raise
+        except Exception as error:
+            if trainer.world_size > 1:  # the other processes would wait for this one
+                raise
+            self.writer.record_failure("evaluation", error)
+            return
+        if trainer.is_global_zero:
+            self.write(results, self.writer)
+
+    def write(self, results: RunResults, writer: ReportWriter) -> None:
+        """Write all parts."""
+        self.writer = writer
+        for part in self.parts:
+            try:
+                part.write(results, writer)
+            except Exception as error:
+                writer.record_failure(type(part).__name__, error)
+        if not writer.failures:  # of an earlier report of this run
+            (writer.folder / "failures.txt").unlink(missing_ok=True)
+
+    @property
+    def flip_tta(self) -> bool:
+        """Whether any part needs predictions with flip TTA."""
+        return any(part.flip_tta for part in self.parts)
+
+    def raise_if_failed(self, remedy: str) -> None:
+        """Raise RunError, with the remedy, if parts of the last report could not be made."""
+        if self.writer:
+            self.writer.raise_if_failed(remedy)
+
+    def _results(self, trainer: Trainer, module: LightningModule, folder: Path) -> RunResults:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule) or not isinstance(module, ImageClassifier):
+            raise UsageError(
+                "the report's callbacks need the module and data of cifar_lit: "
+                "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
+            )
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
+        net = copy.deepcopy(module.net)  # the module stays as the training leaves it
+        weights = _load_best(trainer, net)
+        saver = next((one for one in trainer.callbacks if isinstance(one, SaveProvenance)), None)
+        history = next((one for one in trainer.callbacks if isinstance(one, EpochHistory)), None)
+        return evaluate_network(
+            trainer,
+            data,
+            net,
+            name=run_name(folder),
+            weights=weights,
+            epochs=tuple(history.rows) if history else (),
+            provenance=saver.provenance if saver else None,
+            flip_tta=self.flip_tta,
+            lr_range=self.lr_range,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the learning-rate finder's curve as plain numbers."""
+        curve = self.lr_range
+        return {"lr_range": curve and [curve.lrs.tolist(), curve.losses.tolist(), curve.suggested]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        if curve := state_dict["lr_range"]:
+            lrs, losses, suggested = curve
+            self.lr_range = LRRange(np.array(lrs), np.array(losses, np.float32), suggested)
+
+
+def _load_best(trainer: Trainer, net: Classifier) -> str:
+    """Load the best checkpoint's weights if there is one, and return which weights the network has now."""
+    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    best = [saver for saver in savers if saver.monitor and saver.best_model_path]
+    best.sort(key=lambda saver: saver.filename != "best")  # the project's own before a user's
+    if not best:
+        if trainer.world_size > 1:  # since the last step each process has BatchNorm statistics of its own
+            net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
+        return f"last weights, epoch {compat.epochs_finished(trainer)}"
+    path = Path(best[0].best_model_path)
+    if not path.exists():  # the run's folder was moved before it was resumed
+        path = Path(best[0].dirpath or ".") / path.name
+    epoch, state = 0, {}
+    if trainer.is_global_zero:  # other machines may not have the file
+        checkpoint = checkpoints.read(path)
+        epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
+    epoch, state = trainer.strategy.broadcast((epoch, state))
+    net.load_state_dict(checkpoints.net_state(state))
+    return f"best weights, epoch {epoch}"

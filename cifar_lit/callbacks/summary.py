@@ -8,39 +8,35 @@ from pathlib import Path
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.analysis import scores as metrics
+from cifar_lit.analysis import scores
 from cifar_lit.callbacks.report import ReportCallback
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import Report
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.writer import ReportWriter
 
 
 class Summary(ReportCallback):
-    """Says on the screen what came out and where to look."""
+    """Prints the final scores, and where the report is."""
 
-    def compute(self, analysis: Analysis) -> None:
-        """Ask for the passes over test and training set."""
-        _ = analysis.test, analysis.train
-
-    def write(self, analysis: Analysis, report: Report) -> None:
-        """Print it."""
-        if not analysis.problems:  # an earlier attempt may have left some
-            (report.folder / "problems.txt").unlink(missing_ok=True)
-        test, train, classes = analysis.test, analysis.train, analysis.data.splits.classes
-        flipped = analysis.flip_tta
-        low, high = metrics.accuracy_interval(len(test) - len(test.errors), len(test))
-        by_class = metrics.class_scores(metrics.confusion(test)).recall
-        worst = int(np.nanargmin(by_class))
-        command = "tensorboard" if shutil.which("tensorboard") else str(Path(sys.executable).with_name("tensorboard"))
-        rank_zero_info(
-            f"\ntest accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
-            f"({analysis.weights}; {len(test.errors)} of {len(test)} images wrong)\n"
-            + (f"flip TTA  {flipped.accuracy:.2%}   loss {flipped.loss:.3f}\n" if flipped else "")
-            + f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} images, not augmented)\n"
-            f"weakest class  {classes[worst]}, {by_class[worst]:.2%}\n"
-            f"report         {report.folder / 'index.html'}"
-            + (
-                f"\nTensorBoard    {shlex.join([command, '--logdir', str(report.folder.parent.parent.parent)])}"
-                if report.logs
-                else ""
-            )
-        )
+    def write(self, results: RunResults, writer: ReportWriter) -> None:
+        """Print them."""
+        test, train, flip_tta = results.test, results.train, results.test_flip_tta
+        low, high = scores.accuracy_interval(len(test) - len(test.errors), len(test))
+        recall = scores.class_scores(scores.confusion(test)).recall
+        worst = int(np.nanargmin(recall))
+        lines = [
+            "",
+            f"test accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
+            f"({results.weights}; {len(test.errors)} of {len(test)} images misclassified)",
+        ]
+        if flip_tta:
+            lines.append(f"with flip TTA  {flip_tta.accuracy:.2%}   loss {flip_tta.loss:.3f}")
+        lines += [
+            f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} images, not augmented)",
+            f"weakest class  {results.classes[worst]}, {recall[worst]:.2%}",
+            f"report         {writer.folder / 'index.html'}",
+        ]
+        if writer.tensorboards:
+            found = shutil.which("tensorboard")
+            command = "tensorboard" if found else str(Path(sys.executable).with_name("tensorboard"))
+            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(writer.folder.parents[2])])}")
+        rank_zero_info("\n".join(lines))

@@ -1,6 +1,23 @@
 """What a run reached, as one typed value: every figure, table and page is a function of it."""
 
-from dataclasses import dataclass
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cifar_lit.analysis.predictions import Predictions, read_csv
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.dataset import Split
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.training import checkpoints
+from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.utils.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,3 +45,175 @@ class EpochRow:
     val_accuracy: float | None
     images_per_second: float
     data_time_fraction: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What ran, with which options, on which hardware.
+
+    Attributes:
+        config: The text of `config.yaml`; empty where the run was not started from the command line.
+        parts: Command, commit, versions and hardware of the run, then of each time that it was resumed.
+        report_command: The command that made the report, if it was not the training itself.
+    """
+
+    config: str
+    parts: tuple[dict[str, Any], ...]
+    report_command: str | None = None
+
+    @classmethod
+    def load(cls, run: Path) -> "Provenance":
+        """Read `config.yaml` and every `provenance*.json` of a run's folder."""
+        files = [run / "provenance.json"]
+        files += sorted(run.glob("provenance_*.json"), key=lambda file: int(file.stem.rpartition("_")[2]))
+        return cls(
+            (run / "config.yaml").read_text(encoding="utf-8"),
+            tuple(json.loads(file.read_text(encoding="utf-8")) for file in files),
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `config.yaml`, nested as there; empty where there is none."""
+        return yaml.safe_load(self.config) or {}
+
+    @property
+    def hardware(self) -> str:
+        """The GPUs, or else the CPU, of the first part."""
+        first = self.parts[0]
+        return ", ".join(first.get("gpus") or []) or str(first.get("cpu"))
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a trained network reached, and everything needed to draw it.
+
+    Attributes:
+        name: Recipe and version, such as `onecycle/version_0`.
+        classes: The class names; labels are positions in it.
+        weights: Which weights were evaluated, such as `best weights, epoch 12`.
+        parameters: Number of trained parameters.
+        fingerprints: Hash of the images and labels of `train` and `test`.
+        epochs: Metrics of each epoch.
+        test: Predictions for the test images.
+        train: Predictions for some training images, without augmentation.
+        test_flip_tta: Predictions for the test images with flip TTA; None where it was not requested.
+        provenance: What ran, with which options, on which hardware.
+        data: Source of the images.
+        load_network: Returns the network, in evaluation mode, in float32, without gradients.
+        lr_range: The learning-rate range test, where it ran.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    weights: str
+    parameters: int
+    fingerprints: dict[str, str]
+    epochs: tuple[EpochRow, ...]
+    test: Predictions
+    train: Predictions
+    test_flip_tta: Predictions | None
+    provenance: Provenance
+    data: ImageDataModule = field(repr=False)
+    load_network: Callable[[], Classifier] = field(repr=False)
+    lr_range: LRRange | None = None
+
+    @cached_property
+    def network(self) -> Classifier:
+        """The network, in evaluation mode, in float32, without gradients."""
+        return self.load_network()
+
+    @cached_property
+    def test_images(self) -> Split:
+        """The test images.
+
+        Raises:
+            UsageError: They are no longer those that were evaluated.
+        """
+        images = self.data.splits.test
+        if images.fingerprint != self.fingerprints["test"]:
+            raise UsageError(f"data.root={self.data.root}: the test images there are no longer those of {self.name}")
+        return images
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all epochs."""
+        return sum(row.seconds for row in self.epochs)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunResults":
+        """Read a run's folder with its report, or a later report in it, such as `RUN/evaluation_1`.
+
+        Images and weights are read when first used.
+
+        Raises:
+            UsageError: There is no complete report.
+        """
+        given = Path(path)
+        if not given.is_dir():
+            raise UsageError(f"{path}: there is no such folder; give lightning_logs/RECIPE/version_N")
+        evaluation = (given / "metrics.json").exists()
+        run, report = (given.absolute().parent, given) if evaluation else (given, given / "report")
+        try:
+            return cls._read(run, report)
+        except (OSError, ValueError, KeyError) as error:
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            reason = f"{getattr(error, 'filename', None) or report}: {reason}"
+            remedy = "it has no checkpoints to make it from; give another run"
+            if any(run.glob("checkpoints/*.ckpt")):
+                remedy = f"make it with python -m cifar_lit.evaluate --ckpt_path {run}, and give the folder it writes"
+            raise UsageError(f"{path} has no complete report ({reason}); {remedy}") from None
+
+    @classmethod
+    def _read(cls, run: Path, report: Path) -> "RunResults":
+        metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+        provenance = Provenance.load(run)
+        options = provenance.options
+        if report.name != "report" and (report / "config.yaml").exists():  # an evaluation, perhaps on other images
+            options["data"] = yaml.safe_load((report / "config.yaml").read_text(encoding="utf-8"))["data"]
+        if options["data"].get("seed") is None:
+            options["data"]["seed"] = options["seed_everything"]
+        test, classes = read_csv(report / "predictions.csv")
+        flip_tta = report / "predictions_flip_tta.csv"
+        where = run.resolve()
+        name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
+        return cls(
+            name=name,
+            classes=classes,
+            weights=metrics["weights"],
+            parameters=metrics["parameters"],
+            fingerprints=metrics["fingerprints"],
+            epochs=read_epochs(report / "history.csv"),
+            test=test,
+            train=read_csv(report / "predictions_train.csv")[0],
+            test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
+            provenance=Provenance(yaml.safe_dump(options, sort_keys=False), provenance.parts),
+            data=ImageDataModule(**options["data"]),
+            load_network=lambda: checkpoints.load_network(run),
+            lr_range=read_lr_range(report / "lr_find.csv"),
+        )
+
+
+def epoch_table(rows: tuple[EpochRow, ...]) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of `history.csv`; a metric that is None leaves its cell empty."""
+    header = [one.name for one in fields(EpochRow)]
+    return header, [["" if value is None else value for value in asdict(row).values()] for row in rows]
+
+
+def read_epochs(file: Path) -> tuple[EpochRow, ...]:
+    """Read `history.csv`; empty where there is none."""
+    if not file.exists():
+        return ()
+    with open(file, newline="", encoding="utf-8") as lines:
+        rows = [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(lines)]
+    return tuple(EpochRow(**{**row, "epoch": int(row["epoch"] or 0)}) for row in rows)  # type: ignore[arg-type]
+
+
+def read_lr_range(file: Path) -> LRRange | None:
+    """Read `lr_find.csv`; None where there is none."""
+    if not file.exists():
+        return None
+    with open(file, newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    lrs = np.array([float(row["lr"]) for row in rows])
+    losses = np.array([float(row["loss"]) for row in rows], dtype=np.float32)
+    return LRRange(lrs, losses, next(float(row["lr"]) for row in rows if row["suggested"] == "True"))

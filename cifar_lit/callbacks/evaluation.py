@@ -1,0 +1,98 @@
+"""The final evaluation of a network, in all processes of a Trainer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+from torch import nn
+
+from cifar_lit.analysis.predictions import Predictions, average, predict
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.dataset import Split
+from cifar_lit.data.sampling import stratified_split
+from cifar_lit.models.resnet import Classifier
+from cifar_lit.report.results import EpochRow, Provenance, RunResults
+from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.utils import hardware
+
+
+def evaluate_network(
+    trainer: Trainer,
+    data: ImageDataModule,
+    net: Classifier,
+    *,
+    name: str,
+    weights: str,
+    epochs: Sequence[EpochRow] = (),
+    provenance: Provenance | None = None,
+    flip_tta: bool = False,
+    lr_range: LRRange | None = None,
+) -> RunResults:
+    """Predict the test images and some training images; every process must call this.
+
+    Args:
+        trainer: For its device, precision, processes and limits.
+        data: The images.
+        net: Moved to the device, and set to evaluation mode and float32.
+        name: As in `RunResults`, like all that follow.
+        weights: Which weights `net` has.
+        epochs: Metrics of each epoch.
+        provenance: Default: this process.
+        flip_tta: Whether to predict the mirrored test images, too.
+        lr_range: The learning-rate range test.
+    """
+    device = trainer.strategy.root_device
+    net = net.to(device).float().eval().requires_grad_(False)
+
+    def run(
+        split: Split, indices: NDArray[np.int64], progress: str, last: nn.Module | None = None, mirrored: bool = False
+    ) -> Predictions:
+        context = trainer.precision_plugin.forward_context
+        return predict(
+            net, split, indices, device=device, context=context, progress=progress, last=last, mirrored=mirrored
+        )
+
+    splits = data.splits
+    selected = _limited(trainer, data, splits.test, data.test_dataset.indices, trainer.limit_test_batches)
+    test = run(splits.test, selected, "final pass, test", last=net.backbone.fc)
+    mirrored = run(splits.test, selected, "final pass, test, mirrored", mirrored=True) if flip_tta else None
+    trained = data.train_dataset.indices
+    selected = _limited(trainer, data, splits.train, trained, trainer.limit_train_batches, data.train_eval_size)
+    train = run(splits.train, selected, "final pass, train")
+    return RunResults(
+        name=name,
+        classes=splits.classes,
+        weights=weights,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        fingerprints={"train": splits.train.fingerprint, "test": splits.test.fingerprint},
+        epochs=tuple(epochs),
+        test=test,
+        train=train,
+        test_flip_tta=average(test, mirrored) if mirrored else None,
+        provenance=provenance or Provenance("", (hardware.describe(),)),
+        data=data,
+        load_network=lambda: net,
+        lr_range=lr_range,
+    )
+
+
+def run_name(folder: Path) -> str:
+    """Return recipe and version of a run's folder."""
+    return "/".join(folder.resolve().parts[-2:])
+
+
+def _limited(
+    trainer: Trainer,
+    data: ImageDataModule,
+    split: Split,
+    indices: NDArray[np.int64],
+    limit: float | int,
+    max_size: int | None = None,
+) -> NDArray[np.int64]:
+    """Return the indices under the trainer's limit of batches, a fraction of each class."""
+    per_batch = data.batch_size * trainer.world_size
+    count = int(len(indices) * limit) if isinstance(limit, float) else min(len(indices), limit * per_batch)
+    count = max(1, min(count, max_size or count))
+    return indices[stratified_split(split.labels[indices], count, data.seed)[1]]

@@ -1,0 +1,102 @@
+"""From arrays to pixels and plots: nothing here knows of networks or runs."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+TRAIN, VAL = "#4477aa", "#ee7733"  # distinguishable by the colour-blind too (Paul Tol's schemes)
+TILE_PX = 160  # images are enlarged to at least this
+CAM_OPACITY = 0.55  # as in templates/page.js
+
+
+def thumbnails(images: Iterable[Pixels], max_px: int) -> Pixels:
+    """Shrink images `(H, H, 3)` larger than `max_px` to that size, and stack them: `(N, h, h, 3)`."""
+    small = [
+        image if len(image) <= max_px else cv2.resize(image, (max_px, max_px), interpolation=cv2.INTER_AREA)
+        for image in images
+    ]
+    return np.stack(small).astype(np.uint8, copy=False)
+
+
+def enlarge(image: Pixels) -> Pixels:
+    """Enlarge an image `(H, W, 3)` by a whole factor, without interpolation, to at least 160 px."""
+    factor = -(-TILE_PX // image.shape[0])
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def overlay(image: Pixels, cam: NDArray[np.float32]) -> Pixels:
+    """Lay a CAM over an image.
+
+    Args:
+        image: Shape `(H, W, 3)`, uint8; its pixels stay sharp.
+        cam: Shape `(H, W)`, 0..1; enlarged bilinearly.
+    """
+    large = enlarge(image)
+    smooth = cv2.resize(cam, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
+    return np.asarray((1 - CAM_OPACITY) * large + CAM_OPACITY * colours, dtype=np.uint8)
+
+
+def side_by_side(images: Sequence[Pixels]) -> Pixels:
+    """Join images of one height to a row, with white gaps."""
+    gap = np.full((images[0].shape[0], 6, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
+
+
+def grid(images: Sequence[Pixels], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
+    """Draw images (uint8, all of one shape) in rows, with a title above each."""
+    height, width = images[0].shape[:2]
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    lines = 1 + max(title.count("\n") for title in titles)
+    cell = (width / TILE_PX * 1.6, height / TILE_PX * 1.6 + 0.19 * lines)
+    figure = Figure(figsize=(max(columns * cell[0] + 0.3, 4.5), rows * cell[1] + 0.6), layout="constrained")
+    figure.suptitle(escape(heading), fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, image, title in zip(axes, images, titles, strict=False):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(escape(title), fontsize=8, pad=3, y=1)  # y avoids a slow search for its position
+    return figure
+
+
+def sentence(text: str) -> Figure:
+    """Draw a sentence where there is no image to draw."""
+    figure = Figure(figsize=(6, 1))
+    figure.text(0.5, 0.5, escape(text), ha="center", va="center")
+    return figure
+
+
+def line(axis: Axes, points: Sequence[tuple[float, float | None]], colour: str, marker: str, label: str) -> None:
+    """Plot the points whose value is not None; nothing where there are none."""
+    known = [(x, y) for x, y in points if y is not None]
+    if known:
+        axis.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=3, label=label)
+
+
+def escape(text: str) -> str:
+    """Keep matplotlib from typesetting text between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
+def shorten(name: str, max_length: int) -> str:
+    """Cut a long class name off."""
+    return name if len(name) <= max_length else name[: max_length - 1] + "…"
+
+
+def to_array(figure: Figure, dpi: int = 120) -> Pixels:
+    """Render a figure to `(H, W, 3)`, uint8."""
+    figure.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()  # savefig would draw twice
+    return np.array(canvas.buffer_rgba())[..., :3]
