@@ -35,9 +35,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     with short_errors():
         options = parse(sys.argv[1:] if args is None else args)
-        from cifar_lit.report.comparison import run
+        from cifar_lit.report.comparison import compare
 
-        run(options.runs, options.out)
+        compare(options.runs, options.out)
 
 
 if __name__ == "__main__":

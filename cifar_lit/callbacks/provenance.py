@@ -7,8 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from cifar_lit.callbacks.scores import Scores
 from cifar_lit.report.results import Provenance
+from cifar_lit.report.tables import FINAL_SCORES
 from cifar_lit.training import compat
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
@@ -57,4 +57,4 @@ class SaveProvenance(SaveConfigCallback):
         }
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, TensorBoardLogger):
-                compat.add_hparams(logger, options, Scores.FINAL)
+                compat.add_hparams(logger, options, FINAL_SCORES)

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -22,6 +22,8 @@ from cifar_lit.training import checkpoints, compat
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils.errors import UsageError
 
+T = TypeVar("T")
+
 
 class ReportCallback(Callback, ABC):
     """A part of the report. Several of them in one Trainer share one evaluation of the network."""
@@ -30,7 +32,7 @@ class ReportCallback(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, unless another part does it for this one."""
-        parts = [one for one in trainer.callbacks if isinstance(one, ReportCallback)]
+        parts = _callbacks(trainer, ReportCallback)
         if self is parts[0]:
             Report(parts).on_fit_end(trainer, pl_module)
 
@@ -104,21 +106,18 @@ class Report(Callback):
                 "the report's callbacks need the module and data of cifar_lit: "
                 "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
             )
-        for callback in trainer.callbacks:
-            if isinstance(callback, WeightAveraging):
-                callback.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
+        for averaging in _callbacks(trainer, WeightAveraging):
+            averaging.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
         net = copy.deepcopy(module.net)  # the module stays as the training leaves it
         weights = _load_best(trainer, net)
-        saver = next((one for one in trainer.callbacks if isinstance(one, SaveProvenance)), None)
-        history = next((one for one in trainer.callbacks if isinstance(one, EpochHistory)), None)
         return evaluate_network(
             trainer,
             data,
             net,
             name=run_name(folder),
             weights=weights,
-            epochs=tuple(history.rows) if history else (),
-            provenance=saver.provenance if saver else None,
+            epochs=[row for history in _callbacks(trainer, EpochHistory) for row in history.rows],
+            provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
             flip_tta=self.flip_tta,
             lr_range=self.lr_range,
         )
@@ -135,9 +134,14 @@ class Report(Callback):
             self.lr_range = LRRange(np.array(lrs), np.array(losses, np.float32), suggested)
 
 
+def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # Lightning's types do not know it
+    return [callback for callback in callbacks if isinstance(callback, kind)]
+
+
 def _load_best(trainer: Trainer, net: Classifier) -> str:
     """Load the best checkpoint's weights if there is one, and return which weights the network has now."""
-    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    savers = _callbacks(trainer, ModelCheckpoint)
     best = [saver for saver in savers if saver.monitor and saver.best_model_path]
     best.sort(key=lambda saver: saver.filename != "best")  # the project's own before a user's
     if not best:

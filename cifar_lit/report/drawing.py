@@ -1,6 +1,7 @@
 """From arrays to pixels and plots: nothing here knows of networks or runs."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_lit.utils.files import atomic_write
 
 Pixels = NDArray[np.uint8]
 
@@ -92,6 +96,12 @@ def escape(text: str) -> str:
 def shorten(name: str, max_length: int) -> str:
     """Cut a long class name off."""
     return name if len(name) <= max_length else name[: max_length - 1] + "…"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file."""
+    with atomic_write(path, "wb") as file:
+        Image.fromarray(to_array(figure)).save(file, "PNG")
 
 
 def to_array(figure: Figure, dpi: int = 120) -> Pixels:

@@ -20,30 +20,16 @@ from cifar_lit.analysis import cam_methods as cams
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
-from cifar_lit.models.resnet import Classifier, Layer
-from cifar_lit.report import figures
-from cifar_lit.training import checkpoints
+from cifar_lit.models.resnet import Layer
+from cifar_lit.report import drawing
+from cifar_lit.report.figures import method_name
+from cifar_lit.training.trained import TrainedNetwork, load_network
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
 DRAWN = 320  # pixels of a image in the figures
 SHEET = 100  # images on the contact sheet
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with what it was trained for.
-
-    Attributes:
-        net: In evaluation mode, in float32, without gradients.
-        classes: Its class names.
-        image_size: Height and width in pixels of the images that it was trained on.
-    """
-
-    net: Classifier
-    classes: tuple[str, ...]
-    image_size: int
 
 
 @dataclass(frozen=True)
@@ -67,25 +53,8 @@ class Explanation:
     notes: list[str]
 
 
-def load(path: str) -> Trained:
-    """Load a network from a run's folder or a checkpoint."""
-    file = checkpoints.of_run(path)
-    checkpoint = checkpoints.read(file)
-    try:
-        built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
-        net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
-        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
-        trained = Trained(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
-    except (KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"--ckpt_path {path}: {file} does not say what its network was trained for ({error}); give a checkpoint "
-            "of python -m cifar_lit.fit"
-        ) from None
-    return trained
-
-
 def explain(
-    trained: Trained, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
+    trained: TrainedNetwork, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
 ) -> Explanation:
     """Classify a image file and explain one class, the predicted one if none is named.
 
@@ -128,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     method = cams.check("--method", options.method)
     files = list(_files(options.images))
     folder = new_folder(options.out, "explain")
-    trained = load(options.ckpt_path)
+    trained = load_network(options.ckpt_path)
     if options.class_name is not None and options.class_name not in trained.classes:
         raise UsageError(f"--class {options.class_name}: the network knows {', '.join(trained.classes)}")
     trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -136,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = _Names()
     results: list[dict[str, Any]] = []
-    sheet: list[tuple[figures.Pixels, str]] = []
+    sheet: list[tuple[drawing.Pixels, str]] = []
     failures = []
     for file in tqdm(files, unit="image", delay=2, leave=False, disable=None):
         try:
@@ -145,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
         except UnreadableError as error:
             failures.append(str(error))
             continue
-        overlays = {layer: figures.overlay(image, heat) for layer, heat in one.maps.items()}
+        overlays = {layer: drawing.overlay(image, heat) for layer, heat in one.maps.items()}
         top = [(trained.classes[i], float(one.probabilities[i])) for i in np.argsort(-one.probabilities)[: options.top]]
         name = names.free(Path(file).stem)
         _draw(folder / f"{name}.png", one, image, overlays, trained, top, method)
@@ -165,8 +134,8 @@ def run(options: argparse.Namespace) -> None:
         tqdm.write(_table(file.encode(errors="replace").decode(), top, one.notes))
     if sheet:
         images, titles = zip(*sheet, strict=True)
-        figures.save(
-            figures.grid(images, titles, f"{figures.method_name(method)} of {layers[-1]} ({options.ckpt_path})"),
+        drawing.save(
+            drawing.grid(images, titles, f"{method_name(method)} of {layers[-1]} ({options.ckpt_path})"),
             folder / "contact_sheet.png",
         )
     text = json.dumps({"checkpoint": options.ckpt_path, "images": results, "unreadable": failures}, indent=2)
@@ -208,7 +177,7 @@ class _Names:
         return name
 
 
-def _at_drawn_size(image: figures.Pixels) -> figures.Pixels:
+def _at_drawn_size(image: drawing.Pixels) -> drawing.Pixels:
     resized = Image.fromarray(image).resize((DRAWN, DRAWN), Image.Resampling.NEAREST)
     return np.asarray(resized, dtype=np.uint8)
 
@@ -216,9 +185,9 @@ def _at_drawn_size(image: figures.Pixels) -> figures.Pixels:
 def _draw(
     path: Path,
     one: Explanation,
-    image: figures.Pixels,
-    overlays: dict[Layer, figures.Pixels],
-    trained: Trained,
+    image: drawing.Pixels,
+    overlays: dict[Layer, drawing.Pixels],
+    trained: TrainedNetwork,
     top: Sequence[tuple[str, float]],
     method: str,
 ) -> None:
@@ -226,10 +195,10 @@ def _draw(
     titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
     heading = (
         f"{', '.join(f'{label} {probability:.0%}' for label, probability in top[:3])}\n"
-        f"{figures.method_name(method)} for {trained.classes[one.explained]} ({share:.0%})"
+        f"{method_name(method)} for {trained.classes[one.explained]} ({share:.0%})"
     )
     images = [image, _at_drawn_size(one.seen), *overlays.values()]
-    figures.save(figures.grid(images, titles, heading, columns=6), path)
+    drawing.save(drawing.grid(images, titles, heading, columns=6), path)
 
 
 def _table(file: str, top: Sequence[tuple[str, float]], notes: Sequence[str]) -> str:

@@ -1,95 +1,125 @@
-"""`report/index.html`: everything about a run on one page that needs nothing else."""
+"""`report/index.html`: a run on one page that needs no other file, and its short version `README.md`."""
 
-import base64
-import io
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
-import yaml
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from cifar_lit.analysis import faithfulness
-from cifar_lit.analysis import scores as metrics
+from cifar_lit.analysis import faithfulness, scores
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
-from cifar_lit.models.resnet import LAYERS
+from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import figures
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import record_failure
-from cifar_lit.utils import hardware
+from cifar_lit.report.inline import colour_table, encode_cam, svg, thumbnail
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.writer import ReportWriter
 
-SUSPECTS = 20
-MOST_CLASSES = 200  # of a confusion matrix; of 1,000 it would have a million cells
-LARGEST = 96  # pixels of a image on the page
-LOSSLESS = 48  # pixels up to which a image stays as it is, and those of a map
-BATCH = 20  # images explained at once
-INK = "#123456"  # stands for the page's text colour while matplotlib draws
-PICTURES = {  # those of the short version
-    "misclassified.png": "The most wrong test images",
-    "gradcam_true.png": "What speaks for the true class",
-    "gradcam_predicted.png": "What speaks for the predicted class",
-    "confusion.png": "Confusion matrix",
-    "curves.png": "Loss, accuracy and learning rate over epochs",
+MAX_LABEL_ISSUES = 20
+MAX_CONFUSION_CLASSES = 200  # a confusion matrix of 1,000 classes would have a million cells
+BATCH_SIZE = 20  # images whose CAMs are computed together
+README_FIGURES = {
+    "misclassified": "The misclassified test images with the highest loss",
+    "gradcam_true": "Evidence for the true class",
+    "gradcam_predicted": "Evidence for the predicted class",
+    "confusion": "Confusion matrix",
+    "curves": "Loss, accuracy and learning rate over epochs",
 }
-Context = dict[str, Any]
 
 
-def build(
-    analysis: Analysis, folder: Path, max_listed: int | None, num_cams: int, num_road: int, method: str
-) -> tuple[str, str]:
-    """Fill the templates; a section that cannot be made gives way to the reason, which is noted as a problem.
+@dataclass(frozen=True)
+class Options:
+    """What the page shows; see `HTMLReport`."""
 
-    Args:
-        analysis: The run.
-        folder: The report's folder, for the images that others left in it.
-        max_listed: How many of the misclassified images are on the page, the most wrong first; None for all.
-        num_cams: How many of the most wrong images get maps.
-        num_road: How many of those get the scores of their maps.
-        method: How the maps are made, as in `activation_maps`.
+    max_listed: int | None
+    num_cams: int
+    num_road: int
+    method: str
 
-    Returns:
-        HTML, and a short version in Markdown.
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the network is: scores of each split and of each class, and the reliability diagram as SVG."""
+
+    splits: list[dict[str, Any]]
+    classes: list[tuple[str, float, float, float, float]]
+    reliability: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the training went, as SVG."""
+
+    curves: str
+    lr_range: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Confusion matrix, counts and fractions of each row, and the most frequent confusions."""
+
+    counts: list[list[int]]
+    fractions: list[list[float]]
+    pairs: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The listed images: first the misclassified ones, then further label issues.
+
+    Attributes:
+        items: One per image, as templates/page.js reads it.
+        num_errors: How many of them are misclassified.
+        label_issues: Which of them have a label that may be wrong.
+        num_cams: How many of them have CAMs.
     """
-    sections: dict[str, Callable[[], Context]] = {
-        "quality": lambda: _quality(analysis),
-        "training": lambda: _training(analysis),
-        "errors": lambda: _errors(analysis),
-        "images": lambda: _images(analysis, max_listed, num_cams, method),
-        "trust": lambda: _trust(analysis, min(num_road, num_cams), method),
-        "facts": lambda: _facts(analysis),
+
+    items: list[dict[str, Any]]
+    num_errors: int
+    label_issues: list[int]
+    num_cams: int
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """ROAD of each scored CAM and their means, for the true and the predicted class; the sanity check of one layer."""
+
+    num_scored: int
+    road: dict[Layer, list[list[float | None]]]
+    means: dict[Layer, list[float | None]]
+    layer: Layer
+    randomization: list[tuple[str, float]]
+
+
+def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[str, str]:
+    """Return the page and its short version in Markdown; a section that fails is replaced by the reason."""
+    sections: dict[str, Callable[[], Any]] = {
+        "quality": lambda: _quality(results),
+        "training": lambda: _training(results),
+        "confusion": lambda: _confusion(results),
+        "errors": lambda: _errors(results, options),
+        "faithfulness": lambda: _faithfulness(results, options),
+        "facts": lambda: _facts(results),
     }
-    context: dict[str, Context] = {}
+    made: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     for name, make in sections.items():
         try:
-            context[name] = make()
+            made[name] = make()
         except Exception as error:
-            context[name] = {"problem": record_failure(analysis, folder, f"Page ({name})", error)}
-    run = analysis.run.resolve()
-    common: Context = {"title": f"{run.parent.name} / {run.name}", "weights": analysis.weights}
-    html = render(
-        "page.html",
-        **context,
-        **common,
-        classes=analysis.data.splits.classes,
-        method=figures.method_name(method),
-        problems=analysis.problems,
-    )
-    drawn = [(name, alt) for name, alt in PICTURES.items() if (folder / name).exists()]
-    if "problem" in context["quality"]:
-        return html, f"# {common['title']}\n\n{context['quality']['problem']}\n"
-    readme = render("readme.md", **common, quality=context["quality"], images=drawn)
-    return html, readme
+            made[name] = None
+            failed[name] = writer.record_failure(f"HTMLReport ({name})", error)
+    drawn = {name: text for name, text in README_FIGURES.items() if name in writer.figures}
+    context = {"results": results, "failed": failed, "failures": writer.failures, "figures": drawn, **made}
+    colours = {name: colour_table(name) for name in ("inferno", "PuOr")}
+    method = figures.method_name(options.method)
+    return render("page.html", **context, colours=colours, method=method), render("readme.md", **context)
 
 
 def render(template: str, **context: Any) -> str:
-    """Fill one of the package's templates; what goes into HTML is escaped."""
+    """Fill one of the templates; text that goes into HTML is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -101,196 +131,121 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def _quality(analysis: Analysis) -> Context:
-    test, train = analysis.test, analysis.train
-    scores = metrics.class_scores(metrics.confusion(test))
-    bins = metrics.calibration(test)
-    counts = np.bincount(test.labels, minlength=len(analysis.data.splits.classes))
-    by_class = zip(analysis.data.splits.classes, counts, scores.recall, scores.precision, scores.f1, strict=True)
-    return {
-        "splits": [
-            {"name": name, **metrics.summary(one)}
-            for name, one in (("test", test), ("test, flip TTA", analysis.flip_tta), ("train", train))
-            if one
-        ],
-        "classes": [[name, *map(float, row)] for name, *row in by_class],
-        "reliability": _svg(lambda: figures.reliability(bins.count, bins.confidence, bins.accuracy, bins.error)),
-    }
+def _quality(results: RunResults) -> Quality:
+    test = results.test
+    found = scores.class_scores(scores.confusion(test))
+    counts = np.bincount(test.labels, minlength=len(results.classes))
+    columns = (column.tolist() for column in (counts, found.recall, found.precision, found.f1))
+    splits = {"test": test, "test, flip TTA": results.test_flip_tta, "train": results.train}
+    return Quality(
+        [{"name": name, **scores.summary(split)} for name, split in splits.items() if split],
+        list(zip(results.classes, *columns, strict=True)),
+        svg(lambda: figures.reliability(results)),
+    )
 
 
-def _training(analysis: Analysis) -> Context:
-    rows = analysis.history
-    curve = analysis.run / "report" / "lr_find.png"
-    return {
-        "curves": _svg(lambda: figures.curves(rows)) if rows else "",
-        "seconds": [row["seconds"] for row in rows],
-        "per_second": [row["train/images_per_second"] for row in rows],
-        "waiting": [row["train/data_time_fraction"] for row in rows],
-        "lr_find": _data_uri(curve.read_bytes(), "png") if curve.exists() else "",
-    }
+def _training(results: RunResults) -> Training:
+    return Training(
+        svg(lambda: figures.curves(results)) if results.epochs else "",
+        svg(lambda: figures.lr_range(results)) if results.lr_range else "",
+    )
 
 
-def _errors(analysis: Analysis) -> Context:
-    table = metrics.confusion(analysis.test)
-    drawn = len(table) <= MOST_CLASSES
-    return {
-        "confusion": table.tolist() if drawn else [],
-        "shares": (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist() if drawn else [],
-        "pairs": metrics.confused_pairs(table),
-    }
+def _confusion(results: RunResults) -> Confusion:
+    table = scores.confusion(results.test)
+    pairs = scores.confused_pairs(table)
+    if len(table) > MAX_CONFUSION_CLASSES:
+        return Confusion([], [], pairs)
+    return Confusion(table.tolist(), (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist(), pairs)
 
 
-def _images(analysis: Analysis, max_listed: int | None, num_cams: int, method: str) -> Context:
-    """Collect the errors, the suspects of wrong labels, and the maps of the first ones."""
-    test, data = analysis.test, analysis.data
-    errors = test.errors[:max_listed].tolist()
-    suspects = metrics.label_suspects(test)[:SUSPECTS].tolist()
-    if max_listed is not None:  # no other images than those
-        suspects = [row for row in suspects if row in errors]
-    rows = list(dict.fromkeys([*errors, *suspects]))
-    images, files = data.splits.test.images, data.splits.test.files
+def _errors(results: RunResults, options: Options) -> Errors:
+    test, split = results.test, results.test_images
+    errors = test.errors[: options.max_listed].tolist()
+    issues = scores.label_suspects(test)[:MAX_LABEL_ISSUES].tolist()
+    if options.max_listed is not None:  # no other images than those
+        issues = [row for row in issues if row in errors]
+    rows = list(dict.fromkeys([*errors, *issues]))
     items = [
         {
             "index": int(test.indices[row]),
             "true": int(test.labels[row]),
             "predicted": int(test.predicted[row]),
-            "p": _highest(test.probabilities[row], test.labels[row]),
+            "p": _highest(test.probabilities[row], int(test.labels[row])),
             "loss": round(float(test.losses[row]), 4),
             "margin": round(float(test.margins[row]), 4),
-            "image": thumbnail(images[test.indices[row]]),
-            **({"file": files[test.indices[row]]} if files else {}),
+            "image": thumbnail(split.images[test.indices[row]]),
+            **({"file": split.files[test.indices[row]]} if split.files else {}),
         }
         for row in rows
     ]
-    first = np.array(rows[:num_cams], dtype=np.int64)
-    for start in tqdm(range(0, len(first), BATCH), desc="explaining the errors", leave=False, disable=None):
-        part = first[start : start + BATCH]
-        asked = np.stack([test.labels[part], test.predicted[part]], axis=1)
-        raw = activation_maps(analysis.net, images[test.indices[part]], asked, LAYERS, method)
+    explained = np.array(rows[: options.num_cams], dtype=np.int64)
+    for start in tqdm(range(0, len(explained), BATCH_SIZE), desc="CAMs of the errors", leave=False, disable=None):
+        part = explained[start : start + BATCH_SIZE]
+        cams = _cams(results, part, options.method)
         for position, item in enumerate(items[start : start + len(part)]):
-            item["maps"] = {layer: [_quantised(one) for one in raw[layer][position]] for layer in LAYERS}
-    return {
-        "items": items,
-        "errors": len(errors),
-        "misclassified": len(test.errors),
-        "suspects": [rows.index(row) for row in suspects],
-        "explained": len(first),
-        "colours": base64.b64encode(_colours("inferno")).decode(),
-        "difference": base64.b64encode(_colours("PuOr")).decode(),
-    }
+            item["cams"] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
+    return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained))
+
+
+def _cams(results: RunResults, rows: NDArray[np.int64], method: str) -> dict[Layer, NDArray[np.float32]]:
+    images = results.test_images.images[results.test.indices[rows]]
+    return activation_maps(results.network, images, figures.target_classes(results, rows), LAYERS, method)
 
 
 def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]:
     """Return the probabilities of the ten most probable classes and of the true one."""
-    shown = {*np.argsort(-probabilities)[:10].tolist(), int(label)}
-    return {one: round(float(probabilities[one]), 4) for one in sorted(shown)}
+    shown = {*np.argsort(-probabilities)[:10].tolist(), label}
+    return {row: round(float(probabilities[row]), 4) for row in sorted(shown)}
 
 
-def _trust(analysis: Analysis, num_road: int, method: str) -> Context:
-    """Score the maps of the first images, and compare with those of a network that forgets."""
-    test, data = analysis.test, analysis.data
-    layer = default_layer(analysis.net, data.image_size)
-    rows = test.errors[:num_road]
+def _faithfulness(results: RunResults, options: Options) -> Faithfulness:
+    test, size = results.test, results.data.image_size
+    layer = default_layer(results.network, size)
+    rows = test.errors[: min(options.num_road, options.num_cams)]
     if not len(rows):
-        return {"layer": layer, "scored": 0, "road": {}, "means": {}, "randomisation": []}
-    images = data.splits.test.images[test.indices[rows]]
-    asked = np.stack([test.labels[rows], test.predicted[rows]], axis=1)
-    raw = activation_maps(analysis.net, images, asked, LAYERS, method)
-    heat = [upscale(one, data.image_size) for name in LAYERS for pair in raw[name] for one in pair]
-    scores = faithfulness.road(
-        analysis.net,
+        return Faithfulness(0, {}, {}, layer, [])
+    images = results.test_images.images[test.indices[rows]]
+    classes = figures.target_classes(results, rows)
+    cams = _cams(results, rows, options.method)
+    road = faithfulness.road(
+        results.network,
         np.concatenate([images.repeat(2, axis=0)] * len(LAYERS)),
-        np.tile(asked.ravel(), len(LAYERS)),
-        np.stack(heat),
+        np.tile(classes.ravel(), len(LAYERS)),
+        np.stack([upscale(cam, size) for name in LAYERS for pair in cams[name] for cam in pair]),
     ).reshape(len(LAYERS), len(rows), 2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy's, where all maps of a layer are empty
-        means = np.nanmean(scores, axis=1)
-    return {
-        "layer": layer,
-        "scored": len(rows),
-        "road": {name: [_rounded(pair) for pair in one] for name, one in zip(LAYERS, scores, strict=True)},
-        "means": {name: _rounded(pair) for name, pair in zip(LAYERS, means, strict=True)},
-        "randomisation": faithfulness.cascading_randomization(analysis.net, images, asked[:, 1], layer, method),
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, where all CAMs of a layer are empty
+        means = np.nanmean(road, axis=1)
+    return Faithfulness(
+        len(rows),
+        {name: [_rounded(pair) for pair in pairs] for name, pairs in zip(LAYERS, road, strict=True)},
+        {name: _rounded(pair) for name, pair in zip(LAYERS, means, strict=True)},
+        layer,
+        faithfulness.cascading_randomization(results.network, images, classes[:, 1], layer, options.method),
+    )
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 3) for value in values]
+
+
+def _facts(results: RunResults) -> dict[str, object]:
+    """Return what exactly ran: of a resumed part its command, and what differs from the first part."""
+    data, provenance = results.data, results.provenance
+    facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
+    facts |= {
+        "weights": results.weights,
+        "parameters": f"{results.parameters:,}",
+        "training images": f"{len(data.train_dataset):,} of {len(data.splits.train):,}",
+        "fingerprint of the training set": results.fingerprints["train"],
+        "test images": f"{len(results.test):,} of {len(data.splits.test):,}",
+        "fingerprint of the test set": results.fingerprints["test"],
+        "device of this report": results.network.normalize.mean.device,
+        "command of this report": provenance.report_command,
     }
-
-
-def _rounded(scores: NDArray[np.float32]) -> list[float | None]:
-    return [None if np.isnan(score) else round(float(score), 3) for score in scores]
-
-
-def _facts(analysis: Analysis) -> Context:
-    """Tell what exactly ran: from the run's own notes where there are some."""
-    images, net = analysis.data.splits, analysis.net
-    config, notes = analysis.run / "config.yaml", analysis.run / "provenance.json"
-    known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else hardware.describe()
-    options = config.read_text(encoding="utf-8") if config.exists() else ""
-    for later in sorted(analysis.run.glob("provenance_*.json"), key=lambda path: int(path.stem.split("_")[1])):
-        resumed = json.loads(later.read_text(encoding="utf-8"))
-        part = later.stem.replace("run_", "resumed, part ")
-        news = {name: value for name, value in resumed.items() if name == "command" or value != known.get(name)}
-        known |= {f"{part}, {name}": value for name, value in news.items()}
-    facts: dict[str, object] = {
-        "weights": analysis.weights,
-        "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
-        "training images": f"{len(analysis.data.train_dataset):,} of {len(images.train):,}",
-        "fingerprint of the training set": images.train.fingerprint,
-        "test images": f"{len(analysis.test):,} of {len(images.test):,}",
-        "fingerprint of the test set": images.test.fingerprint,
-        "device of this report": str(analysis.trainer.strategy.root_device),
-        **({"command of this report": analysis.evaluated} if analysis.evaluated else {}),
-        **known,
-    }
-    if options:
-        seed = yaml.safe_load(options)["seed_everything"]
-        facts = {"recipe": analysis.run.resolve().parent.name, "seed": seed, **facts}
-    return {
-        "facts": {
-            name: ", ".join(map(str, v)) or "none" if isinstance(v, list) else str(v) for name, v in facts.items()
-        },
-        "config": options,
-        "network": str(net),
-    }
-
-
-def _svg(draw: Callable[[], Figure]) -> str:
-    """Draw a figure in the page's own text colour, for light and dark."""
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit"}
-    with matplotlib.rc_context(style | dict.fromkeys(inked, INK)):
-        file = io.StringIO()
-        draw().savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
-
-
-def thumbnail(image: NDArray[np.uint8]) -> str:
-    """Return a image as a data URI, unchanged if it is small: a hundred of them must not make a page heavy."""
-    thumb, file = Image.fromarray(image), io.BytesIO()
-    if max(thumb.size) <= LOSSLESS:
-        thumb.save(file, "WEBP", lossless=True, method=0)  # of CIFAR-10, 28 % smaller than PNG, and faster
-    else:
-        thumb.thumbnail((LARGEST, LARGEST))
-        thumb.save(file, "WEBP", quality=85)
-    return _data_uri(file.getvalue(), "webp")
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _quantised(activation: NDArray[np.float32]) -> list[object]:
-    """Return a map's width and its values, 0..255 between its lowest and highest, as the page's script wants them."""
-    small = activation
-    if small.shape[0] > LOSSLESS:
-        resized = Image.fromarray(small).resize((LOSSLESS, LOSSLESS), Image.Resampling.BILINEAR)
-        small = np.asarray(resized, dtype=np.float32)
-    low, high = float(small.min()), float(small.max())
-    scaled = (small - low) * (255 / (high - low)) if high > low else np.zeros_like(small)
-    return [small.shape[1], base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode()]
-
-
-def _colours(name: str) -> bytes:
-    """Return 256 RGB triples of a colour map."""
-    table = matplotlib.colormaps[name](np.arange(256))[:, :3]
-    return (np.asarray(table) * 255).round().astype(np.uint8).tobytes()
+    known = dict(provenance.parts[0])
+    for number, part in enumerate(provenance.parts[1:], 2):
+        news = {name: value for name, value in part.items() if name == "command" or value != known.get(name)}
+        known |= {f"resumed, part {number}, {name}": value for name, value in news.items()}
+    return {name: value for name, value in (facts | known).items() if value is not None}

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import Classifier
-from cifar_lit.training import checkpoints
 from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.training.trained import load_network
 from cifar_lit.utils.errors import UsageError
 
 
@@ -188,15 +188,9 @@ class RunResults:
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
             provenance=Provenance(yaml.safe_dump(options, sort_keys=False), provenance.parts),
             data=ImageDataModule(**options["data"]),
-            load_network=lambda: checkpoints.load_network(run),
+            load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
         )
-
-
-def epoch_table(rows: tuple[EpochRow, ...]) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of `history.csv`; a metric that is None leaves its cell empty."""
-    header = [one.name for one in fields(EpochRow)]
-    return header, [["" if value is None else value for value in asdict(row).values()] for row in rows]
 
 
 def read_epochs(file: Path) -> tuple[EpochRow, ...]:

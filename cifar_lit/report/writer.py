@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from cifar_lit.analysis.predictions import Predictions, write_csv
 from cifar_lit.report.drawing import to_array
 from cifar_lit.utils.errors import RunError
 from cifar_lit.utils.files import atomic_write, atomic_write_text, safe_cell
@@ -57,6 +58,13 @@ class ReportWriter:
             writer = csv.writer(file)
             for row in (header, *rows):
                 writer.writerow([safe_cell(cell) for cell in row])
+
+    def predictions(
+        self, name: str, predictions: Predictions, classes: Sequence[str], files: Sequence[str] | None
+    ) -> None:
+        """Write `NAME.csv`; see `write_csv`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_csv(self.folder / f"{name}.csv", predictions, classes, files)
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `NAME.json`."""

@@ -1,8 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE = 120; // images put on the screen at once
-const SIDE = 150; // pixels of a map
-const percent = (share) => (100 * share).toFixed(1) + " %";
+const PAGE = 120; // images shown at once
+const SIDE = 150; // pixels of a CAM
+const percent = (fraction) => (100 * fraction).toFixed(1) + " %";
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const colours = bytes(data.colours), differences = bytes(data.difference);
 const form = document.querySelector(".filters"), grid = document.getElementById("grid");
@@ -14,19 +14,19 @@ function element(name, properties = {}, ...children) {
   made.append(...children);
   return made;
 }
-const describe = (item) => `${data.classes[item.true]} taken for ${data.classes[item.predicted]}, ${percent(item.p[item.predicted])}`;
+const describe = (item) => `${data.classes[item.true]} predicted as ${data.classes[item.predicted]}, ${percent(item.p[item.predicted])}`;
 
 function choose() {
   const { true: t, predicted: p, kind, order } = Object.fromEntries(new FormData(form));
-  const suspects = kind === "suspects";
-  chosen = (suspects ? data.suspects : [...Array(data.errors).keys()]).filter((i) => {
+  const issues = kind === "label_issues";
+  chosen = (issues ? data.labelIssues : [...Array(data.numErrors).keys()]).filter((i) => {
     const item = data.items[i];
     return (t === "" || item.true === +t) && (p === "" || item.predicted === +p);
   });
   const key = { loss: (i) => -i.loss, confidence: (i) => -i.p[i.predicted], margin: (i) => Math.abs(i.margin) }[order];
   chosen.sort((a, b) => key(data.items[a]) - key(data.items[b]) || a - b);
-  document.getElementById("about-suspects").hidden = !suspects;
-  document.getElementById("count").textContent = `${chosen.length} of ${suspects ? data.suspects.length + " suspects" : data.errors + " misclassified images"}`;
+  document.getElementById("about-label-issues").hidden = !issues;
+  document.getElementById("count").textContent = `${chosen.length} of ${issues ? data.labelIssues.length + " label issues" : data.numErrors + " misclassified images"}`;
   grid.replaceChildren();
   shown = 0;
   showMore();
@@ -46,7 +46,7 @@ function showMore() {
   more.hidden = shown >= chosen.length;
 }
 
-// A map's values as a soft image of SIDE x SIDE, 0..1: bilinear, stretched as in the PNG files.
+// The values of a CAM at SIDE x SIDE, 0..1: bilinear, scaled as in the PNG files.
 function enlarged([width, text]) {
   const values = bytes(text), height = values.length / width, large = new Float32Array(SIDE * SIDE);
   const at = (y, x) => values[Math.min(Math.max(y, 0), height - 1) * width + Math.min(Math.max(x, 0), width - 1)];
@@ -65,30 +65,30 @@ function painted(image, values, table, label) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
   if (image) context.drawImage(image, 0, 0, SIDE, SIDE);
-  const pixels = context.getImageData(0, 0, SIDE, SIDE), share = image ? 0.55 : 1;
+  const pixels = context.getImageData(0, 0, SIDE, SIDE), opacity = image ? 0.55 : 1;
   values.forEach((value, i) => {
     const colour = 3 * Math.round(255 * Math.min(Math.max(value, 0), 1));
-    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - share) * pixels.data[4 * i + c] + share * table[colour + c];
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - opacity) * pixels.data[4 * i + c] + opacity * table[colour + c];
     pixels.data[4 * i + 3] = 255;
   });
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-function mapsOf(item, image) {
+function camTable(item, image) {
   const score = (layer, which) => {
     const pair = (data.road[layer] ?? [])[data.items.indexOf(item)];
     if (pair === undefined) return "";
-    return element("span", { className: "score" }, pair[which] === null ? "empty map" : `ROAD ${pair[which] < 0 ? "−" : "+"}${Math.abs(pair[which]).toFixed(3)}`);
+    return element("span", { className: "score" }, pair[which] === null ? "empty CAM" : `ROAD ${pair[which] < 0 ? "−" : "+"}${Math.abs(pair[which]).toFixed(3)}`);
   };
   const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
-  const body = Object.entries(item.maps).map(([layer, pair]) => {
+  const body = Object.entries(item.cams).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
-    const cells = [painted(image, a, colours, `${layer} ${names[0]}`), painted(image, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true less predicted`)];
+    const cells = [painted(image, a, colours, `${layer} ${names[0]}`), painted(image, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true minus predicted`)];
     return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell, which) => element("td", {}, cell, which < 2 ? score(layer, which) : "")));
   });
-  return element("table", { className: "maps" },
-    element("caption", {}, `${data.method}: bright places speak for the class. Difference: purple where the true class has more, orange where the predicted one has.`),
+  return element("table", { className: "cams" },
+    element("caption", {}, `${data.method}: bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.`),
     element("thead", {}, element("tr", {}, element("td"), ...names.map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...body));
 }
@@ -112,10 +112,10 @@ async function show(position) {
   document.getElementById("previous").disabled = position === 0;
   document.getElementById("next").disabled = position === chosen.length - 1;
   if (!dialog.open) dialog.showModal();
-  if (!item.maps) body.append(element("p", {}, "No maps for this image: page.num_cams says how many get them."));
+  if (!item.cams) body.append(element("p", {}, "No CAMs for this image: page.num_cams sets how many images have them."));
   else {
     await image.decode();
-    if (open === position) body.append(mapsOf(item, image));
+    if (open === position) body.append(camTable(item, image));
   }
 }
 

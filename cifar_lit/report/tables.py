@@ -1,0 +1,78 @@
+"""The tables and numbers of a run: each is a function of its results."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from typing import Any
+
+from cifar_lit.analysis import scores
+from cifar_lit.report.results import EpochRow, RunResults
+
+Table = tuple[list[str], Iterable[tuple[Any, ...]]]  # header and rows
+FINAL_SCORES = ("test/loss", "test/accuracy", "test/calibration_error", "final_train/loss", "final_train/accuracy")
+
+
+def final_scores(results: RunResults) -> dict[str, float]:
+    """Return what the loggers get, by the names in FINAL_SCORES, and the accuracy with flip TTA if there is one."""
+    test, train = results.test, results.train
+    values = (test.loss, test.accuracy, scores.calibration(test).error, train.loss, train.accuracy)
+    final = dict(zip(FINAL_SCORES, values, strict=True))
+    return final | ({"test/accuracy_flip_tta": results.test_flip_tta.accuracy} if results.test_flip_tta else {})
+
+
+def metrics(results: RunResults) -> dict[str, Any]:
+    """Return the content of `metrics.json`."""
+    splits = {"test": results.test, "test_flip_tta": results.test_flip_tta, "train": results.train}
+    return {
+        "weights": results.weights,
+        "parameters": results.parameters,
+        "fingerprints": results.fingerprints,
+        **{name: scores.summary(predictions) for name, predictions in splits.items() if predictions},
+    }
+
+
+def misclassified(results: RunResults) -> Table:
+    """Return all misclassified test images, the highest loss first."""
+    test, files = results.test, results.test_images.files
+    header = ["index", "true", "predicted", "probability_true", "probability_predicted", "loss"]
+    rows = [
+        (
+            test.indices[row],
+            results.classes[test.labels[row]],
+            results.classes[test.predicted[row]],
+            f"{test.probabilities[row, test.labels[row]]:.6g}",
+            f"{test.probabilities[row, test.predicted[row]]:.6g}",
+            f"{test.losses[row]:.6g}",
+            *([files[test.indices[row]]] if files else []),
+        )
+        for row in test.errors
+    ]
+    return [*header, *(["file"] if files else [])], rows
+
+
+def class_accuracy(results: RunResults) -> Table:
+    """Return number of test images, accuracy (recall), precision and F1 of each class, 0..1."""
+    confused = scores.confusion(results.test)
+    found = scores.class_scores(confused)
+    rows = zip(results.classes, confused.sum(axis=1), found.recall, found.precision, found.f1, strict=True)
+    return ["class", "test_images", "accuracy", "precision", "f1"], rows
+
+
+def confusion(results: RunResults) -> Table:
+    """Return the confusion matrix, true classes in rows."""
+    counts = scores.confusion(results.test)
+    rows = [(name, *row) for name, row in zip(results.classes, counts, strict=True)]
+    return ["true \\ predicted", *results.classes], rows
+
+
+def history(results: RunResults) -> Table:
+    """Return the metrics of each epoch; the cell of a metric that is None stays empty."""
+    rows = [tuple("" if value is None else value for value in asdict(row).values()) for row in results.epochs]
+    return [column.name for column in fields(EpochRow)], rows
+
+
+def lr_range(results: RunResults) -> Table:
+    """Return learning rate and loss of each step of the learning-rate finder, and which one it suggests."""
+    curve = results.lr_range
+    assert curve is not None
+    rows = zip(curve.lrs.tolist(), curve.losses.tolist(), (curve.lrs == curve.suggested).tolist(), strict=True)
+    return ["lr", "loss", "suggested"], rows
