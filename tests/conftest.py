@@ -1,13 +1,19 @@
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits, Split
+from cifar_lit.models.resnet import Classifier as ResNet18
+from cifar_lit.report.results import EpochRow, Provenance, RunResults
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -62,6 +68,45 @@ def splits() -> DataSplits:
         return Split(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3)
 
     return DataSplits(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+
+
+@pytest.fixture
+def make_results(splits: DataSplits) -> Callable[..., RunResults]:
+    """Return a function that makes results in which every third test image, or the first `wrong`, is misclassified."""
+
+    def make(wrong: int | None = None, **changes: Any) -> RunResults:
+        torch.manual_seed(0)
+        shown = DataSplits(splits.train, splits.test, changes.get("classes", splits.classes), splits.mean, splits.std)
+        data = ImageDataModule("digits", val_size=0)
+        vars(data)["splits"] = changes.pop("splits", shown)  # a cached property
+        labels, size = data.splits.test.labels, len(data.splits.classes)
+        rows = np.arange(len(labels))
+        table = (
+            np.random.default_rng(0).uniform(0.05, 0.3, (len(labels), size))
+            if wrong is None
+            else np.full((len(labels), size), 0.1 / (size - 1))
+        )
+        misclassified = rows % 3 == 0 if wrong is None else rows < wrong
+        table[rows, (labels + misclassified) % size] = 1.2 if wrong is None else 0.9
+        test = Predictions(rows, labels, np.log(table / table.sum(axis=1, keepdims=True)))
+        net = ResNet18(size, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False)
+        results = RunResults(
+            name="demo/version_0",
+            classes=data.splits.classes,
+            weights="best weights, epoch 3",
+            parameters=11,
+            fingerprints={name: getattr(data.splits, name).fingerprint for name in ("train", "test")},
+            epochs=tuple(EpochRow(i, 2.0, 0.1, 2 - i / 3, i / 4, None, None, 500.0, 0.01) for i in range(3)),
+            test=test,
+            train=test,
+            test_flip_tta=None,
+            provenance=Provenance("", ({"command": "python -m cifar_lit.fit", "commit": "0123", "gpus": []},)),
+            data=data,
+            load_network=lambda: net,
+        )
+        return replace(results, **changes)
+
+    return make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 import torch
+from cifar_lit.report.analysis import Analysis
 from harness import Row, Settings, Times, alternate, quiet, slower_by
 
 from cifar_lit import callbacks
 from cifar_lit.callbacks.report import CombinedReport
 from cifar_lit.cli.options import FitCLI
-from cifar_lit.report.analysis import Analysis
 
 PICTURES = (callbacks.SampleImages, callbacks.MisclassifiedImages, callbacks.GradCAMGrid)
 

@@ -1,7 +1,11 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from cifar_lit.report import figures
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.report import drawing, figures
+from cifar_lit.report.results import EpochRow, RunResults
 
 
 def plain(size: int = 32, value: int = 200) -> np.ndarray:
@@ -10,17 +14,17 @@ def plain(size: int = 32, value: int = 200) -> np.ndarray:
 
 def test_enlarging_keeps_every_pixel_sharp() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    large = figures.enlarge(image)
+    large = drawing.enlarge(image)
     assert large.shape == (160, 160, 3)
     assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
-    assert figures.enlarge(plain(8)).shape[0] == 160
-    assert figures.enlarge(plain(224)).shape[0] == 224
+    assert drawing.enlarge(plain(8)).shape[0] == 160
+    assert drawing.enlarge(plain(224)).shape[0] == 224
 
 
 def test_overlay_is_brightest_where_the_map_is() -> None:
     heat = np.zeros((32, 32), dtype=np.float32)
     heat[24:, :8] = 1.0
-    got = figures.overlay(plain(value=100), heat)
+    got = drawing.overlay(plain(value=100), heat)
     brightness = got.astype(int).sum(axis=2)
     assert brightness[130:155, 5:30].mean() > 2 * brightness[:60, 100:].mean()
     assert got.shape == (160, 160, 3) and got.dtype == np.uint8
@@ -28,60 +32,61 @@ def test_overlay_is_brightest_where_the_map_is() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 5, 7, 20, 23])
 def test_a_grid_of_any_number(count: int) -> None:
-    images = [figures.enlarge(plain(value=10 * i)) for i in range(count)]
-    figure = figures.grid(images, [f"cat → dog\n{i} %" for i in range(count)], "heading")
+    images = [drawing.enlarge(plain(value=10 * i)) for i in range(count)]
+    figure = drawing.grid(images, [f"cat → dog\n{i} %" for i in range(count)], "heading")
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == count
     assert [axis.get_title() for axis in drawn] == [f"cat → dog\n{i} %" for i in range(count)]
     assert len({axis.get_position().y0.round(3) for axis in drawn}) == -(-count // 5)  # rows of five
 
 
-def test_curves_draw_what_is_there() -> None:
-    history = [
-        {"epoch": e, "train/loss": 2.0 - e, "val/loss": 3.0 - e, "lr": 0.1, "train/accuracy": 0.5} for e in (0, 1)
-    ]
-    loss, accuracy, rate = figures.curves(history).axes
+def test_curves_leave_out_metrics_that_are_none(make_results: Callable[..., RunResults]) -> None:
+    rows = tuple(EpochRow(e, 1.0, 0.1, 2.0 - e, 0.5, 3.0 - e, None, 1.0, 0.0) for e in (0, 1))
+    loss, accuracy, lr = figures.curves(make_results(epochs=rows)).axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2], [1, 2]]
     assert list(loss.lines[1].get_ydata()) == [3.0, 2.0]
-    assert len(accuracy.lines) == 1 and len(rate.lines) == 1  # no validation accuracy in there
+    assert len(accuracy.lines) == 1 and len(lr.lines) == 1
 
 
-def test_dollars_are_no_formula() -> None:
-    name = "$1_0_0 → $2"  # which as a formula has two subscripts
+def test_dollar_signs_are_not_typeset_as_formulas(make_results: Callable[..., RunResults]) -> None:
+    name = "$1_0_0 → $2"  # two subscripts, as a formula
     image = np.zeros((32, 32, 3), dtype=np.uint8)
+    results = make_results(classes=(name, "b", "c"))
     for figure in (
-        figures.grid([image], [name], name),
-        figures.class_bars([name, "b"], np.array([0.5, 0.6]), 0.5),
-        figures.confusion(np.eye(2, dtype=np.int64), [name, "b"]),
-        figures.sentence(name),
+        drawing.grid([image], [name], name),
+        figures.class_accuracy(results),
+        figures.confusion(results),
+        drawing.sentence(name),
     ):
-        figures.to_array(figure)
+        drawing.to_array(figure)
 
 
-def test_class_bars_from_best_to_worst() -> None:
-    (axis,) = figures.class_bars(["a", "b", "c"], np.array([0.5, np.nan, 0.9]), 0.7).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a", "c"]
-    assert [text.get_text() for text in axis.texts] == ["no images", "50.0%", "90.0%"]
+def test_class_accuracy_is_sorted(make_results: Callable[..., RunResults]) -> None:
+    labels = np.array([0, 0, 2, 2])
+    table = np.log(np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]]))
+    (axis,) = figures.class_accuracy(make_results(test=Predictions(np.arange(4), labels, table))).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["bee", "ape", "cat"]
+    assert [text.get_text() for text in axis.texts] == ["no images", "50.0%", "100.0%"]
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 224])
 @pytest.mark.parametrize("count", [3, 5, 10])
 def test_to_array_takes_figures_of_any_size(size: int, count: int) -> None:
-    figure = figures.grid([figures.enlarge(plain(size))] * count, ["cat → dog\n50%"] * count, "one\ntwo")
-    pixels = figures.to_array(figure)
+    figure = drawing.grid([drawing.enlarge(plain(size))] * count, ["cat → dog\n50%"] * count, "one\ntwo")
+    pixels = drawing.to_array(figure)
     assert pixels.ndim == 3 and pixels.shape[2] == 3
     np.testing.assert_allclose(pixels.shape[1::-1], figure.get_size_inches() * 120, atol=1)
 
 
 def test_to_array_gives_the_whole_figure() -> None:
-    pixels = figures.to_array(figures.sentence("No test image is misclassified."), dpi=100)
+    pixels = drawing.to_array(drawing.sentence("No test image is misclassified."), dpi=100)
     assert pixels.shape == (100, 600, 3) and pixels.dtype == np.uint8
     assert pixels.min() < 50 and pixels.max() == 255
 
 
-def test_the_curves_of_one_epoch_have_whole_epochs_on_their_axes() -> None:
-    figure = figures.curves([{"epoch": 0, "train/loss": 1.0, "train/accuracy": 0.5, "lr": 0.1}])
-    figures.to_array(figure)
+def test_curves_of_one_epoch_have_integer_ticks(make_results: Callable[..., RunResults]) -> None:
+    figure = figures.curves(make_results(epochs=(EpochRow(0, 1.0, 0.1, 1.0, 0.5, None, None, 1.0, 0.0),)))
+    drawing.to_array(figure)
     for axis in figure.axes:
         low, high = axis.get_xlim()
         assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [1]

@@ -4,19 +4,19 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.dataset import DataSplits, Split
-from cifar_lit.models.resnet import Classifier
 from cifar_lit.report import html as page
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.writer import ReportWriter
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -49,7 +49,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   tiles()[0].click();
   await until(() => canvases().length);
   seen.open = document.getElementById("image").open;
-  seen.maps = canvases().length;
+  seen.cams = canvases().length;
   seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
   const before = document.getElementById("image-title").textContent;
@@ -76,44 +76,17 @@ const tiles = () => document.querySelectorAll("#grid button");
 
 
 @pytest.fixture
-def analysis(splits: DataSplits) -> Any:
-    """A run in which every third test image is wrong."""
-    torch.manual_seed(0)
-    splits = DataSplits(splits.train, splits.test, CLASSES, splits.mean, splits.std)
-    rng, labels = np.random.default_rng(0), splits.test.labels
-    table = rng.uniform(0.05, 0.3, (len(labels), 3))
-    table[np.arange(len(labels)), [(y + (i % 3 == 0)) % 3 for i, y in enumerate(labels)]] += 1
-    test = Predictions(np.arange(len(labels)), labels, np.log(table / table.sum(axis=1, keepdims=True)))
-    speed = {"train/images_per_second": 500.0, "train/data_time_fraction": 0.01}
-    rows = [
-        {"epoch": i, "seconds": 2.0, **speed, "train/loss": 2 - i / 3, "train/accuracy": i / 4, "lr": 0.1}
-        for i in range(3)
-    ]
-    return SimpleNamespace(
-        test=test,
-        train=test,
-        data=SimpleNamespace(splits=splits, image_size=32, train_dataset=splits.train),
-        net=Classifier(3, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False),
-        trainer=SimpleNamespace(
-            limit_train_batches=1.0, strategy=SimpleNamespace(root_device="cpu"), is_global_zero=True
-        ),
-        weights="best weights, epoch 3",
-        history=rows,
-        run=Path("demo/version_0"),
-        flip_tta=None,
-        evaluated=None,
-        problems={},
-    )
+def results(make_results: Callable[..., RunResults]) -> RunResults:
+    return make_results(classes=CLASSES)
 
 
-def build(analysis: Any, folder: Path, **options: Any) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    html, readme = page.build(
-        analysis, folder, **{"listed": None, "scored": 3, "explained": 8, "method": "GradCAM", **options}
-    )
-    (folder / "index.html").write_text(html)
-    (folder / "README.md").write_text(readme)
-    return html
+def build(results: RunResults, folder: Path, **options: Any) -> tuple[str, ReportWriter]:
+    writer = ReportWriter(folder)
+    defaults = {"max_listed": None, "num_road": 3, "num_cams": 8, "method": "GradCAM"}
+    html, readme = page.build(results, page.Options(**{**defaults, **options}), writer)
+    writer.text("index.html", html)
+    writer.text("README.md", readme)
+    return html, writer
 
 
 def embedded(html: str) -> Any:
@@ -122,9 +95,9 @@ def embedded(html: str) -> Any:
     return json.loads(found[1])
 
 
-def test_nothing_is_fetched_and_nothing_breaks_out(analysis: Any, tmp_path: Path) -> None:
-    html = build(analysis, tmp_path)
-    assert analysis.problems == {}
+def test_page_is_self_contained_and_escapes_class_names(results: RunResults, tmp_path: Path) -> None:
+    html, writer = build(results, tmp_path)
+    assert writer.failures == {}
 
     class Links(HTMLParser):
         def __init__(self) -> None:
@@ -143,85 +116,84 @@ def test_nothing_is_fetched_and_nothing_breaks_out(analysis: Any, tmp_path: Path
     assert embedded(html)["classes"] == list(CLASSES)
 
 
-def test_the_data_are_those_of_the_run(analysis: Any, tmp_path: Path) -> None:
-    data, test = embedded(build(analysis, tmp_path)), analysis.test
-    assert [item["index"] for item in data["items"][: data["errors"]]] == test.errors.tolist()
+def test_page_holds_the_data_of_the_run(results: RunResults, tmp_path: Path) -> None:
+    data, test = embedded(build(results, tmp_path)[0]), results.test
+    assert [item["index"] for item in data["items"][: data["numErrors"]]] == test.errors.tolist()
     for item, row in zip(data["items"], test.errors, strict=False):
         assert (item["true"], item["predicted"]) == (test.labels[row], test.predicted[row])
         assert list(item["p"].values()) == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
-    assert ["maps" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
-    assert set(data["items"][0]["maps"]) == {"layer1", "layer2", "layer3", "layer4"}
-    assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["maps"], 3)
+    assert ["cams" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
+    assert set(data["items"][0]["cams"]) == {"layer1", "layer2", "layer3", "layer4"}
+    assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["cams"], 3)
     readme = (tmp_path / "README.md").read_text()
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
 
 
-def test_only_the_most_wrong_can_be_listed(analysis: Any, tmp_path: Path) -> None:
-    html = build(analysis, tmp_path, max_listed=5)
+def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Path) -> None:
+    html, _ = build(results, tmp_path, max_listed=5)
     data = embedded(html)
-    assert [item["index"] for item in data["items"]] == analysis.test.errors[:5].tolist()
-    assert data["errors"] == 5 and all(place < 5 for place in data["suspects"])
-    assert f"The 5 most wrong of {len(analysis.test.errors)} misclassified test images" in html
+    assert [item["index"] for item in data["items"]] == results.test.errors[:5].tolist()
+    assert data["numErrors"] == 5 and all(position < 5 for position in data["labelIssues"])
+    assert f"The 5 of {len(results.test.errors)} misclassified test images" in html
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])
-def test_a_hundred_errors_stay_below_5_mb(analysis: Any, tmp_path: Path, size: int) -> None:
-    splits = analysis.data.splits
+def test_page_with_a_hundred_errors_stays_below_5_mb(
+    splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path, size: int
+) -> None:
     large = splits.test.images.repeat(3, axis=1).repeat(3, axis=2)[:, :size, :size]
     noisy = large ^ np.random.default_rng(0).integers(0, 64, large.shape, dtype=np.uint8)  # hard to compress
-    analysis.data.splits = DataSplits(splits.train, Split(noisy, splits.test.labels), CLASSES, splits.mean, splits.std)
-    analysis.data.image_size = size
-    html = build(analysis, tmp_path, num_cams=3, num_road=1)
+    test = Split(noisy, splits.test.labels)
+    results = make_results(splits=DataSplits(splits.train, test, CLASSES, splits.mean, splits.std))
+    results.data.image_size = size
+    html, writer = build(results, tmp_path, num_cams=3, num_road=1)
     item = max(len(json.dumps(item)) for item in embedded(html)["items"])
     assert len(html) + 100 * item < 5e6
-    assert analysis.problems == {}
+    assert writer.failures == {}
 
 
-def test_a_section_that_fails_gives_way_to_the_reason(
-    analysis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_failed_section_is_replaced_by_the_reason(
+    results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
     monkeypatch.setattr("cifar_lit.analysis.faithfulness.road", broken)
-    html = build(analysis, tmp_path)
-    assert analysis.problems == {"Page (trust)": "the matrix is <singular>"}
-    assert "Page (trust) could not be made: the matrix is <singular>" in capsys.readouterr().err
-    assert "RuntimeError: the matrix is <singular>" in (tmp_path / "problems.txt").read_text()
-    assert html.count("the matrix is &lt;singular&gt;") == 2  # at the top and in its place
-    assert len(embedded(html)["items"]) >= analysis.test.errors.size
+    html, writer = build(results, tmp_path)
+    assert writer.failures == {"HTMLReport (faithfulness)": "the matrix is <singular>"}
+    assert "could not be made: the matrix is <singular>" in capsys.readouterr().err
+    assert "RuntimeError: the matrix is <singular>" in (tmp_path / "failures.txt").read_text()
+    assert html.count("the matrix is &lt;singular&gt;") == 2  # at the top and in the section
+    assert len(embedded(html)["items"]) >= results.test.errors.size
 
 
-def test_no_errors_at_all(analysis: Any, tmp_path: Path) -> None:
-    table = np.full((30, 3), 0.1)
-    table[np.arange(30), analysis.test.labels] = 0.8
-    analysis.test = Predictions(analysis.test.indices, analysis.test.labels, np.log(table))
-    html = build(analysis, tmp_path)
-    assert analysis.problems == {}
+def test_page_without_errors(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
+    html, writer = build(make_results(wrong=0), tmp_path)
+    assert writer.failures == {}
     assert "nothing to explain" in html
 
 
-def test_many_classes_do_not_make_the_page_heavy(analysis: Any, tmp_path: Path) -> None:
-    classes, rng = 1000, np.random.default_rng(0)
-    splits, rows = analysis.data.splits, np.arange(30)
-    table = rng.uniform(0, 1, (30, classes))
+def test_page_with_a_thousand_classes_stays_small(
+    splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path
+) -> None:
+    rng, rows = np.random.default_rng(0), np.arange(30)
+    table = rng.uniform(0, 1, (30, 1000))
     table[rows, rows] += 2
-    analysis.test = Predictions(rows, (rows * 7) % classes, np.log(table / table.sum(axis=1, keepdims=True)))
-    names = tuple(f"class {number}" for number in range(classes))
-    analysis.data.splits = DataSplits(splits.train, splits.test, names, splits.mean, splits.std)
-    analysis.net = Classifier(classes, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False)
-    html = build(analysis, tmp_path, num_cams=1, num_road=1)
-    assert analysis.problems == {} and len(html) < 3e6
-    for item, row in zip(embedded(html)["items"], analysis.test.errors, strict=False):
-        assert len(item["p"]) <= 11 and {str(analysis.test.labels[row]), str(row)} <= set(item["p"])
-    assert embedded(html)["items"][0]["index"] == analysis.test.errors[0]
+    test = Predictions(rows, (rows * 7) % 1000, np.log(table / table.sum(axis=1, keepdims=True)))
+    names = tuple(f"class {number}" for number in range(1000))
+    results = make_results(splits=DataSplits(splits.train, splits.test, names, splits.mean, splits.std), test=test)
+    html, writer = build(results, tmp_path, num_cams=1, num_road=1)
+    assert writer.failures == {} and len(html) < 3e6
+    for item, row in zip(embedded(html)["items"], test.errors, strict=False):
+        assert len(item["p"]) <= 11 and {str(test.labels[row]), str(row)} <= set(item["p"])
+    assert embedded(html)["items"][0]["index"] == test.errors[0]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [500, 1600])  # Chromium's windows are no narrower than 500 px
-def test_in_a_browser(analysis: Any, tmp_path: Path, width: int) -> None:
+def test_page_in_a_browser(results: RunResults, tmp_path: Path, width: int) -> None:
     assert CHROMIUM
-    html = build(analysis, tmp_path)
+    html, _ = build(results, tmp_path)
     driven = tmp_path / "driven.html"
     driven.write_text(html.replace("</body>", DRIVER + "</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -238,9 +210,9 @@ def test_in_a_browser(analysis: Any, tmp_path: Path, width: int) -> None:
     seen = json.loads(found[1])
     assert seen["errors"] == [] and seen["unnamed"] == 0
     assert seen["width"] == width and seen["wide"] <= width  # nothing sticks out
-    assert seen["all"] == len(analysis.test.errors)
+    assert seen["all"] == len(results.test.errors)
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
-    assert seen["open"] and seen["maps"] == 12 and min(seen["painted"]) > 1
+    assert seen["open"] and seen["cams"] == 12 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)
