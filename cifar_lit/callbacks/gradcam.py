@@ -29,8 +29,8 @@ class GradCAMGrid(ReportCallback):
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write the figures."""
-        writer.figure("gradcam_true", figures.gradcam(results, self.k, "true", method=self.method))
-        writer.figure("gradcam_predicted", figures.gradcam(results, self.k, "predicted", method=self.method))
+        for panel in ("true", "predicted"):
+            writer.figure(f"gradcam_{panel}", figures.gradcam(results, self.k, [panel], method=self.method))
         layers = self.layers or [default_layer(results.network, results.data.image_size)]
         for layer in dict.fromkeys(layers):
-            writer.figure(f"gradcam_{layer}", figures.gradcam_layer(results, layer, self.k, self.method))
+            writer.figure(f"gradcam_{layer}", figures.gradcam(results, self.k, layer=layer, method=self.method))

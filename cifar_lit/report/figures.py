@@ -19,25 +19,22 @@ from cifar_lit.report import drawing
 from cifar_lit.report.drawing import TRAIN, VAL
 from cifar_lit.report.results import RunResults
 
+Panel = Literal["image", "true", "predicted"]
 CAPTION = "true → predicted, probability of the prediction"
 
 
 def train_samples(results: RunResults, k: int = 10) -> Figure:
     """Draw `k` random training images as the network sees them in its first epoch."""
-    chosen = np.random.default_rng(0).permutation(len(results.data.train_dataset))[:k]
-    batch = results.data.samples(chosen)
-    titles = [results.classes[label] for label in batch.labels]
+    batch = results.data.samples(_sample(len(results.data.train_dataset), k))
     heading = "train images as the network sees them in its first epoch"
-    return drawing.grid([drawing.enlarge(image) for image in batch.images.numpy()], titles, heading)
+    return _labelled(results, batch.images.numpy(), batch.labels.numpy(), heading)
 
 
 def test_samples(results: RunResults, k: int = 10) -> Figure:
     """Draw `k` random test images."""
-    split = results.test_images
-    chosen = np.random.default_rng(0).permutation(len(split))[:k]
-    titles = [results.classes[label] for label in split.labels[chosen]]
-    images = [drawing.enlarge(image) for image in split.images[chosen]]
-    return drawing.grid(images, titles, "test images (never augmented)")
+    chosen = _sample(len(results.test_images), k)
+    images, labels = results.test_images.images[chosen], results.test_images.labels[chosen]
+    return _labelled(results, images, labels, "test images (never augmented)")
 
 
 def misclassified(results: RunResults, k: int = 10) -> Figure:
@@ -57,65 +54,37 @@ def misclassified(results: RunResults, k: int = 10) -> Figure:
 def gradcam(
     results: RunResults,
     k: int = 10,
-    evidence_for: Literal["true", "predicted"] = "predicted",
+    panels: Sequence[Panel] = ("image", "true", "predicted"),
     layer: Layer | None = None,
     method: str = "GradCAM",
 ) -> Figure:
-    """Draw the CAMs of the same images as `misclassified`, for the true or for the predicted class.
+    """Draw the same images as `misclassified` with their CAMs laid over them.
 
     Args:
         results: The run.
         k: Number of images.
-        evidence_for: Which class.
+        panels: What to draw of each, side by side: the image, the evidence for the true and for the predicted class.
         layer: Default: the deepest layer whose CAM is larger than 5 px.
         method: As in `activation_maps`.
     """
     rows = results.test.errors[:k]
     if not len(rows):
-        return _no_error(results)
+        return drawing.sentence(f"No error to explain ({results.weights}).")
     layer = layer or default_layer(results.network, results.data.image_size)
-    overlays = gradcam_overlays(results, rows, [layer], method)[layer]
-    heading = f"{method_name(method)} of {layer}: evidence for the {evidence_for} class (all dark: none)"
-    return drawing.grid(
-        [pair[evidence_for == "predicted"] for pair in overlays],
-        [_title(results, row) for row in rows],
-        f"{heading}\n{CAPTION} ({results.weights})",
-    )
-
-
-def gradcam_layer(results: RunResults, layer: Layer, k: int = 10, method: str = "GradCAM") -> Figure:
-    """Draw the same images, each beside its CAMs of one layer for the true and for the predicted class."""
-    rows = results.test.errors[:k]
-    if not len(rows):
-        return _no_error(results)
     images = results.test_images.images[results.test.indices[rows]]
-    overlays = gradcam_overlays(results, rows, [layer], method)[layer]
-    strips = [
-        drawing.side_by_side([drawing.enlarge(image), *pair]) for image, pair in zip(images, overlays, strict=True)
-    ]
+    cams = activation_maps(results.network, images, target_classes(results, rows), [layer], method)[layer]
+    tiles = []
+    for image, pair in zip(images, cams, strict=True):
+        true, predicted = (drawing.overlay(image, upscale(cam, results.data.image_size)) for cam in pair)
+        drawn = {"image": drawing.enlarge(image), "true": true, "predicted": predicted}
+        tiles.append(drawing.side_by_side([drawn[panel] for panel in panels]))
+    shown = ", ".join(panel if panel == "image" else f"evidence for the {panel} class" for panel in panels)
     return drawing.grid(
-        strips,
-        [_title(results, row, max_length=24) for row in rows],
-        f"{method_name(method)} of {layer}: image, evidence for the true class, for the predicted class\n"
-        f"all dark: none; {CAPTION} ({results.weights})",
-        columns=2,
+        tiles,
+        [_title(results, row, 12 if len(panels) == 1 else 24) for row in rows],
+        f"{method_name(method)} of {layer}: {shown} (all dark: none)\n{CAPTION} ({results.weights})",
+        columns=5 if len(panels) == 1 else 2,
     )
-
-
-def gradcam_overlays(
-    results: RunResults, rows: NDArray[np.int64], layers: Sequence[Layer], method: str
-) -> dict[Layer, list[list[drawing.Pixels]]]:
-    """Return for each layer and image the CAMs for the true and the predicted class, laid over the image."""
-    images = results.test_images.images[results.test.indices[rows]]
-    cams = activation_maps(results.network, images, target_classes(results, rows), layers, method)
-    size = results.data.image_size
-    return {
-        layer: [
-            [drawing.overlay(image, upscale(cam, size)) for cam in pair]
-            for image, pair in zip(images, cams[layer], strict=True)
-        ]
-        for layer in layers
-    }
 
 
 def target_classes(results: RunResults, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -247,5 +216,10 @@ def _title(results: RunResults, row: int, max_length: int = 12) -> str:
     return f"{' → '.join(names)}\n{results.test.probabilities[row, predicted]:.0%}"
 
 
-def _no_error(results: RunResults) -> Figure:
-    return drawing.sentence(f"No error to explain ({results.weights}).")
+def _sample(size: int, k: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(size)[:k]
+
+
+def _labelled(results: RunResults, images: drawing.Pixels, labels: NDArray[np.int64], heading: str) -> Figure:
+    titles = [results.classes[label] for label in labels]
+    return drawing.grid([drawing.enlarge(image) for image in images], titles, heading)
