@@ -32,7 +32,7 @@ class ReportCallback(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, unless another part does it for this one."""
-        parts = _callbacks(trainer, ReportCallback)
+        parts = [one for one in _callbacks(trainer, Callback) if isinstance(one, ReportCallback)]
         if self is parts[0]:
             Report(parts).on_fit_end(trainer, pl_module)
 
