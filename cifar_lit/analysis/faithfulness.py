@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.analysis.predictions import batch_size
+from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import Classifier, Layer
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
@@ -56,7 +56,7 @@ def road(
         torch.manual_seed(0)  # the removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[filled], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[filled]]
-        size = batch_size(images.shape[1])
+        size = eval_batch_size(images.shape[1])
         parts = [slice(start, start + size) for start in range(0, len(filled), size)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy's, about how the package calls it
