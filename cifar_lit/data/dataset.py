@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from cifar_lit.data.augment.config import augmentation_key
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 Images = NDArray[np.uint8]
 Key = tuple[int, int]  # (epoch, position in the dataset)
 
@@ -94,13 +94,9 @@ def channel_statistics(images: Images) -> tuple[Channels, Channels]:
     Args:
         images: Shape `(N, H, W, 3)`, uint8.
     """
-    mean, std = cv2.meanStdDev(images.reshape(-1, images.shape[2], 3))  # one tall image, without copying
-    return _channels(np.asarray(mean)), _channels(np.asarray(std))
-
-
-def _channels(values: NDArray[np.float64]) -> Channels:
-    red, green, blue = (float(value) / 255 for value in values.ravel())
-    return red, green, blue
+    columns = images.reshape(-1, images.shape[2], 3)  # one tall image, without copying
+    mean, std = (tuple((np.asarray(values).ravel() / 255).tolist()) for values in cv2.meanStdDev(columns))
+    return mean, std
 
 
 class Batch(NamedTuple):

@@ -4,13 +4,15 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Images
@@ -41,44 +43,24 @@ class UnreadableError(ValueError):
     """A file is not an image, is corrupt, or decodes to a dangerous size; the message has its path and the reason."""
 
 
-class DecodedImages(Dataset["Images | str"]):
-    """The decoded images of a listing; for an unreadable file, the error message."""
-
-    def __init__(self, listing: Listing, image_size: int) -> None:
-        """Set the output size in pixels."""
-        self.listing = listing
-        self.image_size = image_size
-
-    def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self.listing.files)
-
-    def __getitem__(self, index: int) -> Images | str:
-        """Return shape `(H, W, 3)`, uint8, or the error message."""
-        try:
-            return read(os.path.join(self.listing.folder, self.listing.files[index]), self.image_size)
-        except UnreadableError as error:
-            return str(error)
-
-
 def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -> list[str]:
     """Write the decoded images to an .npy file of shape `(N, H, W, 3)`; return a message for each unreadable file."""
-    dataset = DecodedImages(listing, image_size)
-    loader: DataLoader[Images | str] = DataLoader(
-        dataset,
+    files: Any = listing.files  # a list is a map-style dataset; the workers decode in collate_fn
+    loader: DataLoader[list[Images | str]] = DataLoader(
+        files,
         batch_size=max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (3 * image_size**2))),
         num_workers=num_workers,
-        collate_fn=list,
+        collate_fn=partial(_decode_files, listing.folder, image_size),
         generator=torch.Generator(),  # does not advance the global generator, whose state must not depend on the cache
     )
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(dataset), image_size, image_size, 3)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), image_size, image_size, 3)}
     unreadable: list[str] = []
     # Not written through a memory map, where a full disk would kill the process with SIGBUS.
     with (
         open(path, "wb") as file,
         tqdm(
             desc=f"decoding {listing.folder}",
-            total=len(dataset),
+            total=len(files),
             unit=" images",
             mininterval=0.1 if sys.stderr.isatty() else 10.0,  # seconds; few lines in a log file
         ) as bar,
@@ -89,6 +71,17 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -
             file.writelines(image.data for image in images if not isinstance(image, str))
             bar.update(len(images))
     return unreadable
+
+
+def _decode_files(folder: str, image_size: int, files: list[str]) -> list[Images | str]:
+    """Return the images, and for an unreadable file the error message."""
+    results: list[Images | str] = []
+    for file in files:
+        try:
+            results.append(read(os.path.join(folder, file), image_size))
+        except UnreadableError as error:
+            results.append(str(error))
+    return results
 
 
 def read(path: str, size: int) -> Images:

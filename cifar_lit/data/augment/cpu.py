@@ -16,8 +16,7 @@ import cv2
 from cifar_lit.data.augment.config import AugmentConfig, fill_color
 
 
-# albumentations has no type annotations, so its base classes are Any for mypy.
-class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]
+class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no type annotations
     """Rotate about the center, bilinear, with reflected borders.
 
     Gives the pixels of `A.Rotate` in a tenth of its time, most of which goes into bounding boxes and masks.
@@ -40,29 +39,10 @@ class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]
         return rotated.astype(np.uint8, copy=False)  # for mypy: OpenCV's stubs promise any dtype
 
 
-class Cutout(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Fill one square with its center anywhere in the image (arXiv 1708.04552).
-
-    The holes of `A.CoarseDropout` never overlap the border.
-    """
-
-    def __init__(self, size: int, fill: Sequence[int]) -> None:
-        """Set the side in pixels and the color, 0 to 255 per channel."""
-        super().__init__(p=1)
-        self.size = size
-        self.fill = tuple(fill)
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
-        """Draw the center."""
-        height, width = params["shape"][:2]
-        return {"y": self.py_random.randrange(height), "x": self.py_random.randrange(width)}
-
-    def apply(self, img: NDArray[np.uint8], y: int, x: int, **params: Any) -> NDArray[np.uint8]:
-        """Return a copy with the square filled."""
-        top, left = y - self.size // 2, x - self.size // 2
-        img = img.copy()
-        img[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = self.fill
-        return img
+def cutout(image: NDArray[np.uint8], y: int, x: int, size: int, color: Sequence[int]) -> None:
+    """Fill a square with center (x, y), which may overlap the border, in place (arXiv 1708.04552)."""
+    top, left = y - size // 2, x - size // 2
+    image[max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)] = color
 
 
 class Augmentation:
@@ -83,10 +63,8 @@ class Augmentation:
             steps.append(Rotate(config.rotate_degrees))
         if config.flip and config.flip_mode == "random":
             steps.append(A.HorizontalFlip(p=config.flip))
-        self.cutout = Cutout(config.cutout_size, fill_color(mean))
-        if config.cutout_size:
-            steps.append(self.cutout)
         self.config = config
+        self.color = fill_color(mean)
         self.transform = A.Compose(steps, strict=True)
         # All steps draw from Python's generator only. Seeding it for each image is 20 times faster than new generators.
         self.random = random.Random()
@@ -105,9 +83,11 @@ class Augmentation:
             # Crop and rotation are symmetric, so flipping before them is equivalent to flipping after them.
             flipped = self.config.flip_mode == "alternate" and self._alternate(key, epoch)
             image = images[position, :, ::-1] if flipped else images[position]
-            self.cutout.size = self.config.cutout_size_at(epoch)
             self.random.seed(key)
             augmented[position] = self.transform(image=image)["image"]
+            if self.config.cutout_size:  # not A.CoarseDropout, whose squares never overlap the border
+                y, x = (self.random.randrange(length) for length in image.shape[:2])
+                cutout(augmented[position], y, x, self.config.cutout_size_at(epoch), self.color)
         return augmented
 
     def _alternate(self, key: int, epoch: int) -> bool:
