@@ -75,10 +75,9 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
     if not os.path.isdir(root):
         raise UsageError(f"data.root={root} is not an existing folder; {layout}")
     folders = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
-    if "train" not in folders:
-        raise UsageError(f"data.root={root} has no folder train; {layout}")
-    if folders == ["train"]:
-        raise UsageError(f"data.root={root} has no folder test (nor val, nor valid); {layout}")
+    if "train" not in folders or len(folders) == 1:
+        missing = "test (nor val, nor valid)" if folders == ["train"] else "train"
+        raise UsageError(f"data.root={root} has no folder {missing}; {layout}")
     if folders != ["train", "test"]:
         print(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})", file=sys.stderr)
     digest = hashlib.blake2b(f"{VERSION} {image_size}".encode(), digest_size=16)
@@ -106,21 +105,17 @@ def _list_images(folder: str, digest: Any) -> Listing:
         found = _walk(folder, name)
         images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
-            raise UsageError(
-                f"data.root: {os.path.join(folder, name)} contains no images ({', '.join(SUFFIXES)}); "
-                "add some or remove the folder"
-            )
+            path = os.path.join(folder, name)
+            raise UsageError(f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some or remove it")
         for file in images:
             status = os.stat(os.path.join(folder, file))
             digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         files += images
         counts.append(len(images))
-        ignored += [file for file in found if not file.lower().endswith(SUFFIXES)]
+        ignored += sorted(set(found) - set(images))
     if ignored:
-        print(
-            f"{folder}: ignoring {len(ignored)} files that are not PNG, JPEG or WebP ({ignored[0]}, ...)",
-            file=sys.stderr,
-        )
+        examples = f"{ignored[0]}, ..."
+        print(f"{folder}: ignoring {len(ignored)} files that are not PNG, JPEG or WebP ({examples})", file=sys.stderr)
     digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 

@@ -95,15 +95,12 @@ class DeviceLoader:
 
 def _timed(loader: LazyDataLoader | DeviceLoader, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     """Yield the batches of an iterator and add the time spent in it to `loader.data_time_s`."""
-    batches = None
-    while True:
-        started = time.perf_counter()
-        batches = batches or start()
-        batch = next(batches, None)
+    started = time.perf_counter()
+    for batch in start():
         loader.data_time_s += time.perf_counter() - started
-        if batch is None:
-            return
         yield batch
+        started = time.perf_counter()
+    loader.data_time_s += time.perf_counter() - started
 
 
 def as_is(batch: Any) -> Any:

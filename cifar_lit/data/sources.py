@@ -41,11 +41,7 @@ class SourceOptions:
 
 
 def load(source: str, options: SourceOptions) -> DataSplits:
-    """Load a data set.
-
-    Args:
-        source: A key of SOURCES.
-        options: Where from, and at which size.
+    """Load the data set of a source, a key of SOURCES.
 
     Raises:
         UsageError: An option or a file in `options.root` is invalid.
@@ -120,7 +116,7 @@ def _unpack(archive: str, folder: str) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except tarfile.TarError as error:
-        raise RunError(f"{archive} cannot be unpacked ({error}); remove it and try again") from None
+        raise RunError(f"{archive} cannot be unpacked: {error}") from None
 
 
 def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
