@@ -61,7 +61,6 @@ def download(urls: Sequence[str], path: str, md5: str, timeout_s: float = 30) ->
 
 def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | None:
     """Complete `part` from one URL; return the reason if that failed."""
-    restarted = False
     reason = ""
     for _ in range(MAX_TRANSFERS):
         start = _size(part)
@@ -79,9 +78,8 @@ def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | Non
             return None
         if completed:
             os.remove(part)
-            if start == 0 or restarted:
+            if start == 0:  # otherwise the error may be in the earlier part
                 break
-            restarted = True  # the error may be in the earlier part
         elif _size(part) <= start:
             break
     return reason

@@ -53,12 +53,18 @@ def test_reflect_padding_equals_numpy(images: np.ndarray) -> None:
         assert (after[i].permute(1, 2, 0).numpy() == window).all()
 
 
-def test_alternating_flip_flips_in_every_other_epoch(images: np.ndarray) -> None:
-    augmentation = DeviceAugmentation(AugmentConfig(32, **{**OFF, "flip": 0.5}, flip_mode="alternate"), MEAN)
-    packed = pack(torch.from_numpy(images[:400]))
+@pytest.mark.parametrize("device", [True, False])
+def test_alternating_flip_flips_in_every_other_epoch(images: np.ndarray, device: bool) -> None:
+    config = AugmentConfig(32, **{**OFF, "flip": 0.5}, flip_mode="alternate")
     flipped = []
     for epoch in range(4):
-        after = augmentation(packed, torch.from_numpy(augmentation.draw(0, epoch, 400)), epoch).numpy()
+        if device:
+            augmentation = DeviceAugmentation(config, MEAN)
+            draws = torch.from_numpy(augmentation.draw(0, epoch, 400))
+            after = augmentation(pack(torch.from_numpy(images[:400])), draws, epoch).numpy()
+        else:
+            keys = [augmentation_key(0, epoch, index) for index in range(400)]
+            after = Augmentation(config, MEAN)(images[:400], keys)
         flipped.append((after == images[:400, :, ::-1]).all(axis=(1, 2, 3)))
         assert (flipped[-1] ^ (after == images[:400]).all(axis=(1, 2, 3))).all()
     assert 150 < flipped[0].sum() < 250  # 5 standard deviations
