@@ -11,7 +11,7 @@ from albumentations.pytorch import ToTensorV2
 from harness import Row, Settings, alternate, faster
 from PIL import Image
 
-from cifar_lit.data.augment.config import AugmentConfig
+from cifar_lit.data.augment.config import AugmentOptions
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.datamodule import loaders
@@ -57,9 +57,9 @@ def measure(settings: Settings) -> list[Row]:
     images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
     usual = Usual(images)
     split = Split(images, np.zeros(BATCH, np.int64))
-    dataset = ImageDataset(split, np.arange(BATCH), Augmentation(AugmentConfig(32), MEAN))
+    dataset = ImageDataset(split, np.arange(BATCH), Augmentation(AugmentOptions(32, MEAN)))
     keys = [(0, i) for i in range(BATCH)]
-    in_batches, normalize = DeviceAugmentation(AugmentConfig(32), MEAN), Normalize(MEAN, STD)
+    in_batches, normalize = DeviceAugmentation(AugmentOptions(32, MEAN)), Normalize(MEAN, STD)
     draws = torch.from_numpy(in_batches.draw(0, 0, BATCH))
     words = pack(torch.from_numpy(images))
     times = alternate(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar_lit.analysis import scores as metrics
-from cifar_lit.data.augment.config import AugmentConfig
+from cifar_lit.data.augment.config import AugmentOptions
 from cifar_lit.data.dataset import ImageDataset, TrainSampler
 from cifar_lit.data.loaders import DeviceLoader
 from cifar_lit.data.augment.device import DeviceAugmentation
@@ -48,7 +48,7 @@ def work(count):
     sampler = TrainSampler(dataset, 0, lambda: (0, 0), 512, 0, 1)
     list(sampler)
     lap("split and order")
-    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentConfig(32), (0.5, 0.5, 0.5)), 512, False, "cpu")
+    loader = DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentOptions(32, (0.5, 0.5, 0.5))), 512, False, "cpu")
     for batch in loader:
         pass
     lap("one epoch, augmented in batches")
