@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_lit.models.resnet import Classifier, Layer
+from cifar_lit.models.resnet import ResNet18, Layer
 from cifar_lit.utils.errors import UsageError
 
 ALIASES = {"GradCAM++": "GradCAMPlusPlus"}
@@ -49,7 +49,7 @@ def check(option: str, method: str) -> str:
 
 
 def package_maps(
-    method: str, net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
+    method: str, net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
 ) -> dict[Layer, NDArray[np.float32]]:
     """Compute maps with the package, on a copy of the network.
 

@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from cifar_lit.analysis.gradcam import activation_maps, upscale
 from cifar_lit.analysis.predictions import batch_size
-from cifar_lit.models.resnet import Classifier, Layer
+from cifar_lit.models.resnet import ResNet18, Layer
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
 SHARES = (20, 40, 60, 80)  # of the pixels, in percent
 
 
 def road(
-    net: Classifier,
+    net: ResNet18,
     images: NDArray[np.uint8],
     classes: NDArray[np.int64],
     heat: NDArray[np.float32],
@@ -74,7 +74,7 @@ def road(
 
 
 def cascading_randomization(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str = "GradCAM"
+    net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str = "GradCAM"
 ) -> list[tuple[str, float]]:
     """Compare maps with those of a network that forgets, from its output on, all that it learnt (arXiv 1810.03292).
 
@@ -107,7 +107,7 @@ def cascading_randomization(
 
 
 def _maps(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str
+    net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str
 ) -> Sequence[NDArray[np.float32]]:
     raw = activation_maps(net, images, classes[:, None], [layer], method)[layer]
     return [upscale(one[0], images.shape[1]) for one in raw]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_lit.analysis.cam_methods import package_maps
-from cifar_lit.models.resnet import LAYERS, Classifier, Layer
+from cifar_lit.models.resnet import LAYERS, ResNet18, Layer
 
 PIXELS = 2**16  # of the images that are explained together, at most: what every layer says of them is kept meanwhile
 
 
 def activation_maps(
-    net: Classifier,
+    net: ResNet18,
     images: NDArray[np.uint8],
     classes: NDArray[np.int64],
     layers: Sequence[Layer],
@@ -49,7 +49,7 @@ def activation_maps(
 
 
 def _grad_cam(
-    net: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
+    net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
 ) -> dict[Layer, NDArray[np.float32]]:
     """Compute the maps of a few images."""
     kept: dict[Layer, Tensor] = {}
@@ -92,7 +92,7 @@ def upscale(activation: NDArray[np.float32], image_size: int) -> NDArray[np.floa
     return stretched
 
 
-def layer_sizes(net: Classifier, image_size: int) -> dict[Layer, int]:
+def layer_sizes(net: ResNet18, image_size: int) -> dict[Layer, int]:
     """Return the height (equal to the width) in pixels of each layer's map."""
     sizes: dict[Layer, int] = {}
     handles = [
@@ -108,7 +108,7 @@ def layer_sizes(net: Classifier, image_size: int) -> dict[Layer, int]:
     return sizes
 
 
-def default_layer(net: Classifier, image_size: int) -> Layer:
+def default_layer(net: ResNet18, image_size: int) -> Layer:
     """Return the deepest layer whose map is larger than 5 px (smaller ones show hardly any place), else the first."""
     large = [name for name, size in layer_sizes(net, image_size).items() if size > 5]
     return large[-1] if large else LAYERS[0]

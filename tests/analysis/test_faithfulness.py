@@ -10,7 +10,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
 from cifar_lit.analysis.faithfulness import SHARES, STAGES, cascading_randomization, road
-from cifar_lit.models.resnet import Classifier, Normalize
+from cifar_lit.models.resnet import ResNet18, Normalize
 
 
 class BrightCorner(nn.Module):
@@ -45,7 +45,7 @@ def test_road_tells_a_right_map_from_a_wrong_one(images: np.ndarray) -> None:
 
 def test_road_is_what_the_package_computes(images: np.ndarray) -> None:
     torch.manual_seed(0)
-    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     heat = rng.random((2, 32, 32), dtype=np.float32)  # no two places alike
@@ -83,7 +83,7 @@ def test_road_of_an_empty_map_is_not_defined(images: np.ndarray) -> None:
 
 def test_randomisation_changes_the_maps_and_leaves_the_network() -> None:
     torch.manual_seed(0)
-    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval().requires_grad_(False)
+    net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval().requires_grad_(False)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.random.get_rng_state()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)

@@ -9,15 +9,15 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from cifar_lit.analysis.cam_methods import check, methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, layer_sizes, upscale
-from cifar_lit.models.resnet import LAYERS, Classifier
+from cifar_lit.models.resnet import LAYERS, ResNet18
 from cifar_lit.utils.errors import UsageError
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
-def make(**options: Any) -> Classifier:
+def make(**options: Any) -> ResNet18:
     torch.manual_seed(0)
-    return Classifier(10, **STATISTICS, **options).eval().requires_grad_(False)
+    return ResNet18(10, **STATISTICS, **options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
@@ -39,7 +39,7 @@ def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
 
 def test_large_images_are_explained_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     asked = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
     whole = activation_maps(net, images, asked, LAYERS)

@@ -8,30 +8,30 @@ from torch.optim import SGD
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.optim import parameter_groups, set_learning_rates
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.schedules import Schedule
 
 MEAN = (0.5, 0.5, 0.5)
 
 
 @pytest.fixture(params=["batch", "layer"])
-def net(request: pytest.FixtureRequest) -> Classifier:
-    return Classifier(10, MEAN, MEAN, stem="imagenet", norm=request.param)
+def net(request: pytest.FixtureRequest) -> ResNet18:
+    return ResNet18(10, MEAN, MEAN, stem="imagenet", norm=request.param)
 
 
-def names(net: Classifier, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
+def names(net: ResNet18, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
     """Return what stands at the end of the parameters' names."""
     wanted = {id(parameter) for parameter in group["params"]}
     return {name for name, parameter in net.named_parameters() if id(parameter) in wanted}
 
 
-def test_without_options_all_parameters_are_one_group(net: Classifier) -> None:
+def test_without_options_all_parameters_are_one_group(net: ResNet18) -> None:
     (group,) = parameter_groups(net)
     assert names(net, group) == {name for name, _ in net.named_parameters()}
     assert set(group) == {"params"}
 
 
-def test_norms_and_biases_decay_as_they_are_told_to(net: Classifier) -> None:
+def test_norms_and_biases_decay_as_they_are_told_to(net: ResNet18) -> None:
     weights, others = parameter_groups(net, norm_weight_decay=0.0)
     assert all(parameter.ndim > 1 for parameter in weights["params"])
     assert len(weights["params"]) == 21  # 20 convolutions and the linear layer
@@ -40,7 +40,7 @@ def test_norms_and_biases_decay_as_they_are_told_to(net: Classifier) -> None:
     assert "weight_decay" not in weights and others["weight_decay"] == 0
 
 
-def test_biases_of_norms_learn_at_a_rate_of_their_own(net: Classifier) -> None:
+def test_biases_of_norms_learn_at_a_rate_of_their_own(net: ResNet18) -> None:
     rest, biases = parameter_groups(net, norm_bias_lr_mult=64)
     assert len(biases["params"]) == 20
     assert all(name.endswith(".bias") and "fc" not in name for name in names(net, biases))
@@ -81,7 +81,7 @@ def test_a_training_step_goes_by_the_groups(tmp_path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["step", "onecycle", "cosine"])
-def test_schedules_keep_the_ratio_of_the_rates(name: str, net: Classifier) -> None:
+def test_schedules_keep_the_ratio_of_the_rates(name: str, net: ResNet18) -> None:
     optimizer = SGD(parameter_groups(net, norm_bias_lr_mult=4), lr=0.5)
     set_learning_rates(optimizer)
     schedule = Schedule(name=name, step_size=1)
