@@ -20,7 +20,7 @@ from cifar_lit.analysis import cam_methods as cams
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
-from cifar_lit.models.resnet import ResNet18, Layer
+from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.report import figures
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import RunError, UsageError

@@ -10,7 +10,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
 from cifar_lit.analysis.faithfulness import SHARES, STAGES, cascading_randomization, road
-from cifar_lit.models.resnet import ResNet18, Normalize
+from cifar_lit.models.resnet import Normalize, ResNet18
 
 
 class BrightCorner(nn.Module):

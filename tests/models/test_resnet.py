@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.models.resnet import ResNet18, Normalize, smallest_strided
+from cifar_lit.models.resnet import Normalize, ResNet18, smallest_strided
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
