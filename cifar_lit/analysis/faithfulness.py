@@ -24,8 +24,8 @@ def road(
     """Score CAMs by the change of the class probability when pixels are removed (arXiv 2202.00449).
 
     Equals ROADCombined of the grad-cam package: half the difference between the probability after removing the least
-    and after removing the most relevant pixels, averaged over percentiles. Two passes per percentile are saved, over the
-    complete images, whose probability cancels.
+    and after removing the most relevant pixels, averaged over percentiles. The package's passes over the original
+    images are left out, because their probability cancels.
 
     Args:
         net: In evaluation mode, in float32.

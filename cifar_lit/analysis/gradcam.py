@@ -1,7 +1,7 @@
 """Class activation maps (CAMs): which places of an image are evidence for a class.
 
-Grad-CAM (arXiv 1610.02391) takes one forward pass, and one backward pass per class for all layers; the grad-cam package,
-with the same result, runs once per layer and class. The other methods are the package's.
+Grad-CAM (arXiv 1610.02391) takes a forward pass, and a backward pass per class for all layers; the grad-cam package
+runs once per layer and class, with the same result. The other methods are the package's.
 """
 
 from collections.abc import Callable, Iterator, Sequence

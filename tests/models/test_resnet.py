@@ -15,7 +15,7 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() -> None:
+def test_cifar_stem_keeps_the_resolution() -> None:
     net = ResNet18(10, **STATISTICS)
     assert parameters(net) == 11_173_962
     sizes = []
@@ -25,7 +25,7 @@ def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() ->
     assert sizes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
 
 
-def test_imagenet_stem_is_torchvisions() -> None:
+def test_imagenet_stem_equals_torchvision() -> None:
     from torchvision.models import resnet18
 
     net = ResNet18(10, **STATISTICS, stem="imagenet")
@@ -38,7 +38,7 @@ def test_imagenet_stem_is_torchvisions() -> None:
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("image_size", [8, 16, 17, 32, 33])
-def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
+def test_smallest_strided_is_the_input_size_of_layer4(stem: Any, image_size: int) -> None:
     net = ResNet18(10, **STATISTICS, stem=stem).eval()
     sizes = []
     net.layer("layer4").register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[2:]))
@@ -47,16 +47,16 @@ def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_layer_norm_leaves_no_other_normalisation(stem: Any) -> None:
+def test_layer_norm_replaces_every_batch_norm(stem: Any) -> None:
     net = ResNet18(10, **STATISTICS, stem=stem, norm="layer")
     assert not [m for m in net.modules() if isinstance(m, NORMS)]
     assert sum(isinstance(m, nn.LayerNorm) for m in net.modules()) == 20
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=1e-4, atol=1e-4)  # no image depends on its batch
+    torch.testing.assert_close(net(images), alone, rtol=1e-4, atol=1e-4)  # images of a batch are independent
 
 
-def test_normalize_standardises_each_channel() -> None:
+def test_normalize_standardizes_each_channel() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
     expected = (images / 255 - STATISTICS["mean"]) / STATISTICS["std"]
     got = Normalize(**STATISTICS)(torch.from_numpy(images))
@@ -64,7 +64,7 @@ def test_normalize_standardises_each_channel() -> None:
     np.testing.assert_allclose(got.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_travel_in_the_state_dict() -> None:
+def test_statistics_are_in_the_state_dict() -> None:
     other = ResNet18(10, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     other.load_state_dict(ResNet18(10, **STATISTICS).state_dict())
     assert other.normalize.mean.ravel().tolist() == pytest.approx(STATISTICS["mean"])
