@@ -12,7 +12,7 @@ from torch import nn
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits, Split
-from cifar_lit.models.resnet import Classifier as ResNet18
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import EpochRow, Provenance, RunResults
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from cifar_lit.analysis.predictions import Predictions, average, predict
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import EpochRow, Provenance, RunResults
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils import hardware
@@ -21,7 +21,7 @@ from cifar_lit.utils import hardware
 def evaluate_network(
     trainer: Trainer,
     data: ImageDataModule,
-    net: Classifier,
+    net: ResNet18,
     *,
     name: str,
     weights: str,

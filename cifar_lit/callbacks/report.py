@@ -15,7 +15,7 @@ from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import checkpoints, compat
@@ -139,7 +139,7 @@ def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
-def _load_best(trainer: Trainer, net: Classifier) -> str:
+def _load_best(trainer: Trainer, net: ResNet18) -> str:
     """Load the best checkpoint's weights if there is one, and return which weights the network has now."""
     savers = _callbacks(trainer, ModelCheckpoint)
     best = [saver for saver in savers if saver.monitor and saver.best_model_path]

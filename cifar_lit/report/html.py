@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cifar_lit.analysis import faithfulness, scores
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.label_issues import find_label_issues
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import figures
 from cifar_lit.report.inline import colour_table, encode_cam, svg, thumbnail
@@ -162,7 +163,7 @@ def _confusion(results: RunResults) -> Confusion:
 def _errors(results: RunResults, options: Options) -> Errors:
     test, split = results.test, results.test_images
     errors = test.errors[: options.max_listed].tolist()
-    issues = scores.label_suspects(test)[:MAX_LABEL_ISSUES].tolist()
+    issues = find_label_issues(test)[:MAX_LABEL_ISSUES].tolist()
     if options.max_listed is not None:  # no other images than those
         issues = [row for row in issues if row in errors]
     rows = list(dict.fromkeys([*errors, *issues]))

@@ -14,7 +14,7 @@ import yaml
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.training.trained import load_network
 from cifar_lit.utils.errors import UsageError
@@ -114,11 +114,11 @@ class RunResults:
     test_flip_tta: Predictions | None
     provenance: Provenance
     data: ImageDataModule = field(repr=False)
-    load_network: Callable[[], Classifier] = field(repr=False)
+    load_network: Callable[[], ResNet18] = field(repr=False)
     lr_range: LRRange | None = None
 
     @cached_property
-    def network(self) -> Classifier:
+    def network(self) -> ResNet18:
         """The network, in evaluation mode, in float32, without gradients."""
         return self.load_network()
 

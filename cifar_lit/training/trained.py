@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import UsageError
 
@@ -17,7 +17,7 @@ class TrainedNetwork:
         image_size: Height and width in pixels of the images that it was trained on.
     """
 
-    net: Classifier
+    net: ResNet18
     classes: tuple[str, ...]
     image_size: int
 
@@ -32,7 +32,7 @@ def load_network(path: str) -> TrainedNetwork:
     checkpoint = checkpoints.read(file)
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
-        net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
+        net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
