@@ -1,4 +1,4 @@
-"""Figures and report again from a checkpoint, without training: `python -m cifar_lit.evaluate`."""
+"""Create the report again from a checkpoint, without training: `python -m cifar_lit.evaluate`."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from cifar_lit.utils.errors import short_errors
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments, those of the process by default.
+    """Run with command-line arguments, by default those of the process.
 
     Raises:
         SystemExit: With 2 for an unusable option or file, with 1 for a failure.

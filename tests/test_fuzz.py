@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cifar_lit.data.datamodule import decode
+from cifar_lit.data import decode
 from cifar_lit.fit import main
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import UsageError

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from cifar_lit.cli.arguments import recipe_name
-from cifar_lit.data.datamodule import decode, sources
-from cifar_lit.data.datamodule import image_folder as folder
+from cifar_lit.data import decode, sources
+from cifar_lit.data import image_folder as folder
 from cifar_lit.fit import main
-from cifar_lit.report.explanation import _files, _Names
+from cifar_lit.report.explanation import _image_files, _unique_name
 from cifar_lit.report.html import render
 from cifar_lit.utils.errors import RunError
 from cifar_lit.utils.files import plain_cell, safe_cell
@@ -85,15 +85,15 @@ def test_no_code_from_a_cache_runs(tmp_path: Path) -> None:
 def test_a_runs_folder_stays_below_lightning_logs(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo" / "version_1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "demo" / "version_1")
-    name = recipe_name(["--config", config])
+    name = recipe_name(config)
     assert name.strip(".") and "/" not in name
     assert config != "../version_0/config.yaml" or name == "demo"
 
 
 def test_an_explanations_files_stay_in_its_folder() -> None:
-    names = _Names()
-    for name in [*NAMES, "..", ".", "", "contact_sheet", "contact_sheet"]:
-        free = names.free(name)
+    taken: set[str] = set()
+    for name in [*NAMES, "..", ".", "", "same", "same"]:
+        free = _unique_name(name, taken)
         assert free.strip(".") and not {"/", "\n", "\0"} & set(free)
 
 
@@ -190,7 +190,7 @@ def test_links_that_lead_back_end(tmp_path: Path) -> None:
     (tmp_path / "train" / "loop").symlink_to("..")
     (tmp_path / "test" / "loop").symlink_to("..")
     folder.scan(str(tmp_path), 32)  # ends
-    assert len(list(_files([str(tmp_path / "train")]))) == 2
+    assert len(list(_image_files([str(tmp_path / "train")]))) == 2
 
 
 def test_an_archive_stays_in_its_folder(tmp_path: Path) -> None:
