@@ -57,12 +57,12 @@ def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureF
     }
     results = json.loads(Path("out/explain.json").read_text())
     assert results["unreadable"] == []
-    by_file = {Path(one["file"]).name: one for one in results["images"]}
+    by_file = {Path(result["file"]).name: result for result in results["images"]}
     assert len(by_file) == 6
-    for one in by_file.values():
-        probabilities = [entry["probability"] for entry in one["top"]]
+    for result in by_file.values():
+        probabilities = [entry["probability"] for entry in result["top"]]
         assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
-        assert one["explained"] == one["top"][0]["class"] and one["layers"] == ["layer1", "layer3"]
+        assert result["explained"] == result["top"][0]["class"] and result["layers"] == ["layer1", "layer3"]
     assert any("reduced to 32" in note for note in by_file["large.jpg"]["notes"])
     assert any("central 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
@@ -74,7 +74,7 @@ def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureF
 
 def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -> None:
     explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
-    (one,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
+    (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     loaded = torch.load(checkpoint, weights_only=True)
     net = Classifier(**loaded["hyper_parameters"]).eval()
     net.load_state_dict({key.removeprefix("net."): value for key, value in loaded["state_dict"].items()})
@@ -83,9 +83,9 @@ def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -
     with torch.no_grad():
         expected = net(torch.from_numpy(small.copy())[None])[0].softmax(0)
     top = expected.argsort(descending=True)[:2].tolist()
-    assert [entry["class"] for entry in one["top"]] == [CLASSES[i] for i in top]
-    assert [entry["probability"] for entry in one["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
-    assert one["explained"] == "eel"
+    assert [entry["class"] for entry in result["top"]] == [CLASSES[i] for i in top]
+    assert [entry["probability"] for entry in result["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
+    assert result["explained"] == "eel"
 
 
 def test_unreadable_image_is_named_and_the_others_explained(

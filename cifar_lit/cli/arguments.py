@@ -26,6 +26,11 @@ def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     return known.values, others
 
 
+def without(args: Sequence[str], *flags: str) -> list[str]:
+    """Return the arguments without some options and their values."""
+    return take(args, *flags)[1]
+
+
 def recipe_name(recipe: str) -> str:
     """Return the name of a recipe file for its runs' folder; the `config.yaml` of a run belongs to the run's recipe."""
     path = Path(os.path.abspath(recipe))
@@ -42,7 +47,7 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
     """
     text = re.sub(r"Errors:.*(?=Given value:)", "", message, flags=re.DOTALL)  # one for each type of a union
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
-    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|Option ')([\w.]+)", message)):
+    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
         members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
         near = members or difflib.get_close_matches(name, options, n=1)
         if name in ADVICE:

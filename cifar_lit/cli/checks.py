@@ -53,9 +53,9 @@ def check_optimizer(optimizer: Any) -> None:
     name = path.removeprefix("torch.optim.")
     found = getattr(torch.optim, name, None) if path.startswith("torch.optim.") else None
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise UsageError(f"model.optimizer={path} is not a class of torch.optim; give one, such as SGD or AdamW")
+        raise UsageError(f"model.optimizer={path} is not a class of torch.optim; give a class such as SGD or AdamW")
     if name in ("LBFGS", "SparseAdam"):
-        raise UsageError(f"model.optimizer={name} cannot train this network; give another one, such as SGD or AdamW")
+        raise UsageError(f"model.optimizer={name} cannot train this network; give another class, such as SGD or AdamW")
 
 
 def check_trainer(trainer: Namespace) -> None:
@@ -82,7 +82,9 @@ def check_trainer(trainer: Namespace) -> None:
     check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, 0)
     most = max(8, hardware.available_cores(), torch.cuda.device_count())
     if str(trainer.devices).isdigit() and int(trainer.devices) > most:
-        raise UsageError(f"trainer.devices={trainer.devices} starts one process each; give at most {most} here")
+        raise UsageError(
+            f"trainer.devices={trainer.devices} starts as many processes; give at most {most} on this machine"
+        )
     if trainer.sync_batchnorm and (str(trainer.accelerator) == "cpu" or not torch.cuda.is_available()):
         raise UsageError(
             "trainer.sync_batchnorm works on GPUs only; model.norm=layer does not depend on other processes"

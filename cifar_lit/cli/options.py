@@ -15,7 +15,7 @@ from cifar_lit import callbacks
 from cifar_lit.callbacks.provenance import SaveRun
 from cifar_lit.cli import resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import parse_error, recipe_name, take
+from cifar_lit.cli.arguments import parse_error, recipe_name, take, without
 from cifar_lit.cli.checks import check
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
@@ -169,7 +169,7 @@ class FitCLI(LightningCLI):
         Raises:
             RunError: The training failed, or parts of the report.
         """
-        others = take(self.args, "--ckpt_path")[1]
+        args = without(self.args, "--ckpt_path")
         run = Training(
             self.trainer,
             self.model,
@@ -178,7 +178,7 @@ class FitCLI(LightningCLI):
             runs=self.runs,
             logs=self.logs,
             lr_find=self.config.lr_find,
-            resume_command=lambda checkpoint: hardware.repeatable("fit", *others, "--ckpt_path", str(checkpoint)),
+            resume_command=lambda checkpoint: hardware.repeatable("fit", *args, "--ckpt_path", str(checkpoint)),
         ).run()
         if run:
             raise_if_failed(

@@ -31,7 +31,7 @@ MAX_ON_SHEET = 100  # images on the contact sheet
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A network and what it was trained for.
 
     Attributes:
@@ -61,8 +61,13 @@ class Explanation:
     label: int
     heatmaps: dict[Layer, NDArray[np.float32]]
 
+    def top(self, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
+        """Return name and probability of the most probable classes."""
+        order = np.argsort(-self.probabilities)[:count]
+        return [{"class": classes[i], "probability": float(self.probabilities[i])} for i in order]
 
-def load(ckpt_path: str) -> Trained:
+
+def load_network(ckpt_path: str) -> TrainedNetwork:
     """Load a network from a run's folder or a checkpoint."""
     file = checkpoints.of_run(ckpt_path)
     checkpoint = checkpoints.read(file)
@@ -70,7 +75,7 @@ def load(ckpt_path: str) -> Trained:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
-        return Trained(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
+        return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(
             f"--ckpt_path {ckpt_path}: {file} does not say what its network was trained for ({error}); give a "
@@ -79,7 +84,7 @@ def load(ckpt_path: str) -> Trained:
 
 
 def explain(
-    trained: Trained, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
+    trained: TrainedNetwork, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
 ) -> Explanation:
     """Classify an image file and explain a class, by default the predicted one.
 
@@ -126,7 +131,7 @@ def explain_all(
         raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
     method = cam_methods.check("--method", method)
     files, folder = list(_image_files(images)), new_folder(out, "explain")
-    trained = load(ckpt_path)
+    trained = load_network(ckpt_path)
     if class_name is not None and class_name not in trained.classes:
         raise UsageError(f"--class {class_name}: the network knows {', '.join(trained.classes)}")
     trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,38 +148,32 @@ def explain_all(
         except UnreadableError as error:
             unreadable.append(str(error))
             continue
-        probabilities, explained = explanation.probabilities, trained.classes[explanation.label]
-        best = [(trained.classes[i], float(probabilities[i])) for i in np.argsort(-probabilities)[:top]]
+        result: dict[str, Any] = {
+            "file": file,
+            "overlay": f"{_unique_name(Path(file).stem, names)}.png",
+            "top": explanation.top(trained.classes, top),
+            "explained": trained.classes[explanation.label],
+            "method": method,
+            "layers": shown,
+            "notes": _notes(file, trained.image_size),
+        }
         overlays = {layer: figures.overlay(image, heatmap) for layer, heatmap in explanation.heatmaps.items()}
-        name = _unique_name(Path(file).stem, names)
-        heading = (
-            f"{', '.join(f'{label} {probability:.0%}' for label, probability in best[:3])}\n"
-            f"{figures.method_name(method)} for {explained} ({probabilities[explanation.label]:.0%})"
-        )
-        titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
         drawn = [image, _resize(explanation.pixels), *overlays.values()]
-        figures.save(figures.grid(drawn, titles, heading, columns=6), folder / f"{name}.png")
-        if len(sheet) < MAX_ON_SHEET:
-            sheet.append((overlays[shown[-1]], f"{name[:24]}\n{best[0][0]} {best[0][1]:.0%}"))
-        notes = _notes(file, trained.image_size)
-        results.append(
-            {
-                "file": file,
-                "overlay": f"{name}.png",
-                "top": [{"class": label, "probability": probability} for label, probability in best],
-                "explained": explained,
-                "method": method,
-                "layers": shown,
-                "notes": notes,
-            }
+        titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
+        best = [f"{entry['class']} {entry['probability']:.0%}" for entry in result["top"]]
+        heading = (
+            f"{', '.join(best[:3])}\n{figures.method_name(method)} for {result['explained']} "
+            f"({explanation.probabilities[explanation.label]:.0%})"
         )
-        tqdm.write(file.encode(errors="replace").decode())
-        tqdm.write("\n".join(f"  {probability:7.2%}  {label}" for label, probability in best))
-        tqdm.write("".join(f"  note: {note}\n" for note in notes), end="")
+        figures.save(figures.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
+        if len(sheet) < MAX_ON_SHEET:
+            sheet.append((overlays[shown[-1]], f"{result['overlay'][:-4][:24]}\n{best[0]}"))
+        results.append(result)
+        tqdm.write(_table(result))
     if sheet:
+        thumbnails, captions = zip(*sheet, strict=True)
         heading = f"{figures.method_name(method)} of {shown[-1]} ({ckpt_path})"
-        overviews, captions = zip(*sheet, strict=True)
-        figures.save(figures.grid(overviews, captions, heading), folder / "contact_sheet.png")
+        figures.save(figures.grid(thumbnails, captions, heading), folder / "contact_sheet.png")
     text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
     atomic_write_text(folder / "explain.json", text + "\n")
     print(f"{len(results)} image{'s' * (len(results) != 1)} explained in {folder}")
@@ -226,3 +225,9 @@ def _notes(file: str, size: int) -> list[str]:
     if long > short * 1.02:
         notes.append(f"not square: only the central {short / long:.0%} were used")
     return notes
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [result["file"].encode(errors="replace").decode()]
+    lines += [f"  {entry['probability']:7.2%}  {entry['class']}" for entry in result["top"]]
+    return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])

@@ -1,4 +1,4 @@
-"""One training: the run's folder and loggers, the fit, and how to resume when it ends early."""
+"""A training: the run's folder and loggers, the fit, and how to resume when it ends early."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,4 +193,4 @@ class Training:
 
     @property
     def _last_checkpoint(self) -> LastCheckpoint | None:
-        return next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
