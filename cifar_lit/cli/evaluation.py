@@ -17,7 +17,9 @@ from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
-ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+# Evaluation runs in one process, and logs nothing.
+OVERRIDES = ["--lr_find=0", "--trainer.logger=false", "--trainer.devices=1", "--trainer.num_nodes=1"]
+OVERRIDES += ["--trainer.strategy=auto", "--trainer.sync_batchnorm=false"]
 
 
 class EvaluateCLI(FitCLI):
@@ -33,9 +35,7 @@ class EvaluateCLI(FitCLI):
     def __init__(self, args: Sequence[str]) -> None:
         paths, _ = take(args, "--ckpt_path")
         config = checkpoints.config_of(checkpoints.of_run(paths[-1])) if paths else None
-        recipe = ["--config", str(config)] if config else []
-        unused = ["--lr_find=0", "--trainer.sync_batchnorm=false", "--trainer.logger=false"]
-        super().__init__([*recipe, *args, *ONE_PROCESS, *unused])
+        super().__init__([*(["--config", str(config)] if config else []), *args, *OVERRIDES])
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of `fit`, and the report's folder."""

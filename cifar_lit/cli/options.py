@@ -154,11 +154,11 @@ class FitCLI(LightningCLI):
                 checkpoints.check_same_images(start.checkpoint, start.file, splits.train)
         if start.run and (parts := len(list(start.run.glob("config*.yaml")))):
             self.save_config_kwargs["config_filename"] = f"config_{parts + 1}.yaml"  # config.yaml stays as it is
-        self.logs = trainer.logger is None or trainer.logger is True
-        if self.logs:
-            kwargs["logger"] = False  # until the run has its folder
-        elif trainer.logger is False:
+        if trainer.logger is False:
             self.save_config_callback = None  # there is no run folder
+        self.own_loggers = trainer.logger is None or trainer.logger is True
+        if self.own_loggers:
+            kwargs["logger"] = False  # until the run has its folder
         torch.set_float32_matmul_precision("high")  # TF32 where the device supports it
         processes.use_local_ddp(timedelta(seconds=self.config.process_timeout))
         return super().instantiate_trainer(**builder.defaults(self.config, trainer), **kwargs)
@@ -170,17 +170,18 @@ class FitCLI(LightningCLI):
             RunError: The training failed, or parts of the report.
         """
         args = without(self.args, "--ckpt_path")
+        writes = not self.config.trainer.fast_dev_run
         run = Training(
             self.trainer,
             self.model,
             self.datamodule,
             start=self.start,
             runs=self.runs,
-            logs=self.logs,
-            lr_find=self.config.lr_find,
+            logs=self.own_loggers and writes,
+            lr_find=self.config.lr_find if writes else 0,
             resume_command=lambda checkpoint: hardware.repeatable("fit", *args, "--ckpt_path", str(checkpoint)),
         ).run()
-        if run:
+        if writes:
             raise_if_failed(
                 Analysis.of(self.trainer, self.model),
                 "the training is finished and saved; "

@@ -90,7 +90,7 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
 
 
 def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback]:
-    """Return the callbacks in the order in which they depend on each other, all parts of the report in a single callback.
+    """Return the callbacks in the order of their dependencies, all parts of the report in a single callback.
 
     The history is complete before the report reads it. The report's page summarizes what its other parts wrote.
     LastCheckpoint comes last, so that `last.ckpt` contains the state of the others at that step.

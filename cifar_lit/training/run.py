@@ -75,11 +75,8 @@ class Training:
     lr_find: int
     resume_command: Callable[[Path], str]
 
-    def run(self) -> Path | None:
-        """Train.
-
-        Returns:
-            The run's folder; None under `fast_dev_run`, which writes nothing.
+    def run(self) -> Path:
+        """Train, and return the run's folder.
 
         Raises:
             UsageError: An option cannot be used.
@@ -116,11 +113,9 @@ class Training:
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
         """Lock the run's folder and log to it; remove a new one if the training is refused before its first step."""
-        if not self.logs or self._dry_run:
-            yield
-            return
-        if not self.trainer.is_global_zero:
-            self.trainer.loggers = self._loggers(0)  # Lightning asks the first process for the folder
+        if not self.logs or not self.trainer.is_global_zero:
+            if self.logs:
+                self.trainer.loggers = self._loggers(0)  # Lightning asks the first process for the folder
             yield
             return
         run = self.start.run or run_folder.begin(self.runs)
@@ -141,22 +136,21 @@ class Training:
             ResumableCSVLogger(root, recipe, version, before_step=step),
         ]
 
-    def _fit(self) -> Path | None:
-        if self.lr_find and not self._dry_run and not self.start.file:  # a checkpoint has its own learning rate
+    def _fit(self) -> Path:
+        if self.lr_find and not self.start.file:  # a checkpoint has its own learning rate
             find_lr(self.trainer, self.module, self.data, self.lr_find)
-        log_dir = self.trainer.log_dir  # all processes must call this
-        if not self._dry_run:
+        log_dir = self.trainer.log_dir or "."  # all processes must call this
+        if self.logs:
             rank_zero_info(f"run folder {log_dir}")
         if self.start.file:
             self._end_if_finished()
-        ckpt_path = str(self.start.file) if self.start.file else None
         try:
-            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt_path, weights_only=True)
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=self.start.file, weights_only=True)
         except ValueError as error:
             if "`val_check_interval`" in str(error):
                 raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
             raise
-        return None if self._dry_run or log_dir is None else Path(log_dir)
+        return Path(log_dir)
 
     def _end_if_finished(self) -> None:
         """Let a training that is finished, or was ended by EarlyStopping, only report again."""
@@ -186,10 +180,6 @@ class Training:
             command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
             return f"the training is finished and saved; {command} creates its report"
         return f"saved in {file}; resume with\n{self.resume_command(run if self.logs else file)}"
-
-    @property
-    def _dry_run(self) -> bool:
-        return bool(getattr(self.trainer, "fast_dev_run", False))
 
     @property
     def _last_checkpoint(self) -> LastCheckpoint | None:
