@@ -1,40 +1,37 @@
-"""Put finished runs side by side: `python -m cifar_lit.compare RUN RUN...`."""
+"""Compare finished runs: `python -m cifar_lit.compare RUN RUN...`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from cifar_lit.utils.errors import short_errors
 
 
-def parse(args: Sequence[str]) -> argparse.Namespace:
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.compare",
-        description="Compare runs on the same test images: a table on the screen, compare.json and compare.html. Of "
-        "two runs also which errors were fixed, which are new and which stay, with an exact McNemar test.",
+        description="Compare runs on the same test images: a table on the screen, compare.json and compare.html. For "
+        "two runs also which errors were fixed, which are new and which remain, with an exact McNemar test.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder of a run, lightning_logs/RECIPE/version_N; or of a later report in it, such as RUN/evaluation_1",
+        help="folder of a run, lightning_logs/RECIPE/version_N, or of a later report in it, such as RUN/evaluation_1",
     )
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="folder for the results (default: a new compare_N in the current one)"
-    )
+    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
     return parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments, those of the process by default.
+    """Run with command-line arguments, by default those of the process.
 
     Raises:
         SystemExit: With 2 for unusable options or runs, with 1 for a failure.
     """
     with short_errors():
-        options = parse(sys.argv[1:] if args is None else args)
+        options = parse(args)
         from cifar_lit.report.comparison import compare
 
         compare(options.runs, options.out)

@@ -1,4 +1,4 @@
-"""Train, find what the network gets wrong, show why: `python -m cifar_lit.fit`."""
+"""Train, list the misclassified images and show why: `python -m cifar_lit.fit`."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from cifar_lit.utils.errors import short_errors
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments, those of the process by default.
+    """Run with command-line arguments, by default those of the process.
 
     Raises:
         SystemExit: With 2 for an unusable option or file, with 1 for a failure.

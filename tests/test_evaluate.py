@@ -1,4 +1,4 @@
-"""`python -m cifar_lit.evaluate`: the report again, without training."""
+"""`python -m cifar_lit.evaluate`."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training.checkpoints import net_state
+from tests.cli.refused import refused
 from tests.conftest import QUICK
 
 
@@ -24,22 +25,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path("lightning_logs/demo/version_0").resolve()
 
 
-def test_a_runs_folder_is_enough(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
     evaluate.main(["--ckpt_path", str(run)])
     assert "test accuracy" in caplog.text
     assert before == {file: file.stat().st_mtime_ns for file in before}
     again = run / "evaluation_1"
-    assert {file.name for file in again.iterdir()} == {file.name for file in (run / "report").iterdir()} | {
-        "config.yaml"
-    }
+    names = {file.name for file in (run / "report").iterdir()}
+    assert {file.name for file in again.iterdir()} == names | {"config.yaml"}
     assert "command of this report" in (again / "index.html").read_text()
     for name in ("metrics.json", "predictions.csv", "misclassified.csv", "history.csv"):
         assert (again / name).read_text() == (run / "report" / name).read_text()
     assert (again / "misclassified.png").read_bytes() == (run / "report" / "misclassified.png").read_bytes()
 
 
-def test_two_runs_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:
+def test_evaluations_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:
     digits = ImageDataModule("digits").splits.test
     for row, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
         for split in ("train", "test"):
@@ -54,7 +54,7 @@ def test_two_runs_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> 
     assert (tmp_path / "compared" / "compare.html").read_text().count("<img") > 0
 
 
-def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
+def test_checkpoint_file_without_run_needs_options(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
@@ -64,7 +64,7 @@ def test_a_file_alone_goes_with_options(run: Path, tmp_path: Path) -> None:
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 
-def test_flip_averaging_is_told_beside_the_plain_figures(
+def test_flip_tta_is_reported_beside_the_plain_metrics(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -96,20 +96,13 @@ def checkpoint_net(run: Path) -> torch.nn.Module:
     return net
 
 
-def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        evaluate.main(list(args))
-    assert exit_.value.code == 2
-    return capsys.readouterr().err
-
-
-def test_unusable_checkpoints_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--ckpt_path is not given" in refused(capsys, *QUICK)
-    assert "holds no checkpoints/best.ckpt" in refused(capsys, "--ckpt_path", str(tmp_path))
-    assert "there is no such file" in refused(capsys, "--ckpt_path", str(tmp_path / "none.ckpt"))
+def test_unusable_checkpoint_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--ckpt_path is required" in refused(capsys, evaluate.main, *QUICK)
+    assert "checkpoints/best.ckpt" in refused(capsys, evaluate.main, "--ckpt_path", str(tmp_path))
+    assert "none.ckpt" in refused(capsys, evaluate.main, "--ckpt_path", str(tmp_path / "none.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     checkpoint["ImageDataModule"]["classes"][3] = "three"
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    message = refused(capsys, *QUICK, "--ckpt_path", str(tmp_path / "other.ckpt"))
-    assert "'three' there is '3' here" in message
+    message = refused(capsys, evaluate.main, *QUICK, "--ckpt_path", str(tmp_path / "other.ckpt"))
+    assert "'three'" in message and "'3'" in message
     assert not list(tmp_path.glob("evaluation_*"))

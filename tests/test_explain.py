@@ -1,4 +1,4 @@
-"""`python -m cifar_lit.explain`: anyone's own images."""
+"""`python -m cifar_lit.explain`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint of an untrained network, as fit leaves it."""
+    """A checkpoint of an untrained network, as written by fit."""
     torch.manual_seed(0)
     built = {"num_classes": 6, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "stem": "imagenet", "norm": "batch"}
     weights = {f"net.{key}": value for key, value in ResNet18(**built).state_dict().items()}
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with images as people have them."""
+    """A folder of images of many formats and sizes."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine"
     (folder / "more").mkdir(parents=True)
@@ -48,7 +48,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_folder_of_anything(checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     explain.main([str(images), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
     written = {file.name for file in Path("out").iterdir()}
     assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "same_size.png", "tiny.png"} | {
@@ -57,14 +57,14 @@ def test_a_folder_of_anything(checkpoint: str, images: Path, capsys: pytest.Capt
     }
     results = json.loads(Path("out/explain.json").read_text())
     assert results["unreadable"] == []
-    by_file = {Path(one["file"]).name: one for one in results["images"]}
+    by_file = {Path(result["file"]).name: result for result in results["images"]}
     assert len(by_file) == 6
-    for one in by_file.values():
-        shares = [entry["probability"] for entry in one["top"]]
-        assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
-        assert one["explained"] == one["top"][0]["class"] and one["layers"] == ["layer1", "layer3"]
+    for result in by_file.values():
+        probabilities = [entry["probability"] for entry in result["top"]]
+        assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
+        assert result["explained"] == result["top"][0]["class"] and result["layers"] == ["layer1", "layer3"]
     assert any("reduced to 32" in note for note in by_file["large.jpg"]["notes"])
-    assert any("its middle 75%" in note for note in by_file["large.jpg"]["notes"])
+    assert any("central 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
     with Image.open("out/large.png") as image:
@@ -72,9 +72,9 @@ def test_a_folder_of_anything(checkpoint: str, images: Path, capsys: pytest.Capt
     assert by_file["grey.png"]["top"][0]["class"] in capsys.readouterr().out
 
 
-def test_the_table_is_what_the_network_says(checkpoint: str, images: Path) -> None:
+def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -> None:
     explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
-    (one,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
+    (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     loaded = torch.load(checkpoint, weights_only=True)
     net = ResNet18(**loaded["hyper_parameters"]).eval()
     net.load_state_dict({key.removeprefix("net."): value for key, value in loaded["state_dict"].items()})
@@ -83,12 +83,12 @@ def test_the_table_is_what_the_network_says(checkpoint: str, images: Path) -> No
     with torch.no_grad():
         expected = net(torch.from_numpy(small.copy())[None])[0].softmax(0)
     top = expected.argsort(descending=True)[:2].tolist()
-    assert [entry["class"] for entry in one["top"]] == [CLASSES[i] for i in top]
-    assert [entry["probability"] for entry in one["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
-    assert one["explained"] == "eel"
+    assert [entry["class"] for entry in result["top"]] == [CLASSES[i] for i in top]
+    assert [entry["probability"] for entry in result["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
+    assert result["explained"] == "eel"
 
 
-def test_what_is_unreadable_is_named_and_the_rest_explained(
+def test_unreadable_image_is_named_and_the_others_explained(
     checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "text.png").write_text("no image")
@@ -105,10 +105,10 @@ def test_what_is_unreadable_is_named_and_the_rest_explained(
     [
         (["--class", "cow"], "--class cow: the network knows ape, bee"),
         (["--method", "GradCam"], "did you mean GradCAM?"),
-        (["--out", "mine"], "--out mine is there already"),
+        (["--out", "mine"], "--out mine"),
         (["--top", "0"], "--top must be 1 or more"),
-        (["none.png"], "none.png: there is no such image"),
-        (["--layers", "layer5"], "invalid choice: 'layer5'"),
+        (["none.png"], "none.png: no such image"),
+        (["--layers", "layer5"], "--layers layer5: choose from layer1"),
     ],
 )
 def test_bad_options(

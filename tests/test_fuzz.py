@@ -1,4 +1,4 @@
-"""Random options, checkpoints and images: refused in words, or taken for what they are; never anything else."""
+"""Random recipes and corrupt files are refused with a message, or read correctly."""
 
 import io
 import zipfile
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cifar_lit.data.datamodule import decode
+from cifar_lit.data import decode
 from cifar_lit.fit import main
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import UsageError
@@ -35,10 +35,10 @@ TREES = st.recursive(
 
 @settings(FIXED, max_examples=40)
 @given(content=st.dictionaries(st.sampled_from(NAMES), TREES, max_size=4))
-def test_random_recipes(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_recipe_is_refused_with_a_message(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(SystemExit) as stopped:  # the last option ends those that were accepted
+    with pytest.raises(SystemExit) as stopped:  # the last option is refused in any case
         main(["--config", "random.yaml", "--lr_find=-1"])
     assert stopped.value.code == 2
 
@@ -52,22 +52,22 @@ def packed() -> bytes:
     return file.getvalue()
 
 
-def damaged(whole: bytes) -> Any:
-    """Cut, flipped, or overwritten in the middle; or anything."""
-    cut = st.integers(0, len(whole) - 1).map(lambda end: whole[:end])
-    place = st.integers(0, len(whole) - 1)
-    flip = st.tuples(place, st.integers(0, 7)).map(
-        lambda at: whole[: at[0]] + bytes([whole[at[0]] ^ (1 << at[1])]) + whole[at[0] + 1 :]
+def corrupt(content: bytes) -> Any:
+    """Truncate, flip a bit, overwrite bytes, or replace everything."""
+    position = st.integers(0, len(content) - 1)
+    truncated = position.map(lambda end: content[:end])
+    flipped = st.tuples(position, st.integers(0, 7)).map(
+        lambda at: content[: at[0]] + bytes([content[at[0]] ^ (1 << at[1])]) + content[at[0] + 1 :]
     )
-    written = st.tuples(place, st.binary(min_size=1, max_size=40)).map(
-        lambda at: whole[: at[0]] + at[1] + whole[at[0] + len(at[1]) :]
+    overwritten = st.tuples(position, st.binary(min_size=1, max_size=40)).map(
+        lambda at: content[: at[0]] + at[1] + content[at[0] + len(at[1]) :]
     )
-    return st.one_of(cut, flip, written, st.binary(max_size=200))
+    return st.one_of(truncated, flipped, overwritten, st.binary(max_size=200))
 
 
 @settings(FIXED, max_examples=400)
-@given(content=damaged(packed()))
-def test_a_damaged_checkpoint_is_refused_or_the_same(content: bytes, tmp_path: Path) -> None:
+@given(content=corrupt(packed()))
+def test_corrupt_checkpoint_is_refused_or_unchanged(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes(content)
     try:
@@ -80,13 +80,15 @@ def test_a_damaged_checkpoint_is_refused_or_the_same(content: bytes, tmp_path: P
         assert torch.equal(found["state_dict"][name], weight)
 
 
-def test_every_flipped_bit_of_the_weights_is_seen(tmp_path: Path) -> None:
-    whole = packed()
-    with zipfile.ZipFile(io.BytesIO(whole)) as parts:
-        start = whole.index(torch.arange(64.0).numpy().tobytes())
+def test_flipped_bits_of_weights_are_detected(tmp_path: Path) -> None:
+    content = packed()
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        start = content.index(torch.arange(64.0).numpy().tobytes())
         assert parts.testzip() is None
-    for place in range(start, start + 256, 7):
-        (tmp_path / "some.ckpt").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for position in range(start, start + 256, 7):
+        (tmp_path / "some.ckpt").write_bytes(
+            content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+        )
         with pytest.raises(UsageError, match="checksum"):
             checkpoints.read(tmp_path / "some.ckpt")
 
@@ -98,9 +100,9 @@ def image(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_damaged_image_is_unreadable_or_a_image(kind: str, tmp_path: Path) -> None:
+def test_corrupt_image_is_unreadable_or_an_image(kind: str, tmp_path: Path) -> None:
     @settings(FIXED, max_examples=200)
-    @given(content=damaged(image(kind)))
+    @given(content=corrupt(image(kind)))
     def check(content: bytes) -> None:
         file = tmp_path / "some.png"
         file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Every shipped recipe, through the same `main` that users call, on the built-in digits."""
+"""Every recipe runs on the built-in digits, and its header is correct."""
 
 import json
 import statistics
@@ -23,18 +23,18 @@ SHORT = [
     "--page.num_cams=5",
     "--page.num_road=1",
 ]
-DRAWN = {"imagenet_stem": 4}  # layers with a image of their own
+LAYERS = {"imagenet_stem": 4}  # layers with Grad-CAM figures
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs(recipe: Path, fit: Callable[..., Path]) -> None:
     run = fit("--config", str(recipe), *SHORT)
     assert run.parent.name == recipe.stem
-    assert len(list((run / "report").glob("gradcam_layer*.png"))) == DRAWN.get(recipe.stem, 1)
+    assert len(list((run / "report").glob("gradcam_layer*.png"))) == LAYERS.get(recipe.stem, 1)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_is_complete_and_says_how_to_run_it(recipe: Path) -> None:
+def test_recipe_is_complete(recipe: Path) -> None:
     text = recipe.read_text()
     assert text.startswith(f"# Command:  scripts/fit --config configs/{recipe.name}")
     assert "# What for:" in text
@@ -46,18 +46,18 @@ def test_recipe_is_complete_and_says_how_to_run_it(recipe: Path) -> None:
     assert {"stem", "norm", "label_smoothing", "optimizer", "schedule"} <= set(config["model"])
 
 
-def test_without_a_config_the_default_recipe_is_taken(fit: Callable[..., Path]) -> None:
+def test_default_recipe(fit: Callable[..., Path]) -> None:
     assert fit(*SHORT).parent.name == "onecycle"
 
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem != "demo"], ids=lambda path: path.stem)
-def test_header_tells_what_was_measured(recipe: Path) -> None:
+def test_header_has_the_measured_accuracy(recipe: Path) -> None:
     header = " ".join(line[1:].strip() for line in recipe.read_text().splitlines() if line.startswith("#"))
     rows: dict[int, list[float]] = {}
     results = json.loads((ROOT / "results.json").read_text())
-    for one in results:
-        if (one["recipe"], one["change"], one["options"]) == (recipe.stem, "", ""):
-            rows.setdefault(one["epochs"], []).append(100 * one["test_accuracy"])
+    for result in results:
+        if (result["recipe"], result["change"], result["options"]) == (recipe.stem, "", ""):
+            rows.setdefault(result["epochs"], []).append(100 * result["test_accuracy"])
     for values in rows.values():
         assert f"{statistics.mean(values):.2f} %" in header
     length = yaml.safe_load(recipe.read_text())["trainer"]["max_epochs"]

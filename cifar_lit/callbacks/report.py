@@ -139,6 +139,11 @@ def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
+def find_report(trainer: Trainer) -> Report:
+    """Return the trainer's report."""
+    return _callbacks(trainer, Report)[0]
+
+
 def _load_best(trainer: Trainer, net: ResNet18) -> str:
     """Load the best checkpoint's weights if there is one, and return which weights the network has now."""
     savers = _callbacks(trainer, ModelCheckpoint)

@@ -1,42 +1,61 @@
-"""What can be read off command-line arguments before they are parsed."""
+"""Command-line arguments before they are parsed, and errors from parsing them."""
 
-import itertools
+import argparse
+import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from cifar_lit.utils.errors import UsageError
 
-def option_values(args: Sequence[str], *flags: str) -> list[str]:
-    """Return what is given for an option, by any of its names."""
-    names = {position: value for position, (flag, value) in enumerate(itertools.pairwise(args)) if flag in flags}
-    names |= {i: arg.split("=", 1)[1] for i, arg in enumerate(args) if arg.startswith(tuple(f"{f}=" for f in flags))}
-    return [names[position] for position in sorted(names)]
+ADVICE = {
+    "config": "the recipes are in configs/",
+    "model.optimizer": "give a class of torch.optim, such as SGD or AdamW",
+}
+
+
+def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
+    """Return the values given for an option, by any of its names, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(*flags, dest="values", action="append", default=[])
+    try:
+        known, others = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    return known.values, others
 
 
 def without(args: Sequence[str], *flags: str) -> list[str]:
     """Return the arguments without some options and their values."""
-    left, skip = [], False
-    for arg in args:
-        if not skip and arg.split("=")[0] not in flags:
-            left.append(arg)
-        skip = not skip and arg in flags
-    return left
+    return take(args, *flags)[1]
 
 
-def recipes(args: Sequence[str]) -> list[str]:
-    """Return the files that are given with `--config`."""
-    return option_values(args, "-c", "--config")
-
-
-def recipes_first(args: Sequence[str], default: str) -> list[str]:
-    """Return the arguments, the recipes (or `default`) before the options, which they would undo."""
-    named = [part for file in recipes(args) or [default] for part in ("--config", file)]
-    return [*named, *without(args, "-c", "--config")]
-
-
-def recipe_name(args: Sequence[str]) -> str:
-    """Return the name of the last of one or more recipes, for the run's folder; a run's own belongs to its recipe."""
-    path = Path(os.path.abspath(recipes(args)[-1]))
+def recipe_name(recipe: str) -> str:
+    """Return the name of a recipe file for its runs' folder; the `config.yaml` of a run belongs to the run's recipe."""
+    path = Path(os.path.abspath(recipe))
     name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
-    return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the folder above
+    return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the parent folder
+
+
+def parse_error(message: str, options: Collection[str]) -> UsageError:
+    """Shorten an error message of jsonargparse to one line that suggests the nearest option.
+
+    Args:
+        message: From jsonargparse.
+        options: Names of all options.
+    """
+    text = re.sub(r"Errors:.*(?=Given value:)", "", message, flags=re.DOTALL)  # one for each type of a union
+    text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
+    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
+        members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
+        near = members or difflib.get_close_matches(name, options, n=1)
+        if name in ADVICE:
+            text += f"; {ADVICE[name]}"
+        elif near and (members or name not in options):
+            text += f"; did you mean --{near[0]}?"
+    if recipe := re.match(r"unrecognized arguments: (\S+\.ya?ml)\b", text):
+        text += f"; recipes are given with --config {recipe[1]}"
+    if text.startswith("Unexpected config:"):
+        text = f"--config: the file contains no options; {ADVICE['config']}"
+    return UsageError(f"{text}\n--help lists all options, --print_config shows their values")

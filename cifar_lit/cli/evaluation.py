@@ -1,79 +1,97 @@
-"""The command line of `evaluate`: that of `fit`, begun with the configuration of a run."""
+"""The command line of `evaluate`: that of `fit`, with the configuration of a run as the default."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from pytorch_lightning.cli import LightningArgumentParser
 
+from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
-from cifar_lit.callbacks.report import Reporter
-from cifar_lit.cli.arguments import option_values
+from cifar_lit.callbacks.report import find_report
+from cifar_lit.cli.arguments import take
 from cifar_lit.cli.options import FitCLI
-from cifar_lit.cli.resume import Start
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import raise_if_failed
+from cifar_lit.report.results import EpochRow, Provenance, RunResults
+from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import checkpoints
+from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
+
+# Evaluation runs in one process, and logs nothing.
+OVERRIDES = ["--lr_find=0", "--trainer.logger=false", "--trainer.devices=1", "--trainer.num_nodes=1"]
+OVERRIDES += ["--trainer.strategy=auto", "--trainer.sync_batchnorm=false"]
 
 
 class EvaluateCLI(FitCLI):
-    """Like FitCLI, but makes the report of a checkpoint, with the configuration of its run, without training."""
+    """Creates the report of a checkpoint, with the configuration of its run, without training."""
 
     prog = "python -m cifar_lit.evaluate"
-    description = "Make figures and report again from a run or a checkpoint, on its own data or on others."
+    description = "Create figures and report again from a run or a checkpoint, on its own data or on others."
     ckpt_path_help = (
-        "Folder of a run (lightning_logs/RECIPE/version_N), whose best weights and config.yaml are taken, or a .ckpt "
-        "file. Needed. Loaded without running code from it."
+        "Required. Folder of a run (lightning_logs/RECIPE/version_N), for its best weights and its config.yaml, or a "
+        ".ckpt file. Loaded without running code from it."
     )
 
     def __init__(self, args: Sequence[str]) -> None:
-        given = list(args)
-        if paths := option_values(given, "--ckpt_path"):
-            config = checkpoints.config_of(checkpoints.of_run(paths[-1]))
-            if config:
-                given = ["--config", str(config), *given]
-        super().__init__(given)
+        paths, _ = take(args, "--ckpt_path")
+        config = checkpoints.config_of(checkpoints.of_run(paths[-1])) if paths else None
+        super().__init__([*(["--config", str(config)] if config else []), *args, *OVERRIDES])
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of fit and where the report goes."""
+        """Add the options of `fit`, and the report's folder."""
         parser.add_argument(
             "--out",
             type=str | None,
             default=None,
-            help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or beside the file.",
+            help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or next to the file.",
         )
         super().add_core_arguments_to_parser(parser)
 
-    def before_instantiate_classes(self) -> None:
-        """Evaluate in one process, and log nothing."""
-        self.config.lr_find = 0
-        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
-        for option, value in {**alone, "logger": False, "enable_checkpointing": False}.items():
-            self.config.trainer[option] = value
-        super().before_instantiate_classes()
-
-    def _find_start(self) -> Start:
+    def find_start(self) -> Start:
+        """Return the checkpoint to evaluate."""
         if not self.config.ckpt_path:
-            raise UsageError("--ckpt_path is not given; give a run's folder (lightning_logs/RECIPE/version_N) or file")
+            raise UsageError(
+                "--ckpt_path is required: a run's folder (lightning_logs/RECIPE/version_N) or a .ckpt file"
+            )
         return Start(file=checkpoints.of_run(self.config.ckpt_path))
 
-    def evaluate(self) -> None:
-        """Make all parts of the report."""
+    def evaluate(self) -> RunResults:
+        """Evaluate the checkpoint; nothing is written."""
         file, checkpoint = self.start.file, self.start.checkpoint
         assert file is not None
-        self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # where its training augmented
+        self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # the device that augmented its images
         net = self.model.net
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
-        weights = f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}"
-        history = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
-        run = file.parent.parent if checkpoints.config_of(file) else file.parent
-        analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
-        analysis.evaluated = hardware.command("evaluate")
-        folder = new_folder(self.config.out, "evaluation", run)
-        for part in getattr(self.trainer, "callbacks", []):
-            if isinstance(part, Reporter):
-                part.make(analysis, folder)
-        atomic_write_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
-        raise_if_failed(analysis, "the others are made")
+        rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
+        provenance = Provenance.load(self.run) if (self.run / "provenance.json").exists() else None
+        results = evaluate_network(
+            self.trainer,
+            self.datamodule,
+            net,
+            name=run_name(self.run),
+            weights=f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}",
+            epochs=[EpochRow(**row) for row in rows],
+            provenance=provenance,
+            flip_tta=find_report(self.trainer).flip_tta,
+        )
+        return replace(results, provenance=replace(results.provenance, report_command=hardware.command("evaluate")))
+
+    @property
+    def run(self) -> Path:
+        """The run's folder, or the folder of a checkpoint that lies alone."""
+        file = self.start.file
+        assert file is not None
+        return file.parent.parent if checkpoints.config_of(file) else file.parent
+
+    def report(self, results: RunResults) -> None:
+        """Write all parts of the report.
+
+        Raises:
+            RunError: Parts of it failed; the others are complete.
+        """
+        writer = ReportWriter(new_folder(self.config.out, "evaluation", self.run))
+        find_report(self.trainer).write(results, writer)
+        writer.text("config.yaml", self.parser.dump(self.config, skip_none=False))
+        writer.raise_if_failed("the other parts are complete")

@@ -1,6 +1,5 @@
-"""What a trained network says about single images, and where it looks."""
+"""What a trained network predicts for image files, and Grad-CAM of them."""
 
-import argparse
 import itertools
 import json
 import os
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from cifar_lit.analysis import cam_methods as cams
+from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
-from cifar_lit.models.resnet import Layer
+from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import drawing
 from cifar_lit.report.figures import method_name
 from cifar_lit.training.trained import TrainedNetwork, load_network
@@ -28,179 +27,177 @@ from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text
 from cifar_lit.utils.folders import new_folder
 
-DRAWN = 320  # pixels of a image in the figures
-SHEET = 100  # images on the contact sheet
+DRAWN_PX = 320  # of an image in the figures
+MAX_ON_SHEET = 100  # images on the contact sheet
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the network says about a image.
+    """What the network predicts for an image.
 
     Attributes:
-        file: The image.
-        seen: Shape `(S, S, 3)`, uint8, the image as the network sees it.
+        pixels: Shape `(S, S, 3)`, uint8, the image as the network sees it.
         probabilities: Shape `(C,)`, of each class.
-        explained: The class that the maps belong to.
-        maps: For each layer a map `(S, S)`, 0..1.
-        notes: How the image differs from those that the network was trained on.
+        label: The class that the heatmaps are evidence for.
+        heatmaps: For each layer a heatmap `(S, S)`, 0..1.
     """
 
-    file: str
-    seen: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     probabilities: NDArray[np.float64]
-    explained: int
-    maps: dict[Layer, NDArray[np.float32]]
-    notes: list[str]
+    label: int
+    heatmaps: dict[Layer, NDArray[np.float32]]
+
+    def top(self, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
+        """Return name and probability of the most probable classes."""
+        order = np.argsort(-self.probabilities)[:count]
+        return [{"class": classes[i], "probability": float(self.probabilities[i])} for i in order]
 
 
 def explain(
     trained: TrainedNetwork, file: str, class_name: str | None, layers: Sequence[Layer], method: str = "GradCAM"
 ) -> Explanation:
-    """Classify a image file and explain one class, the predicted one if none is named.
+    """Classify an image file and explain a class, by default the predicted one.
 
     Raises:
-        UnreadableError: The file is no image, or a broken one.
+        UnreadableError: The file is not an image, or is corrupt.
     """
-    seen = read(file, trained.image_size)
-    device = trained.net.normalize.mean.device
+    pixels = read(file, trained.image_size)
     with torch.inference_mode():
-        logits = trained.net(torch.from_numpy(seen[None].copy()).to(device))[0].double()
-    probabilities = logits.softmax(0).cpu().numpy()
-    explained = trained.classes.index(class_name) if class_name else int(probabilities.argmax())
-    raw = activation_maps(trained.net, seen[None], np.array([[explained]]), layers, method)
-    maps = {layer: upscale(raw[layer][0, 0], trained.image_size) for layer in layers}
-    return Explanation(file, seen, probabilities, explained, maps, _notes(file, trained.image_size))
+        logits = trained.net(torch.from_numpy(pixels[None].copy()).to(trained.net.normalize.mean.device))[0]
+    probabilities = logits.double().softmax(0).cpu().numpy()
+    label = trained.classes.index(class_name) if class_name else int(probabilities.argmax())
+    cams = activation_maps(trained.net, pixels[None], np.array([[label]]), layers, method)
+    heatmaps = {layer: upscale(cams[layer][0, 0], trained.image_size) for layer in layers}
+    return Explanation(pixels, probabilities, label, heatmaps)
+
+
+def explain_all(
+    images: Sequence[str],
+    ckpt_path: str,
+    class_name: str | None = None,
+    layers: Sequence[Layer] | None = None,
+    method: str = "GradCAM",
+    top: int = 5,
+    out: str | None = None,
+) -> None:
+    """Explain image files; write an overlay for each, a contact sheet and explain.json.
+
+    Args:
+        images: Files, and folders of images.
+        ckpt_path: A run's folder or a checkpoint.
+        class_name: Class to explain; by default the predicted one of each image.
+        layers: Layers to explain; by default the deepest with a heatmap above 5 px.
+        method: Of the grad-cam package.
+        top: Number of classes to list, 1 or more.
+        out: Folder for the results; by default a new `explain_N`.
+
+    Raises:
+        UsageError: An option cannot be used.
+        RunError: Some images could not be read; the others are explained.
+    """
+    if top < 1:
+        raise UsageError(f"--top must be 1 or more, got {top}")
+    if unknown := set(layers or ()) - set(LAYERS):
+        raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
+    method = cam_methods.check("--method", method)
+    files, folder = list(_image_files(images)), new_folder(out, "explain")
+    trained = load_network(ckpt_path)
+    if class_name is not None and class_name not in trained.classes:
+        raise UsageError(f"--class {class_name}: the network knows {', '.join(trained.classes)}")
+    trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    shown = list(dict.fromkeys(layers or [default_layer(trained.net, trained.image_size)]))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"contact_sheet"}
+    results: list[dict[str, Any]] = []
+    sheet: list[tuple[drawing.Pixels, str]] = []
+    unreadable = []
+    for file in tqdm(files, unit="image", delay=2, leave=False, disable=None):
+        try:
+            explanation = explain(trained, file, class_name, shown, method)
+            image = _resize(read(file, DRAWN_PX))
+        except UnreadableError as error:
+            unreadable.append(str(error))
+            continue
+        result: dict[str, Any] = {
+            "file": file,
+            "overlay": f"{_unique_name(Path(file).stem, names)}.png",
+            "top": explanation.top(trained.classes, top),
+            "explained": trained.classes[explanation.label],
+            "method": method,
+            "layers": shown,
+            "notes": _notes(file, trained.image_size),
+        }
+        overlays = {layer: drawing.overlay(image, heatmap) for layer, heatmap in explanation.heatmaps.items()}
+        drawn = [image, _resize(explanation.pixels), *overlays.values()]
+        titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
+        best = [f"{entry['class']} {entry['probability']:.0%}" for entry in result["top"]]
+        heading = (
+            f"{', '.join(best[:3])}\n{method_name(method)} for {result['explained']} "
+            f"({explanation.probabilities[explanation.label]:.0%})"
+        )
+        drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
+        if len(sheet) < MAX_ON_SHEET:
+            sheet.append((overlays[shown[-1]], f"{result['overlay'][:-4][:24]}\n{best[0]}"))
+        results.append(result)
+        tqdm.write(_table(result))
+    if sheet:
+        thumbnails, captions = zip(*sheet, strict=True)
+        heading = f"{method_name(method)} of {shown[-1]} ({ckpt_path})"
+        drawing.save(drawing.grid(thumbnails, captions, heading), folder / "contact_sheet.png")
+    text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
+    atomic_write_text(folder / "explain.json", text + "\n")
+    print(f"{len(results)} image{'s' * (len(results) != 1)} explained in {folder}")
+    if unreadable:
+        raise RunError("unreadable and skipped:\n  " + "\n  ".join(unreadable))
+
+
+def _image_files(paths: Sequence[str]) -> Iterator[str]:
+    """Yield the files among the paths, and the images in the folders among them."""
+    for path in paths:
+        if os.path.isdir(path):
+            found = [
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(path)
+                for name in names
+                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            ]
+            if not found:
+                raise UsageError(f"{path}: this folder contains no images ({', '.join(SUFFIXES)})")
+            yield from sorted(found)
+        elif os.path.exists(path):
+            yield path
+        else:
+            raise UsageError(f"{path}: no such image or folder")
+
+
+def _unique_name(stem: str, taken: set[str]) -> str:
+    """Return a safe file name that is not taken yet, and add it to the taken ones."""
+    safe = re.sub(r"[^\w.-]", "_", stem).lstrip(".")[:80] or "image"
+    name = next(n for i in itertools.count(1) if (n := safe if i == 1 else f"{safe}_{i}") not in taken)
+    taken.add(name)
+    return name
+
+
+def _resize(image: drawing.Pixels) -> drawing.Pixels:
+    resized = Image.fromarray(image).resize((DRAWN_PX, DRAWN_PX), Image.Resampling.NEAREST)
+    return np.asarray(resized, dtype=np.uint8)
 
 
 def _notes(file: str, size: int) -> list[str]:
-    """Say what happened to a image on the way to the network's size."""
+    """Say how an image was changed to the network's size."""
     with Image.open(file) as image:
-        width, height = image.size
-    short, long = sorted((width, height))
+        short, long = sorted(image.size)
     notes = []
     if short < size:
         notes.append(f"only {short} px on its shorter side, enlarged to {size}: it will look blurred to the network")
     elif short > 4 * size:
         notes.append(f"{short} px on its shorter side, reduced to {size}: details are lost")
     if long > short * 1.02:
-        notes.append(f"not square: only its middle {short / long:.0%} were looked at")
+        notes.append(f"not square: only the central {short / long:.0%} were used")
     return notes
 
 
-def run(options: argparse.Namespace) -> None:
-    """Explain all images that the command line names, and write the results.
-
-    Raises:
-        UsageError: An option cannot be used.
-        RunError: Some images could not be read; the others were explained.
-    """
-    method = cams.check("--method", options.method)
-    files = list(_files(options.images))
-    folder = new_folder(options.out, "explain")
-    trained = load_network(options.ckpt_path)
-    if options.class_name is not None and options.class_name not in trained.classes:
-        raise UsageError(f"--class {options.class_name}: the network knows {', '.join(trained.classes)}")
-    trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    layers: list[Layer] = list(dict.fromkeys(options.layers or [default_layer(trained.net, trained.image_size)]))
-    folder.mkdir(parents=True, exist_ok=True)
-    names = _Names()
-    results: list[dict[str, Any]] = []
-    sheet: list[tuple[drawing.Pixels, str]] = []
-    failures = []
-    for file in tqdm(files, unit="image", delay=2, leave=False, disable=None):
-        try:
-            one = explain(trained, file, options.class_name, layers, method)
-            image = _at_drawn_size(read(file, DRAWN))
-        except UnreadableError as error:
-            failures.append(str(error))
-            continue
-        overlays = {layer: drawing.overlay(image, heat) for layer, heat in one.maps.items()}
-        top = [(trained.classes[i], float(one.probabilities[i])) for i in np.argsort(-one.probabilities)[: options.top]]
-        name = names.free(Path(file).stem)
-        _draw(folder / f"{name}.png", one, image, overlays, trained, top, method)
-        if len(sheet) < SHEET:
-            sheet.append((overlays[layers[-1]], f"{name[:24]}\n{top[0][0]} {top[0][1]:.0%}"))
-        results.append(
-            {
-                "file": file,
-                "overlay": f"{name}.png",
-                "top": [{"class": label, "probability": share} for label, share in top],
-                "explained": trained.classes[one.explained],
-                "method": method,
-                "layers": layers,
-                "notes": one.notes,
-            }
-        )
-        tqdm.write(_table(file.encode(errors="replace").decode(), top, one.notes))
-    if sheet:
-        images, titles = zip(*sheet, strict=True)
-        drawing.save(
-            drawing.grid(images, titles, f"{method_name(method)} of {layers[-1]} ({options.ckpt_path})"),
-            folder / "contact_sheet.png",
-        )
-    text = json.dumps({"checkpoint": options.ckpt_path, "images": results, "unreadable": failures}, indent=2)
-    atomic_write_text(folder / "explain.json", text + "\n")
-    print(f"{len(results)} image{'s' * (len(results) != 1)} explained in {folder}")
-    if failures:
-        raise RunError("unreadable, and left out:\n  " + "\n  ".join(failures))
-
-
-def _files(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield the files that are named, and the images in the folders that are named."""
-    for argument in arguments:
-        if os.path.isdir(argument):
-            found = [
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(argument)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            ]
-            if not found:
-                raise UsageError(f"{argument}: this folder holds no images ({', '.join(SUFFIXES)})")
-            yield from sorted(found)
-        elif os.path.exists(argument):
-            yield argument
-        else:
-            raise UsageError(f"{argument}: there is no such image or folder")
-
-
-class _Names:
-    """File names that are safe and each taken once."""
-
-    def __init__(self) -> None:
-        self.taken = {"contact_sheet"}
-
-    def free(self, stem: str) -> str:
-        safe = re.sub(r"[^\w.-]", "_", stem).lstrip(".")[:80] or "image"
-        name = next(n for i in itertools.count(1) if (n := safe if i == 1 else f"{safe}_{i}") not in self.taken)
-        self.taken.add(name)
-        return name
-
-
-def _at_drawn_size(image: drawing.Pixels) -> drawing.Pixels:
-    resized = Image.fromarray(image).resize((DRAWN, DRAWN), Image.Resampling.NEAREST)
-    return np.asarray(resized, dtype=np.uint8)
-
-
-def _draw(
-    path: Path,
-    one: Explanation,
-    image: drawing.Pixels,
-    overlays: dict[Layer, drawing.Pixels],
-    trained: TrainedNetwork,
-    top: Sequence[tuple[str, float]],
-    method: str,
-) -> None:
-    share = one.probabilities[one.explained]
-    titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
-    heading = (
-        f"{', '.join(f'{label} {probability:.0%}' for label, probability in top[:3])}\n"
-        f"{method_name(method)} for {trained.classes[one.explained]} ({share:.0%})"
-    )
-    images = [image, _at_drawn_size(one.seen), *overlays.values()]
-    drawing.save(drawing.grid(images, titles, heading, columns=6), path)
-
-
-def _table(file: str, top: Sequence[tuple[str, float]], notes: Sequence[str]) -> str:
-    lines = [file, *(f"  {probability:7.2%}  {label}" for label, probability in top)]
-    return "\n".join(lines + [f"  note: {note}" for note in notes])
+def _table(result: dict[str, Any]) -> str:
+    lines = [result["file"].encode(errors="replace").decode()]
+    lines += [f"  {entry['probability']:7.2%}  {entry['class']}" for entry in result["top"]]
+    return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])

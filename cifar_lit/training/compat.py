@@ -3,8 +3,11 @@
 import logging
 import warnings
 
+from jsonargparse import set_parsing_settings
+from pytorch_lightning import Trainer
 
-def silence_noise() -> None:
+
+def hide_warnings() -> None:
     """Hide what the libraries say to everybody and nobody can act on; everything else stays."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
@@ -14,9 +17,13 @@ def silence_noise() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Validation images only have to be sliced out of an array; workers would cost more than they save.
     warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
-    # The empty list is how a data module says that nothing is held out.
-    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-    # Ours are: they ask the trainer where to go on.
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended and")
-    # Our own files are in the folder first, and our CSV logger deletes nothing.
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+
+
+def secure_jsonargparse() -> None:
+    """Refuse classes that run commands (os, subprocess, ...) in a recipe."""
+    set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+
+
+def count_epochs_when_resuming(trainer: Trainer) -> None:
+    """Keep Lightning from entering a finished epoch a second time where a training with max_steps is resumed."""
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]

@@ -1,24 +1,21 @@
-"""One training from its beginning to its report: the run's folder, what ends it early, and how to go on."""
+"""A training: the run's folder and loggers, the fit, and how to resume when it ends early."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from cifar_lit.cli.arguments import without
-from cifar_lit.cli.resume import Start
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import raise_if_failed
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoints, run_folder
 from cifar_lit.training import distributed as processes
-from cifar_lit.training import run_folder as runs
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.loggers import ResumableCSVLogger
 from cifar_lit.training.lr_finder import find_lr
@@ -27,143 +24,163 @@ from cifar_lit.utils.errors import Interrupted, RunError, UsageError
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where a training starts.
+
+    Attributes:
+        run: The run to continue in its folder; None for a new one.
+        file: The checkpoint to resume from; None for the first step.
+    """
+
+    run: Path | None = None
+    file: Path | None = None
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint, loaded without running code from it; empty for the first step."""
+        return checkpoints.read(self.file) if self.file else {}
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the checkpoint belongs to the run; a new run can start from a checkpoint of another one."""
+        return self.run is not None and self.file is not None and self.run in self.file.parents
+
+    @property
+    def step(self) -> int:
+        """Number of finished optimizer steps."""
+        return int(self.checkpoint.get("global_step", 0))
+
+
+@dataclass(frozen=True)
 class Training:
-    """What is trained, from where, and where it is logged.
+    """What to train, from where, and where to log it.
 
     Args:
-        trainer: With all callbacks; its loggers are set here where `logs` says so.
-        module: What is trained.
+        trainer: With all callbacks.
+        module: The model.
         data: The images.
-        start: Where it begins.
-        folder: That of the recipe's runs, `lightning_logs/RECIPE`.
-        logs: Whether it gets a folder there, with our loggers.
-        lr_find: Steps of the learning-rate range test before it; 0 for none.
-        args: The command line, to say how to go on.
+        start: Where the training starts.
+        runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
+        logs: Whether to train in a run folder there, with our loggers.
+        lr_find: Steps of the learning-rate range test before the training; 0 for none.
+        resume_command: Returns the command that resumes from a checkpoint or a run's folder.
     """
 
     trainer: Trainer
     module: ImageClassifier
     data: ImageDataModule
     start: Start
-    folder: Path
+    runs: Path
     logs: bool
     lr_find: int
-    args: Sequence[str]
+    resume_command: Callable[[Path], str]
 
-    def run(self) -> None:
-        """Find the learning rate if asked to, train, and let the callbacks report.
+    def run(self) -> Path:
+        """Train, and return the run's folder.
 
         Raises:
-            UsageError: Something that was given cannot be used.
-            RunError: Something failed; the message says what is kept and how to go on.
-            Interrupted: A signal ended it, likewise.
+            UsageError: An option cannot be used.
+            RunError: The training failed; the message says what is saved and how to resume.
+            Interrupted: A signal ended the training; likewise.
         """
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
-            processes.init_rendezvous(self.start.run, self.start.file)
-            together = self.trainer.world_size * self.data.batch_size
-            rank_zero_info(f"{self.trainer.world_size} processes, {together} images a step (data.batch_size in each)")
-            cores, here = hardware.available_cores(), self.trainer.num_devices
-            if self.trainer.strategy.root_device.type == "cpu" and here > cores:
-                rank_zero_warn(f"{here} processes share {cores} cores: give trainer.devices={cores} or fewer")
-        with self._in_its_folder() if self.logs and not self._dry else nullcontext():
+            self._init_processes()
+        with self._run_folder():
             try:
-                self._train()
+                return self._fit()
             except Interrupted as stop:
                 raise self._stopped(stop) from None
             except RuntimeError as error:
-                # A signal may come in the middle of Lightning's clean-up, which fails when it is done again.
+                # A signal during Lightning's own handling of an exception makes that fail.
                 if isinstance(error.__context__, Interrupted):
                     raise self._stopped(error.__context__) from None
                 if reason := processes.cause_of(error):
-                    raise RunError(f"{reason}; {self._advice()}") from error
+                    raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
 
-    @property
-    def _dry(self) -> bool:
-        """Whether it only tries a few steps and leaves nothing."""
-        return bool(getattr(self.trainer, "fast_dev_run", False))
+    def _init_processes(self) -> None:
+        """Let the processes find each other."""
+        processes.init_rendezvous(self.start.run, self.start.file)
+        count, cores = self.trainer.world_size, hardware.available_cores()
+        rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
+        if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
+            rank_zero_warn(
+                f"{self.trainer.num_devices} processes share {cores} cores: give trainer.devices={cores} or fewer"
+            )
 
     @contextmanager
-    def _in_its_folder(self) -> Iterator[None]:
-        """Log to a new `version_N`, or to the run that is gone on with; give a new one back where nothing began."""
-        if not self.trainer.is_global_zero:  # asks the first process for the folder
-            self.trainer.loggers = self._loggers(0)
+    def _run_folder(self) -> Iterator[None]:
+        """Lock the run's folder and log to it; remove a new one if the training is refused before its first step."""
+        if not self.logs or not self.trainer.is_global_zero:
+            if self.logs:
+                self.trainer.loggers = self._loggers(0)  # Lightning asks the first process for the folder
             yield
             return
-        run = self.start.run or runs.begin(self.folder)
-        with runs.held(run):
-            self.trainer.loggers = self._loggers(runs.number(run))
+        run = self.start.run or run_folder.begin(self.runs)
+        with run_folder.held(run):
+            self.trainer.loggers = self._loggers(run_folder.number(run))
             try:
                 yield
             except (UsageError, MisconfigurationException):
                 if not self.start.run and self.trainer.global_step <= self.start.step:
-                    runs.give_back(run)
+                    run_folder.give_back(run)
                 raise
 
     def _loggers(self, version: int) -> list[Logger]:
-        root, recipe, step = str(self.folder.parent), self.folder.name, self.start.step
+        root, recipe, step = str(self.runs.parent), self.runs.name, self.start.step
         purge_step = step if self.start.run else None
         return [
             TensorBoardLogger(root, recipe, version, default_hp_metric=False, purge_step=purge_step),
             ResumableCSVLogger(root, recipe, version, before_step=step),
         ]
 
-    def _train(self) -> None:
-        if self.lr_find and not self._dry and not self.start.file:  # which brings its own rate
+    def _fit(self) -> Path:
+        if self.lr_find and not self.start.file:  # a checkpoint has its own learning rate
             find_lr(self.trainer, self.module, self.data, self.lr_find)
-        log_dir = self.trainer.log_dir  # which all processes must ask for together
-        if log_dir and not self._dry:
+        log_dir = self.trainer.log_dir or "."  # all processes must call this
+        if self.logs:
             rank_zero_info(f"run folder {log_dir}")
-        self._limit()
-        ckpt_path = str(self.start.file) if self.start.file else None
+        if self.start.file:
+            self._end_if_finished()
         try:
-            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt_path, weights_only=True)
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=self.start.file, weights_only=True)
         except ValueError as error:
             if "`val_check_interval`" in str(error):
                 raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
             raise
-        if not self._dry:
-            raise_if_failed(
-                Analysis.of(self.trainer, self.module),
-                "the training is finished and kept; "
-                f"{hardware.repeatable('evaluate', '--ckpt_path', str(log_dir))} makes its report again",
-            )
+        return Path(log_dir)
 
-    def _limit(self) -> None:
+    def _end_if_finished(self) -> None:
         """Let a training that is finished, or was ended by EarlyStopping, only report again."""
-        if not self.start.file:
-            return
         loop, epochs = self.trainer.fit_loop, checkpoints.epochs_done(self.start.checkpoint)
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
-        if self.start.goes_on and enough and checkpoints.stopped_early(self.start.checkpoint):
-            loop.max_epochs = epochs  # Lightning would train on
+        if self.start.resumes and enough and checkpoints.stopped_early(self.start.checkpoint):
+            loop.max_epochs = epochs  # Lightning would continue training
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
-            rank_zero_info("this training is finished; its report is made again")
+            rank_zero_info("this training is finished; creating its report again")
 
     def _stopped(self, stop: Interrupted) -> BaseException:
-        """Return what a signal leads to, with what is kept and how to go on."""
+        """Return the exception for a signal, with what is saved and how to resume."""
         if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
-            return SystemExit(0)  # it has not failed; the first process tells the user
-        advice, saver = stop.advice, self._saver
-        if not advice and saver:  # during the report nobody has given the job back yet
-            advice = saver.signals.requeue(self.trainer, stop.signum)
-        return Interrupted(stop.signum, advice or self._advice())
+            return SystemExit(0)  # not a failure; the first process tells the user
+        advice, last = stop.advice, self._last_checkpoint
+        if not advice and last:  # during the report the job has not been requeued yet
+            advice = last.signals.requeue(self.trainer, stop.signum)
+        return Interrupted(stop.signum, advice or self._how_to_resume())
+
+    def _how_to_resume(self) -> str:
+        """Say what is saved of a training that ended early, and how to resume it."""
+        file = self._last_checkpoint.file if self._last_checkpoint else None
+        if not file or not file.is_file():
+            return "nothing was saved yet; start it again"
+        run, epochs = file.parent.parent, self.trainer.max_epochs
+        if epochs and 0 < epochs <= self.trainer.current_epoch:
+            command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
+            return f"the training is finished and saved; {command} creates its report"
+        return f"saved in {file}; resume with\n{self.resume_command(run if self.logs else file)}"
 
     @property
-    def _saver(self) -> LastCheckpoint | None:
-        return next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
-
-    def _advice(self) -> str:
-        """Say what is kept of a training that ended early, and how to go on."""
-        saver = self._saver
-        if not saver or not saver.file or not saver.file.is_file():
-            return "nothing was saved yet; start it again"
-        epochs, done = self.trainer.max_epochs, self.trainer.current_epoch
-        if epochs and 0 < epochs <= done:
-            evaluate = hardware.repeatable("evaluate", "--ckpt_path", str(saver.file.parent.parent))
-            return f"the training is finished and kept; {evaluate} makes its report"
-        run, rest = saver.file.parent.parent, without(self.args, "--ckpt_path")
-        again = hardware.repeatable("fit", *rest, "--ckpt_path", str(run) if self.logs else str(saver.file))
-        return f"saved in {saver.file}; go on with\n{again}"
+    def _last_checkpoint(self) -> LastCheckpoint | None:
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)

@@ -1,0 +1,103 @@
+"""The Trainer: our defaults for the options that are not given, and the callbacks in order."""
+
+import re
+import sys
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
+
+from cifar_lit import callbacks as parts
+from cifar_lit.cli.checks import as_list
+from cifar_lit.models.resnet import smallest_strided
+from cifar_lit.training import compat
+from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
+from cifar_lit.utils import hardware
+from cifar_lit.utils.errors import UsageError
+
+
+def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
+    """Return the Trainer's arguments that depend on the device, the data or other options.
+
+    Args:
+        config: All options.
+        trainer: The Trainer's options, with callbacks and plugins instantiated.
+    """
+    chosen: dict[str, Any] = {"precision": choose_precision(config)}
+    if trainer.benchmark is None and not trainer.deterministic:
+        chosen["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have the same shape
+    if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
+        chosen["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
+    if trainer.enable_progress_bar is None and not sys.stderr.isatty():
+        chosen["enable_progress_bar"] = False  # a log file gets one line for each epoch
+    if config.data.val_size and trainer.enable_checkpointing is not False:
+        best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+        chosen["callbacks"] = [*as_list(trainer.callbacks), best]
+    return chosen
+
+
+def choose_precision(config: Namespace) -> str | int:
+    """Return the given precision if it is safe; by default print and return the fastest that is."""
+    device = hardware.choose_device(str(config.trainer.accelerator))
+    smallest = smallest_strided(config.data.image_size, config.model.stem)
+    given: str | int | None = config.trainer.precision
+    if given is None:
+        precision, reason = hardware.choose_precision(device, smallest)
+        rank_zero_info(
+            f"device {reason}; precision {precision} (trainer.precision), memory format "
+            f"{config.model.memory_format} (model.memory_format)"
+        )
+        return precision
+    if re.search("bf16|^16", str(given)) and hardware.corrupts_bfloat16_gradients(device, smallest):
+        raise UsageError(
+            f"trainer.precision={given} computes wrong gradients on this CPU where feature maps shrink to 1 px; give "
+            "trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
+        )
+    return given
+
+
+def build(callbacks: list[Callback], **options: Any) -> Trainer:
+    """Build the Trainer.
+
+    Args:
+        callbacks: The user's and ours.
+        options: Of the Trainer.
+
+    Raises:
+        UsageError: Lightning refuses an option.
+    """
+    try:
+        trainer = Trainer(callbacks=ordered(callbacks, options), **options)
+        if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun's or SLURM's settings
+            environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+    except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split()).rstrip(".!")
+        raise UsageError(f"trainer: {reason}; change that trainer option") from None
+    if trainer.world_size > 1 and not isinstance(options.get("val_check_interval"), int | float | None):
+        raise UsageError(
+            "trainer.val_check_interval as a time depends on each process's clock: a process that validates would "
+            "wait forever for one that still trains; give a number of steps or a fraction of an epoch"
+        )
+    compat.count_epochs_when_resuming(trainer)
+    return trainer
+
+
+def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback]:
+    """Return the callbacks in the order of their dependencies, all parts of the report in a single callback.
+
+    The history is complete before the report reads it. The report's page summarizes what its other parts wrote.
+    LastCheckpoint comes last, so that `last.ckpt` contains the state of the others at that step.
+    """
+    report = [callback for callback in callbacks if isinstance(callback, parts.ReportCallback)]
+    page = [part for part in report if isinstance(part, parts.HTMLReport)]
+    figures = [part for part in report if part not in page]
+    last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
+    ours = [callback for callback in callbacks if callback not in [*report, *last]]
+    ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, parts.Summary()])]
+    if options.get("enable_progress_bar") is not False:
+        ours.append(parts.ProgressBar())
+    return ours if options.get("enable_checkpointing") is False else [*ours, *last]

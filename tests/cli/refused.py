@@ -1,0 +1,32 @@
+"""Run a command that refuses its arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIGS
+
+DEMO = ("--config", str(CONFIGS / "demo.yaml"))
+USAGE, FAILURE = 2, 1
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], None], *args: str, code: int = USAGE
+) -> str:
+    """Return the error message, after checking the exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        command(list(args))
+    message = capsys.readouterr().err
+    assert stopped.value.code == code
+    assert "Traceback" not in message and message.count("error:") == 1
+    return message[message.index("error:") :]
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of every file in a folder."""
+    return {
+        str(file.relative_to(folder)): (file.stat().st_size, file.stat().st_mtime_ns)
+        for file in folder.rglob("*")
+        if file.is_file()
+    }

@@ -1,0 +1,104 @@
+"""Unusable checkpoints, images, disks and networks: one message, and nothing is lost."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_lit.fit import main
+from tests.cli.refused import FAILURE, files, refused
+from tests.conftest import QUICK
+
+Fit = Callable[..., Path]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> list[str]:
+    """Options for a small folder of images in two classes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("ant", "bee"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+                image.save(root / split / name / f"{i}.png")
+    return [*QUICK, "--data.source=folder", f"--data.root={root}", "--data.val_size=4", "--data.batch_size=4"]
+
+
+def test_unreadable_image_is_named(folder: list[str], fit: Fit, capsys: Capture) -> None:
+    os.truncate(Path("images/train/ant/4.png"), 200)
+    message = refused(capsys, main, *folder)
+    assert "data.root" in message and "4.png" in message
+
+
+def test_unusable_checkpoint_is_named_and_changes_nothing(
+    fit: Fit, folder: list[str], capsys: Capture, tmp_path: Path
+) -> None:
+    class Harmful:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, ("harm",))
+
+    run = fit(*QUICK)
+    last = run / "checkpoints" / "last.ckpt"
+    (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:100_000])
+    (tmp_path / "empty.ckpt").touch()
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    torch.save({"state_dict": {}, "harm": Harmful()}, tmp_path / "harmful.ckpt")
+    before = files(tmp_path)
+    assert "model.norm batch (now layer)" in refused(capsys, main, *QUICK, "--ckpt_path=last", "--model.norm=layer")
+    assert "of 10 there and 2 here" in refused(capsys, main, *folder, f"--ckpt_path={last}")
+    for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "plain data")):
+        message = refused(capsys, main, *QUICK, f"--ckpt_path={name}.ckpt")
+        assert f"{name}.ckpt" in message and reason in message
+    assert {name: file for name, file in files(tmp_path).items() if not name.startswith("data/")} == before
+    assert not Path("harm").exists()
+
+
+def test_diverging_training_keeps_the_last_good_checkpoint(fit: Fit, capsys: Capture) -> None:
+    options = ["--trainer.max_epochs=3", "--model.schedule.name=step", "--model.schedule.step_size=1"]
+    message = refused(capsys, main, *QUICK, *options, "--model.schedule.gamma=1e30", code=FAILURE)
+    assert "not finite since step 4, at learning rate 2e+27" in message  # steps 0 to 2 are the good epoch
+    for name in ("last.ckpt", "best.ckpt"):
+        checkpoint = torch.load(Path("lightning_logs/demo/version_0/checkpoints", name), weights_only=True)
+        assert checkpoint["epoch"] == 0
+        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_full_disk(fit: Fit, capsys: Capture, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    try:  # a checkpoint takes 90 MB
+        message = refused(capsys, main, *QUICK, f"--trainer.default_root_dir={small}", code=FAILURE)
+        assert "No space left on device" in message
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_download_without_network(fit: Fit, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    message = refused(capsys, main, "--data.root=here", code=FAILURE)
+    assert "data.mirrors" in message and "127.0.0.1:9" in message
+
+
+def test_bfloat16_is_refused_where_the_cpu_computes_wrong_gradients(
+    capsys: Capture, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ability in ("_is_avx512_bf16_supported", "_is_avx512_supported"):
+        monkeypatch.setattr(torch.cpu, ability, lambda: True)
+    tiny = [*QUICK, "--trainer.accelerator=cpu", "--data.image_size=16", "--trainer.precision"]
+    message = refused(capsys, main, *tiny, "bf16-mixed")
+    assert all(word in message for word in ("trainer.precision=bf16-mixed", "32-true", "data.image_size", "model.stem"))
+    provenance = json.loads((fit(*tiny, "null") / "provenance.json").read_text())
+    assert provenance["precision"] == "32-true"

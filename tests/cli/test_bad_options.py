@@ -1,0 +1,219 @@
+"""A mistake in the options gives one message with the option's name and the remedy, and writes nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cifar_lit import compare, evaluate, explain
+from cifar_lit.cli.arguments import recipe_name, take
+from cifar_lit.fit import main
+from cifar_lit.utils.errors import UsageError
+from tests.cli.refused import DEMO, files, refused
+
+EARLY_STOPPING = "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping --trainer.callbacks.monitor=val/loss"
+EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
+
+# Arguments; then what the message contains.
+CASES = [
+    # unknown options, and values of the wrong type
+    ("--model.stemm=cifar", "--model.stemm", "did you mean --model.stem?", "--help"),
+    ("--trainer.max_epoch=3", "--trainer.max_epoch", "did you mean --trainer.max_epochs?"),
+    ("--model.schedule=cosine", "did you mean --model.schedule.name?"),
+    ("configs/demo.yaml", "--config configs/demo.yaml"),
+    ("--config", "--config"),
+    ("--trainer=3", "trainer"),
+    ("--data.batch_size=many", "data.batch_size", "int", "many"),
+    ("--data.image_size=1e3", "data.image_size", "int"),
+    ("--data.mirrors=x", "data.mirrors", "list"),
+    ("--data.source=mnist", "data.source", "cifar10", "mnist"),
+    ("--data.augment_on=gpu", "data.augment_on", "workers", "device"),
+    ("--data.padding_mode=blue", "data.padding_mode", "reflect"),
+    ("--model.stem=cifr", "model.stem", "cifar", "imagenet"),
+    ("--model.init=x", "model.init", "torch"),
+    ("--model.compile=maybe", "model.compile", "bool", "maybe"),
+    ("--model.schedule.name=onecycl", "model.schedule.name", "onecycle"),
+    ("--model.schedule.gamma=nan", "model.schedule.gamma", "nan"),
+    ("--gradcam.layers=layer1", "gradcam.layers", "list"),
+    ("--gradcam.layers=[layer9]", "gradcam.layers", "layer9"),
+    ("--gradcam.method=Grad", "gradcam.method=Grad", "did you mean GradCAM?"),
+    ("--gradcam.k=3", "gradcam.k", "misclassified.k"),
+    ("--page.method=GradCAM", "page.method", "gradcam.method"),
+    ("--misclassified.k=1.5", "misclassified.k", "int"),
+    ("--trainer.max_epochs=1.5", "trainer.max_epochs", "int", "1.5"),
+    ("--trainer.precision=7", "trainer.precision", "bf16-mixed", "7"),
+    # recipes
+    ("--config=nowhere.yaml", "nowhere.yaml", "the recipes are in configs/"),
+    ("--config empty.yaml", "--config", "no options"),
+    ("--config list.yaml", "--config", "no options"),
+    ("--config folder.yaml", "folder.yaml"),
+    ("--config bytes.yaml", "--config", "UTF-8"),
+    ("--config broken.yaml", "line 2"),
+    ("--config types.yaml", "data is a group of options"),
+    ("--config key.yaml", "bach_size", "did you mean --data.batch_size?"),
+    ("--config tag.yaml", "python/object/apply"),
+    # optimizers
+    ("--model.optimizer=adam", "model.optimizer", "adam", "AdamW"),
+    ("--model.optimizer.class_path=torch.optim.SDG", "model.optimizer", "SDG", "SGD"),
+    ("--model.optimizer=torch.nn.Linear", "model.optimizer", "torch.nn.Linear"),
+    ("--model.optimizer=torch.optim.Optimizer", "model.optimizer"),
+    ("--model.optimizer=torch.optim.LBFGS", "model.optimizer=LBFGS", "AdamW"),
+    ("--model.optimizer=null", "model.optimizer"),
+    ("--model.optimizer.init_args.learning_rate=1", "model.optimizer", "learning_rate"),
+    ("--model.optimizer.init_args.lr=high", "model.optimizer", "lr", "high"),
+    ("--model.optimizer.init_args.lr=-1", "model.optimizer", "learning rate", "-1"),
+    ("--model.optimizer.init_args.lr=.inf", "model.optimizer", "inf"),
+    ("--model.optimizer.init_args.momentum=-1", "model.optimizer", "momentum", "-1"),
+    # ranges
+    ("--seed_everything=-1", "seed_everything must be between 0 and 4294967295"),
+    ("--seed_everything=99999999999", "seed_everything must be"),
+    ("--process_timeout=0", "process_timeout must be"),
+    ("--process_timeout=99999999999999999", "process_timeout must be"),
+    ("--lr_find=-1", "lr_find must be 0 or more"),
+    ("--data.batch_size=0", "data.batch_size must be 1 to"),
+    ("--data.batch_size=999999999999999999999", "data.batch_size must be 1 to"),
+    ("--data.image_size=-3", "data.image_size must be", "-3"),
+    ("--data.val_size=-1", "data.val_size must be 0 or more"),
+    ("--data.val_size=5000", "data.val_size=5000", "1437", "--data.val_size 143"),
+    ("--data.num_workers=1000000", "data.num_workers must be"),
+    ("--data.seed=-1", "data.seed must be"),
+    ("--data.train_eval_size=0", "data.train_eval_size must be 1 or more"),
+    ("--data.flip=.nan", "data.flip"),
+    ("--data.flip=1.5", "data.flip must be between 0 and 1"),
+    ("--data.rotate_degrees=360", "data.rotate_degrees must be between 0 and 180"),
+    ("--data.cutout_size=9999999", "data.cutout_size must be", "64"),
+    ("--data.crop_padding=9999999", "data.crop_padding must be", "32"),
+    ("--model.label_smoothing=1.5", "model.label_smoothing"),
+    ("--model.norm_weight_decay=-1", "model.norm_weight_decay must be 0 or more"),
+    ("--model.norm_bias_lr_mult=0", "model.norm_bias_lr_mult must be above 0"),
+    ("--model.schedule.gamma=0", "model.schedule.gamma must be above 0"),
+    ("--model.schedule.pct_start=1", "model.schedule.pct_start must be between 0 and 1"),
+    ("--model.schedule.patience=-1", "model.schedule.patience must be 0 or more"),
+    ("--checkpoint.every_n_train_steps=-1", "checkpoint.every_n_train_steps must be 0 or more"),
+    ("--misclassified.k=0", "misclassified.k must be 1 or more"),
+    ("--samples.k=0", "samples.k must be 1 or more"),
+    ("--page.max_listed=-1", "page.max_listed must be 0 or more"),
+    ("--page.num_cams=-1", "page.num_cams must be 0 or more"),
+    ("--page.num_road=-1", "page.num_road must be 0 or more"),
+    ("--projector.num_images=-1", "projector.num_images must be 0 or more"),
+    # the Trainer
+    ("--trainer.max_epochs=0", "trainer.max_epochs must be 1 or more (or -1 for no limit)"),
+    ("--trainer.max_steps=0", "trainer.max_steps must be 1 or more (or -1 for no limit)"),
+    ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be 1 or more"),
+    ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be 1 or more"),
+    ("--trainer.log_every_n_steps=-1", "trainer.log_every_n_steps must be 1 or more"),
+    ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be 0 or more"),
+    ("--trainer.limit_test_batches=0", "trainer.limit_test_batches=0"),
+    ("--trainer.limit_train_batches=1.5", "trainer:", "limit_train_batches", "1.5"),
+    ("--trainer.limit_train_batches=.nan", "trainer.limit_train_batches"),
+    ("--trainer.val_check_interval=0", "trainer.val_check_interval=0", "data.val_size=0"),
+    ("--trainer.val_check_interval=1000", "trainer.val_check_interval", "1000"),
+    ("--trainer.overfit_batches=2", "trainer.overfit_batches", "trainer.limit_train_batches"),
+    ("--trainer.barebones=true", "trainer.barebones"),
+    ("--trainer.strategy=fsdp", "trainer.strategy=fsdp", "give ddp"),
+    ("--trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "give ddp"),
+    ("--trainer.strategy=dpp", "trainer:", "strategy", "dpp"),
+    ("--trainer.accelerator=tpu", "trainer:", "torch_xla"),
+    ("--trainer.devices=0", "trainer:", "devices", "accelerator; change that trainer option"),
+    ("--trainer.devices=100000", "trainer.devices=100000", "at most"),
+    ("--trainer.num_nodes=0", "trainer:", "num_nodes"),
+    ("--trainer.max_time=later", "trainer:", "later", "DD:HH:MM:SS"),
+    ("--trainer.gradient_clip_algorithm=x", "trainer:", "gradient_clip_algorithm"),
+    (f"{EMA} {EMA}", "trainer:", "state_key"),
+    # options that exclude each other
+    ("--data.crop_padding=32 --data.padding_mode=reflect", "data.padding_mode must be"),
+    ("--data.cutout_size=0 --data.cutout_warmup_epochs=3", "data.cutout_warmup_epochs must be"),
+    ("--data.flip=0 --data.flip_mode=alternate", "data.flip_mode must be random"),
+    ("--data.val_size=0 --model.schedule.name=plateau", "data.val_size=0", "model.schedule.name=plateau"),
+    (f"--data.val_size=0 {EARLY_STOPPING}", "data.val_size=0", "EarlyStopping with monitor=val/loss"),
+    (f"--trainer.limit_val_batches=0 {EARLY_STOPPING}", "trainer.limit_val_batches=0", "monitor=val/loss"),
+    (
+        "--trainer.val_check_interval=00:00:01:00 --trainer.devices=2 --trainer.accelerator=cpu",
+        "trainer.val_check_interval as a time",
+        "give a number of steps",
+    ),
+    # files
+    ("--ckpt_path=nowhere.ckpt", "--ckpt_path nowhere.ckpt", "no such file"),
+    ("--ckpt_path=last", "--ckpt_path last", "start without"),
+    ("--data.source=folder --data.root=nowhere", "data.root", "nowhere"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with unusable recipes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81data")
+    (tmp_path / "broken.yaml").write_text("data: {a: [\n")
+    (tmp_path / "types.yaml").write_text("data: 3\n")
+    (tmp_path / "key.yaml").write_text("data: {bach_size: 3}\n")
+    (tmp_path / "tag.yaml").write_text("data: !!python/object/apply:os.mkdir [harm]\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0][:60])
+def test_message_names_option_and_remedy(
+    case: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(folder)
+    message = refused(capsys, main, *DEMO, *case[0].split())
+    for words in case[1:]:
+        assert words in message
+    assert files(folder) == before
+    assert not list(folder.rglob("version_*"))
+
+
+COMMANDS = [
+    (evaluate.main, "", "--ckpt_path is required"),
+    (evaluate.main, "--ckpt_path=nowhere", "--ckpt_path nowhere"),
+    (evaluate.main, "--ckpt_path=empty", "--ckpt_path empty"),
+    (evaluate.main, "--ckpt_path=text.ckpt", "--ckpt_path text.ckpt"),
+    (explain.main, "x.png --ckpt_path=nowhere", "x.png: no such image"),
+    (explain.main, "text.ckpt --ckpt_path=nowhere", "--ckpt_path nowhere"),
+    (explain.main, "text.ckpt --ckpt_path=text.ckpt", "text.ckpt"),
+    (explain.main, "empty --ckpt_path=text.ckpt", "empty: this folder contains no images"),
+    (explain.main, "text.ckpt --ckpt_path=text.ckpt --out=full", "--out full"),
+    (explain.main, "text.ckpt --ckpt_path=text.ckpt --top=0", "--top must be 1 or more"),
+    (explain.main, "text.ckpt", "--ckpt_path"),
+    (compare.main, "empty", "at least two runs"),
+    (compare.main, "empty nowhere", "empty"),
+    (compare.main, "nowhere empty", "nowhere"),
+    (compare.main, "empty empty --out", "--out"),
+]
+
+
+@pytest.mark.parametrize(("command", "args", "words"), COMMANDS, ids=lambda value: value if str(value) == value else "")
+def test_other_commands(
+    command: Callable[[list[str]], None], args: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "text").write_text("mine")
+    (folder / "text.ckpt").write_text("hello")
+    before = files(folder)
+    assert words in refused(capsys, command, *args.split())
+    assert files(folder) == before
+
+
+def test_take_returns_values_in_any_form_and_the_other_arguments() -> None:
+    args = ["-c", "a", "--x=-1", "--config=b", "--config", "c", "-2", "--configs=d"]
+    assert take(args, "-c", "--config") == (["a", "b", "c"], ["--x=-1", "-2", "--configs=d"])
+    with pytest.raises(UsageError, match="--config"):
+        take(["--config"], "-c", "--config")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        ("configs/best.yaml", "best"),
+        ("logs/demo/version_3/config.yaml", "demo"),
+        ("a b.yaml", "a_b"),
+        ("/..yaml", "run"),
+        ("/version_0/config.yaml", "run"),
+    ],
+)
+def test_recipe_name_is_a_safe_folder_name(recipe: str, name: str) -> None:
+    assert recipe_name(recipe) == name
