@@ -11,7 +11,7 @@ from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
 from cifar_lit.models.resnet import Classifier
-from cifar_lit.training.checkpoints import net_state
+from cifar_lit.training.checkpoint_files import net_state
 from tests.conftest import QUICK
 
 
@@ -105,7 +105,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 def test_unusable_checkpoints_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--ckpt_path is not given" in refused(capsys, *QUICK)
-    assert "holds no checkpoints/best.ckpt" in refused(capsys, "--ckpt_path", str(tmp_path))
+    assert "contains no checkpoints/best.ckpt" in refused(capsys, "--ckpt_path", str(tmp_path))
     assert "there is no such file" in refused(capsys, "--ckpt_path", str(tmp_path / "none.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     checkpoint["ImageDataModule"]["classes"][3] = "three"

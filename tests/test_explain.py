@@ -105,7 +105,7 @@ def test_what_is_unreadable_is_named_and_the_rest_explained(
     [
         (["--class", "cow"], "--class cow: the network knows ape, bee"),
         (["--method", "GradCam"], "did you mean GradCAM?"),
-        (["--out", "mine"], "--out mine is there already"),
+        (["--out", "mine"], "--out mine already exists"),
         (["--top", "0"], "--top must be 1 or more"),
         (["none.png"], "none.png: there is no such image"),
         (["--layers", "layer5"], "invalid choice: 'layer5'"),

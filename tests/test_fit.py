@@ -23,7 +23,7 @@ from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.fit import main
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training.lr_finder import where_lowest
+from cifar_lit.training.lr_finder import suggest
 from tests.conftest import QUICK
 
 PICTURES = {"train_images", "test_images", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
@@ -395,10 +395,10 @@ def test_the_learning_rate_is_the_one_up_to_which_the_loss_falls(seed: int) -> N
     losses = 2.3 - 1.5 / (1 + (3e-3 / rates) ** 2) + np.random.default_rng(seed).normal(0, 0.1, 100)
     losses[75:] += 20 * np.sin(np.linspace(0, np.pi, 25))  # thrown out, and falling back at the highest rates
     for _ in range(2):
-        lr = where_lowest(rates, losses.astype(np.float32))
+        lr = suggest(rates, losses.astype(np.float32))
         assert lr is not None and 8e-3 < lr < 5e-2
         losses[90:] = np.nan
-    assert where_lowest(rates, np.linspace(2, 3, 100, dtype=np.float32)) is None
+    assert suggest(rates, np.linspace(2, 3, 100, dtype=np.float32)) is None
 
 
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_lit.data.datamodule import decode
 from cifar_lit.fit import main
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.utils.errors import UsageError
 
 FIXED = settings(
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_refused_or_the_same(content: bytes, tmp_path: P
     file = tmp_path / "some.ckpt"
     file.write_bytes(content)
     try:
-        found = checkpoints.read(file)
+        found = checkpoint_files.read(file)
     except UsageError as error:
         assert "some.ckpt" in str(error)
         return
@@ -88,7 +88,7 @@ def test_every_flipped_bit_of_the_weights_is_seen(tmp_path: Path) -> None:
     for place in range(start, start + 256, 7):
         (tmp_path / "some.ckpt").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(UsageError, match="checksum"):
-            checkpoints.read(tmp_path / "some.ckpt")
+            checkpoint_files.read(tmp_path / "some.ckpt")
 
 
 def image(kind: str) -> bytes:

@@ -44,4 +44,4 @@ class SaveRun(SaveConfigCallback):
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 metrics = dict.fromkeys(Scores.FINAL, 0.0)  # only the names count
                 for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
-                    logger.experiment._get_file_writer().add_summary(summary)
+                    logger.experiment.file_writer.add_summary(summary)

@@ -11,11 +11,10 @@ from cifar_lit.cli.options import FitCLI
 from cifar_lit.cli.resume import Start
 from cifar_lit.report.analysis import Analysis
 from cifar_lit.report.writer import raise_if_failed
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write_text
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import atomic_write_text, new_folder
 
 
 class EvaluateCLI(FitCLI):
@@ -31,7 +30,7 @@ class EvaluateCLI(FitCLI):
     def __init__(self, args: Sequence[str]) -> None:
         given = list(args)
         if paths := option_values(given, "--ckpt_path"):
-            config = checkpoints.config_of(checkpoints.of_run(paths[-1]))
+            config = checkpoint_files.config_of(checkpoint_files.of_run(paths[-1]))
             if config:
                 given = ["--config", str(config), *given]
         super().__init__(given)
@@ -57,7 +56,7 @@ class EvaluateCLI(FitCLI):
     def _find_start(self) -> Start:
         if not self.config.ckpt_path:
             raise UsageError("--ckpt_path is not given; give a run's folder (lightning_logs/RECIPE/version_N) or file")
-        return Start(file=checkpoints.of_run(self.config.ckpt_path))
+        return Start(file=checkpoint_files.of_run(self.config.ckpt_path))
 
     def evaluate(self) -> None:
         """Make all parts of the report."""
@@ -65,10 +64,10 @@ class EvaluateCLI(FitCLI):
         assert file is not None
         self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # where its training augmented
         net = self.model.net
-        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
+        net.load_state_dict(checkpoint_files.net_state(checkpoint["state_dict"]))
         weights = f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}"
         history = checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
-        run = file.parent.parent if checkpoints.config_of(file) else file.parent
+        run = file.parent.parent if checkpoint_files.config_of(file) else file.parent
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
         analysis.evaluated = hardware.command("evaluate")
         folder = new_folder(self.config.out, "evaluation", run)

@@ -3,19 +3,17 @@
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks
@@ -31,10 +29,10 @@ from cifar_lit.cli.resume import Start
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import smallest_strided
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files, compat
 from cifar_lit.training import distributed as processes
-from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
-from cifar_lit.training.compat import silence_noise
+from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
+from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Training
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
@@ -52,21 +50,6 @@ GROUPS = (
     "projector",
     "trainer",
 )
-
-# A recipe from somebody else can name any class. jsonargparse refuses those that run commands (os, subprocess, ...)
-# only once it is told to, and by default would make an object even where no class is expected.
-set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's own, but without a new generator for it a hundred times a step."""
-
-    _nothing = nullcontext()
-
-    # Lightning types it as a generator, which it must not be here.
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Do nothing around an action."""
-        return self._nothing
 
 
 class FitCLI(LightningCLI):
@@ -87,7 +70,8 @@ class FitCLI(LightningCLI):
         self.given = tuple(args)
         given = recipes_first(args, str(DEFAULT_RECIPE))
         self.recipe = recipe_name(given)
-        silence_noise()
+        compat.hide_warnings()
+        compat.secure_jsonargparse()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -175,10 +159,10 @@ class FitCLI(LightningCLI):
         trainer = self.config_init.trainer
         self.datamodule.setup("fit")  # what is wrong with the data is said before anything is written
         if self.start.file:
-            checkpoints.check_classes(self.start.checkpoint, self.start.file, self.datamodule.splits.classes)
-            checkpoints.check_fits(self.start.checkpoint, self.start.file, self.model)
+            checkpoint_files.check_classes(self.start.checkpoint, self.start.file, self.datamodule.splits.classes)
+            checkpoint_files.check_fits(self.start.checkpoint, self.start.file, self.model)
             if self.start.goes_on:
-                checkpoints.check_same_images(self.start.checkpoint, self.start.file, self.datamodule.splits.train)
+                checkpoint_files.check_same_images(self.start.checkpoint, self.start.file, self.datamodule.splits.train)
         if self.start.run:
             parts = len(list(self.start.run.glob("config*.yaml")))  # what the run was begun with stays as it is
             if parts:
@@ -194,9 +178,7 @@ class FitCLI(LightningCLI):
             kwargs["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have one shape
         if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
             kwargs["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
-        processes.use_local_ddp(timedelta(seconds=self.config.process_timeout))
-        if trainer.profiler is None:
-            kwargs["profiler"] = NoProfiler()
+        processes.set_timeout(timedelta(seconds=self.config.process_timeout))
         if trainer.enable_progress_bar is None and not sys.stderr.isatty():
             kwargs["enable_progress_bar"] = False  # a log file gets the line of each epoch, not a thousand bars
         return super().instantiate_trainer(**kwargs)
@@ -249,8 +231,7 @@ class FitCLI(LightningCLI):
                 "trainer.val_check_interval as a time goes by each process's own clock, and one that validates would "
                 "wait for ever for another that still trains; give a number of steps or a share of an epoch"
             )
-        # Lightning would enter an epoch that is done a second time where a training with max_steps is resumed.
-        trainer.fit_loop._iteration_based_training = _no  # type: ignore[method-assign]
+        compat.count_epochs_when_resuming(trainer)
         return trainer
 
     def fit(self) -> None:
@@ -264,8 +245,5 @@ class FitCLI(LightningCLI):
             logs=self.logs,
             lr_find=self.config.lr_find,
             args=self.given,
+            process_timeout=timedelta(seconds=self.config.process_timeout),
         ).run()
-
-
-def _no() -> bool:
-    return False

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.training import run_folder as runs
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
@@ -29,7 +29,7 @@ class Start:
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint, loaded without running code from it; empty for the first step."""
-        return checkpoints.read(self.file) if self.file else {}
+        return checkpoint_files.read(self.file) if self.file else {}
 
     @property
     def goes_on(self) -> bool:
@@ -54,7 +54,7 @@ def find(ckpt_path: str | None, folder: Path) -> Start:
     """
     run = runs.requeued(folder, hardware.slurm_job(), hardware.command()) or _run(ckpt_path, folder)
     if not run:
-        return Start(file=checkpoints.find(ckpt_path, folder) if ckpt_path else None)
+        return Start(file=checkpoint_files.find(ckpt_path, folder) if ckpt_path else None)
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
         rank_zero_info(f"going on with {run}")
@@ -77,14 +77,14 @@ def check_source(run: Path, source: str) -> None:
 def _run(ckpt_path: str | None, folder: Path) -> Path | None:
     """Return the run that `--ckpt_path` names; None where it names a file or nothing."""
     if ckpt_path == "last":
-        return runs.unfinished(folder) or checkpoints.find(ckpt_path, folder).parent.parent
-    return runs.named(ckpt_path, folder) if ckpt_path and Path(ckpt_path).is_dir() else None
+        return runs.unfinished(folder) or checkpoint_files.find(ckpt_path, folder).parent.parent
+    return runs.find(ckpt_path, folder) if ckpt_path and Path(ckpt_path).is_dir() else None
 
 
 def _begun_from(run: Path) -> Path | None:
     """Return the checkpoint that a run began from, None for one that began anew."""
     given = _config(run).get("ckpt_path")
-    return checkpoints.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
+    return checkpoint_files.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cifar_lit.data.dataset import Batch
-from cifar_lit.models.metrics import NonFinite, Scores
+from cifar_lit.models.metrics import NonFiniteGuard, Scores
 from cifar_lit.models.optim import parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Classifier, Init, MemoryFormat, Norm, Stem
 from cifar_lit.models.schedules import Schedule
@@ -90,12 +90,11 @@ class ImageClassifier(LightningModule):
         self.compile_net = compile
         self.lr: float | None = None  # set by the learning-rate finder, takes the place of the optimizer's own
         self.epoch_ended: dict[str, float] = {}  # what was logged at this epoch's last step, once it was taken
-        self.tried: list[tuple[float, Tensor]] | None = None  # rate and loss of each step, while it runs
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint that is gone on from, as is:
         self._scores_so_far: list[dict[str, float]] = []
         self.train_scores, self.val_scores, self.test_scores = Scores(), Scores(), Scores()
-        self._non_finite = NonFinite()
+        self.guard = NonFiniteGuard()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; at once the one that Lightning sets fifty times a step, which cannot be a parameter."""
@@ -117,15 +116,12 @@ class ImageClassifier(LightningModule):
         """Return the loss; metrics stay on the device until the epoch's last step."""
         loss = self._step(self.train_scores, batch, self.label_smoothing)
         lr, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.global_step
-        if self.tried is None:
-            self._non_finite.watch(loss, step, lr)
-        else:  # the learning-rate finder's loss may grow beyond all bounds
-            self.tried.append((lr, loss.detach()))
+        self.guard.watch(loss, step, lr)
         ends = self.trainer.is_last_batch
         steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or ends  # else gradients are gathered
         last = ends or (steps and step + 1 == self.trainer.max_steps)
         if last or batch_idx % CHECK_EVERY == 0:  # each look waits for the device
-            self._non_finite.check()
+            self.guard.check()
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
         if steps and (last or (step + 1) % every == 0):  # logging takes as long as a small step
             self._write({"lr": lr}, step)
@@ -222,7 +218,7 @@ class ImageClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep ReduceLROnPlateau's state and the scores so far; keep a diverged training out of every checkpoint."""
-        self._non_finite.check()
+        self.guard.check()
         checkpoint["train_scores"] = self.train_scores.everywhere()
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()

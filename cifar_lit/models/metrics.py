@@ -56,7 +56,7 @@ class Scores(Metric):
         return {"loss": float(self.loss / self.count), "accuracy": float(self.right / self.count)}
 
 
-class NonFinite:
+class NonFiniteGuard:
     """Finds the first step whose loss was not finite, looking at many steps at once: each look waits for the device."""
 
     def __init__(self) -> None:

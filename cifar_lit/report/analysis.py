@@ -17,7 +17,7 @@ from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import Classifier
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files, compat
 from cifar_lit.utils.errors import UsageError
 
 CURRENT = "_cifar_lit_analysis"  # the trainer's attribute that keeps it, and goes with the trainer
@@ -143,7 +143,7 @@ def _load_best(trainer: Trainer, net: Classifier) -> str:
     if not best:
         if trainer.world_size > 1:  # each process has BatchNorm statistics of its own since the last step
             net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
-        epoch = vars(trainer.fit_loop.epoch_progress.current)["processed"]  # current_epoch lags after max_steps
+        epoch = compat.epochs_finished(trainer)
         return f"last weights, epoch {epoch}"
     path = Path(best[0].best_model_path)
     if not path.exists():  # the run's folder was moved before it was resumed
@@ -153,5 +153,5 @@ def _load_best(trainer: Trainer, net: Classifier) -> str:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
     epoch, state = trainer.strategy.broadcast((epoch, state))
-    net.load_state_dict(checkpoints.net_state(state))
+    net.load_state_dict(checkpoint_files.net_state(state))
     return f"best weights, epoch {epoch}"

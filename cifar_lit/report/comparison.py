@@ -15,8 +15,7 @@ from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.sources import load
 from cifar_lit.report.html import render, thumbnail
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write_text
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import atomic_write_text, new_folder
 
 SHOWN = 500  # images of each kind on the page
 REMEDY = "make it again with python -m cifar_lit.evaluate --ckpt_path RUN, and give the folder that this writes"

@@ -22,10 +22,9 @@ from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
 from cifar_lit.models.resnet import Classifier, Layer
 from cifar_lit.report import figures
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import atomic_write_text
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import atomic_write_text, new_folder
 
 DRAWN = 320  # pixels of a image in the figures
 SHEET = 100  # images on the contact sheet
@@ -69,12 +68,12 @@ class Explanation:
 
 def load(path: str) -> Trained:
     """Load a network from a run's folder or a checkpoint."""
-    file = checkpoints.of_run(path)
-    checkpoint = checkpoints.read(file)
+    file = checkpoint_files.of_run(path)
+    checkpoint = checkpoint_files.read(file)
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
-        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
+        net.load_state_dict(checkpoint_files.net_state(checkpoint["state_dict"]))
         trained = Trained(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -14,9 +15,10 @@ from cifar_lit.cli.arguments import without
 from cifar_lit.cli.resume import Start
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.report import figures
 from cifar_lit.report.analysis import Analysis
-from cifar_lit.report.writer import raise_if_failed
-from cifar_lit.training import checkpoints
+from cifar_lit.report.writer import Report, raise_if_failed
+from cifar_lit.training import checkpoint_files
 from cifar_lit.training import distributed as processes
 from cifar_lit.training import run_folder as runs
 from cifar_lit.training.checkpointing import LastCheckpoint
@@ -39,6 +41,7 @@ class Training:
         logs: Whether it gets a folder there, with our loggers.
         lr_find: Steps of the learning-rate range test before it; 0 for none.
         args: The command line, to say how to go on.
+        process_timeout: How long to wait for another process.
     """
 
     trainer: Trainer
@@ -49,6 +52,7 @@ class Training:
     logs: bool
     lr_find: int
     args: Sequence[str]
+    process_timeout: timedelta
 
     def run(self) -> None:
         """Find the learning rate if asked to, train, and let the callbacks report.
@@ -61,7 +65,6 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
-            processes.init_rendezvous(self.start.run, self.start.file)
             together = self.trainer.world_size * self.data.batch_size
             rank_zero_info(f"{self.trainer.world_size} processes, {together} images a step (data.batch_size in each)")
             cores, here = hardware.available_cores(), self.trainer.num_devices
@@ -92,14 +95,14 @@ class Training:
             self.trainer.loggers = self._loggers(0)
             yield
             return
-        run = self.start.run or runs.begin(self.folder)
-        with runs.held(run):
+        run = self.start.run or runs.create(self.folder)
+        with runs.lock(run):
             self.trainer.loggers = self._loggers(runs.number(run))
             try:
                 yield
             except (UsageError, MisconfigurationException):
                 if not self.start.run and self.trainer.global_step <= self.start.step:
-                    runs.give_back(run)
+                    runs.remove(run)
                 raise
 
     def _loggers(self, version: int) -> list[Logger]:
@@ -111,8 +114,15 @@ class Training:
         ]
 
     def _train(self) -> None:
+        if self.trainer.world_size > 1:
+            processes.start_processes(self.trainer.strategy, self.process_timeout, self.start.run, self.start.file)
         if self.lr_find and not self._dry and not self.start.file:  # which brings its own rate
-            find_lr(self.trainer, self.module, self.data, self.lr_find)
+            lr_range = find_lr(self.trainer, self.module, self.data, self.lr_find)
+            self.module.lr = lr_range.suggested
+            if (log_dir := self.trainer.log_dir) and self.trainer.is_global_zero:
+                lrs, losses, report = lr_range.lrs, lr_range.losses, Report(Path(log_dir) / "report", self.trainer)
+                report.figure("lr_find", figures.lr_range(lrs, losses, lr_range.suggested))
+                report.table("lr_find", ("lr", "loss"), zip(lrs.tolist(), losses.tolist(), strict=True))
         log_dir = self.trainer.log_dir  # which all processes must ask for together
         if log_dir and not self._dry:
             rank_zero_info(f"run folder {log_dir}")
@@ -135,16 +145,16 @@ class Training:
         """Let a training that is finished, or was ended by EarlyStopping, only report again."""
         if not self.start.file:
             return
-        loop, epochs = self.trainer.fit_loop, checkpoints.epochs_done(self.start.checkpoint)
+        loop, epochs = self.trainer.fit_loop, checkpoint_files.epochs_done(self.start.checkpoint)
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
-        if self.start.goes_on and enough and checkpoints.stopped_early(self.start.checkpoint):
+        if self.start.goes_on and enough and checkpoint_files.stopped_early(self.start.checkpoint):
             loop.max_epochs = epochs  # Lightning would train on
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; its report is made again")
 
     def _stopped(self, stop: Interrupted) -> BaseException:
         """Return what a signal leads to, with what is kept and how to go on."""
-        if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
+        if processes.is_child():
             return SystemExit(0)  # it has not failed; the first process tells the user
         advice, saver = stop.advice, self._saver
         if not advice and saver:  # during the report nobody has given the job back yet
