@@ -14,8 +14,7 @@ from cifar_lit.report.html import render
 from cifar_lit.report.inline import thumbnail
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write_text
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import atomic_write_text, new_folder
 
 MAX_SHOWN = 500  # images of each kind on the page
 

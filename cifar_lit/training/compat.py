@@ -1,29 +1,54 @@
-"""Workarounds for other libraries."""
+"""Workarounds for Lightning, torch and jsonargparse, and all uses of their private parts.
 
-import logging
+Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each has a test in
+tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired.
+
+Not in this module, but also tested there:
+    models: `_step_supports_amp_scaling` of torch's fused optimizers, which would unscale the gradients themselves
+    data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
+    training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
+    training/checkpoint_files.py: epochs_done reads the progress of Lightning's loops
+    callbacks/provenance.py: TensorBoard's `file_writer`, because Lightning's log_hyperparams logs the metrics again
+Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
+"""
+
 import warnings
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import Trainer
 
 
 def hide_warnings() -> None:
-    """Hide what the libraries say to everybody and nobody can act on; everything else stays."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    # It counts in 32 bits then, which is what its estimate of the size says.
-    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
-    # Validation images only have to be sliced out of an array; workers would cost more than they save.
-    warnings.filterwarnings("ignore", message="The '(val|test)_dataloader' does not have many workers")
+    """Hide warnings of Lightning that give wrong advice here; all others stay."""
+    for message in (
+        "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
+        "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
+        "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def secure_jsonargparse() -> None:
-    """Refuse classes that run commands (os, subprocess, ...) in a recipe."""
+    """Refuse recipes that name classes which run commands (os, subprocess, ...), or a class where none is expected.
+
+    Both will be the defaults of jsonargparse 5.
+    """
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 def count_epochs_when_resuming(trainer: Trainer) -> None:
-    """Keep Lightning from entering a finished epoch a second time where a training with max_steps is resumed."""
+    """Let a training with max_steps resume in the right epoch.
+
+    Lightning's FitLoop.restarting repeats the finished epoch, from its last batch index, if max_steps is set.
+    """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def epochs_finished(trainer: Trainer) -> int:
+    """Return the number of finished epochs.
+
+    Trainer.current_epoch is one too small after resuming a training that was finished.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current  # typed as a base class without `processed`
+    return int(progress.processed)

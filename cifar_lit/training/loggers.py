@@ -1,59 +1,80 @@
-"""A CSV logger that a resumed run can go on with."""
+"""The logger of `metrics.csv`, which a resumed run continues."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from cifar_lit.utils.files import atomic_write
 
+SAVE_EVERY = 100  # steps
 
-class ResumableCSVLogger(CSVLogger):
-    """Keeps the rows of an earlier part of the same run, where Lightning's own deletes them.
+
+class ResumableCSVLogger(Logger):
+    """Write metrics to `SAVE_DIR/NAME/version_N/metrics.csv`, keeping the rows before the step of resumption.
+
+    Lightning's CSVLogger deletes an existing file and appends to its own, which a crash can leave incomplete.
 
     Args:
-        save_dir: As for CSVLogger.
-        name: As for CSVLogger.
-        version: As for CSVLogger.
-        before_step: Rows of this step and later are dropped: the resumed run writes them again.
+        save_dir: Folder of all runs.
+        name: Folder of this recipe's runs.
+        version: N.
+        before_step: Earlier rows of this step and later are dropped, because the resumed run logs them again.
     """
 
     def __init__(self, save_dir: str, name: str, version: int, before_step: int = 0) -> None:
-        super().__init__(save_dir, name, version)
+        super().__init__()
+        self._name, self._version = name, version
+        self.file = Path(save_dir, name, f"version_{version}", "metrics.csv")
         self.before_step = before_step
-        self._writer: _Writer | None = None
+        self._rows: list[dict[str, Any]] | None = None  # None until the first row
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        """The writer, begun with the earlier rows."""
-        if self._writer is None:
-            earlier = self._earlier()  # read before Lightning deletes the file
-            self._experiment = self._writer = _Writer(self.log_dir)
-            self._writer.metrics.extend(earlier)
-            self._writer.save()
-        return self._writer
+    def name(self) -> str:
+        """The name of the recipe."""
+        return self._name
 
-    def _earlier(self) -> list[dict[str, Any]]:
-        file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-        if not (self.before_step and file.is_file()):
+    @property
+    def version(self) -> int:
+        """The number of the run."""
+        return self._version
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the run."""
+        return str(self.file.parent)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: `config.yaml` contains them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add a row."""
+        if self._rows is None:
+            self._rows = self._earlier_rows()
+        step = len(self._rows) if step is None else step
+        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        self._rows.append({**values, "step": step})
+        if (step + 1) % SAVE_EVERY == 0:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows, with the columns in alphabetical order."""
+        if self._rows:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.file, newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, sorted(set().union(*self._rows)))
+                writer.writeheader()
+                writer.writerows(self._rows)
+
+    def _earlier_rows(self) -> list[dict[str, Any]]:
+        if not (self.before_step and self.file.is_file()):
             return []
-        with open(file, newline="", encoding="utf-8") as lines:
+        with open(self.file, newline="", encoding="utf-8") as lines:
             rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(lines)]
         return [row for row in rows if int(row["step"]) < self.before_step]
-
-
-class _Writer(ExperimentWriter):
-    """Replaces the whole file each time, where Lightning's own adds to it: a file of any instant can be read."""
-
-    def save(self) -> None:
-        """Write all rows; the columns are sorted by name, as in Lightning's own."""
-        if not self.metrics:
-            return
-        with atomic_write(self.metrics_file_path, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, sorted(set().union(*self.metrics)))
-            writer.writeheader()
-            writer.writerows(self.metrics)

@@ -1,6 +1,6 @@
-"""Choosing the learning rate by a range test (arXiv 1506.01186)."""
+"""Choose the learning rate by a range test (arXiv 1506.01186)."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,67 +10,82 @@ from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.report import figures
-from cifar_lit.report.writer import Report
+from cifar_lit.models.metrics import NonFiniteGuard
 from cifar_lit.utils.errors import RunError
 
-LOWEST, HIGHEST = 1e-6, 1.0  # rates that are tried
+MIN_LR, MAX_LR = 1e-6, 1.0
 
 
-def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule, steps: int) -> None:
-    """Set `module.lr` to the rate up to which the loss falls; write the curve to the run's report.
+@dataclass(frozen=True)
+class LRRange:
+    """The result of a range test.
+
+    Attributes:
+        lrs: Learning rate of each step, `(N,)`, float64.
+        losses: Training loss of each step, the mean over all processes, `(N,)`, float32.
+        suggested: The learning rate up to which the loss falls.
+    """
+
+    lrs: NDArray[np.float64]
+    losses: NDArray[np.float32]
+    suggested: float
+
+
+class _Recorder(NonFiniteGuard):
+    """Records the losses, which may diverge here; no callback, because Tuner replaces those of the trainer."""
+
+    def check(self) -> None:
+        """Accept any loss."""
+
+
+def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule, steps: int) -> LRRange:
+    """Train with a learning rate that rises from 1e-6 to 1, then restore the weights.
 
     Args:
-        trainer: Not yet fitted; the weights are put back afterwards.
-        module: Its schedule then starts from, or rises to, the rate that was found.
+        trainer: Not yet fitted.
+        module: The model.
         data: The images.
-        steps: Training steps to spend, each at a higher rate, from 1e-6 to 1.
+        steps: Number of training steps.
 
     Raises:
-        RunError: The loss says nothing.
+        RunError: No learning rate can be suggested.
     """
     if module.norm_bias_lr_mult != 1:
         rank_zero_warn(
-            "lr_find tries one rate for all weights; that of the norms' biases is then multiplied by "
-            f"model.norm_bias_lr_mult={module.norm_bias_lr_mult:g} all the same"
+            "lr_find tests the same learning rate for all parameters; the training multiplies that of the norms' "
+            f"biases by model.norm_bias_lr_mult={module.norm_bias_lr_mult:g}"
         )
-    epochs = trainer.fit_loop.max_epochs
-    if epochs is not None and epochs >= 0:  # a training of few epochs must not cut the test short
-        trainer.fit_loop.max_epochs = max(epochs, steps)
-    module.tried = []
-    Tuner(trainer).lr_find(
-        module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=steps, update_attr=False
-    )
-    rates = np.array([lr for lr, _ in module.tried])
-    here = torch.stack([loss for _, loss in module.tried]).float()
-    losses = trainer.strategy.reduce(here, reduce_op="mean").cpu().numpy()  # over all processes
-    module.tried = None
-    trainer.fit_loop.max_epochs = epochs
-    lr = where_lowest(rates, losses)
-    if lr is None:
+    max_epochs = trainer.fit_loop.max_epochs
+    if max_epochs is not None and max_epochs >= 0:  # the test may need more epochs than the training
+        trainer.fit_loop.max_epochs = max(max_epochs, steps)
+    guard, module.guard = module.guard, (recorder := _Recorder())
+    Tuner(trainer).lr_find(module, datamodule=data, min_lr=MIN_LR, max_lr=MAX_LR, num_training=steps, update_attr=False)
+    module.guard = guard
+    trainer.fit_loop.max_epochs = max_epochs
+    lrs = np.array([lr for _, lr, _ in recorder.seen])
+    in_this_process = torch.stack([loss for _, _, loss in recorder.seen]).float()
+    losses = trainer.strategy.reduce(in_this_process, reduce_op="mean").cpu().numpy()
+    suggested = suggest(lrs, losses)
+    if suggested is None:
         raise RunError(
-            f"lr_find={steps}: too few steps to find a learning rate, or the loss falls at none; give more steps, or "
-            "set model.optimizer.init_args.lr yourself"
+            f"lr_find={steps}: the loss never falls, or there are too few steps; give more steps, or set "
+            "model.optimizer.init_args.lr yourself"
         )
-    module.lr = lr
-    rank_zero_info(f"learning-rate finder: {lr:.3g}")
-    if (log_dir := trainer.log_dir) and trainer.is_global_zero:
-        report = Report(Path(log_dir) / "report", trainer)
-        report.figure("lr_find", figures.lr_range(rates, losses, lr))
-        report.table("lr_find", ("lr", "loss"), zip(rates.tolist(), losses.tolist(), strict=True))
+    rank_zero_info(f"learning-rate finder: {suggested:.3g}")
+    return LRRange(lrs, losses, suggested)
 
 
-def where_lowest(rates: NDArray[np.float64], losses: NDArray[np.float32]) -> float | None:
-    """Return the rate up to which the loss falls (section 3.3 of the paper, by accuracy there); None if it never does.
+def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float32]) -> float | None:
+    """Return the learning rate up to which the loss falls (section 3.3 of the paper); None if it never falls.
 
-    It goes by the straight lines through each sixth of the steps. Lightning's suggestion, the steepest fall over the
-    rate itself and not over its logarithm, takes the noise among the lowest rates for that.
+    The loss is smoothed by fitting a line to each window of a sixth of the steps. Lightning's own suggestion, the
+    steepest descent over the learning rate instead of its logarithm, often picks noise among the lowest ones.
 
     Args:
-        rates: Shape `(N,)`, each the same multiple of the one before.
-        losses: Shape `(N,)`, the loss of each step; what follows one that is not finite is left out.
+        lrs: Shape `(N,)`, growing by a constant factor.
+        losses: Shape `(N,)`; used up to the first one that is not finite.
     """
-    from scipy.signal import savgol_filter  # takes a while to import
+    from scipy.signal import savgol_filter  # slow to import
 
     finite = np.isfinite(losses)
     losses = losses if finite.all() else losses[: finite.argmin()]
@@ -78,4 +93,4 @@ def where_lowest(rates: NDArray[np.float64], losses: NDArray[np.float32]) -> flo
     if len(losses) < window:
         return None
     lowest = int(savgol_filter(losses, window, polyorder=1).argmin())
-    return float(rates[lowest]) if lowest > window // 2 else None
+    return float(lrs[lowest]) if lowest > window // 2 else None

@@ -1,4 +1,4 @@
-"""The folders of a recipe's runs, `lightning_logs/RECIPE/version_N`: which one to use, and by one process at a time."""
+"""The folders of a recipe's runs, `lightning_logs/RECIPE/version_N`: create, find, lock, remove."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from cifar_lit.utils.errors import UsageError
 
 def versions(runs: Path) -> list[Path]:
     """Return the `version_N` folders of a recipe, the newest last."""
-    found = [(int(m[1]), path) for path in runs.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", path.name))]
-    return [path for _, path in sorted(found)]
+    found = [path for path in runs.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
+    return sorted(found, key=number)
 
 
 def number(run: Path) -> int:
@@ -25,42 +25,42 @@ def number(run: Path) -> int:
 
 
 def unfinished(runs: Path) -> Path | None:
-    """Return the newest run if it was stopped before its first checkpoint, else None."""
+    """Return the newest run if it ended before its first checkpoint, else None."""
     newest = versions(runs)[-1:]
-    made = ("checkpoints/last.ckpt", "report")
-    return newest[0] if newest and not any((newest[0] / one).exists() for one in made) else None
+    outputs = ("checkpoints/last.ckpt", "report")
+    return newest[0] if newest and not any((newest[0] / output).exists() for output in outputs) else None
 
 
 def requeued(runs: Path, job: str | None, command: str) -> Path | None:
-    """Return the run that this SLURM job began with the same command before it was given back, else None."""
+    """Return the run that this SLURM job started with the same command before it was requeued, else None."""
     if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
         return None
     for run in reversed(versions(runs)):
-        for file in run.glob("provenance*.json"):  # one for each time that it was gone on with
-            with suppress(OSError, ValueError):  # another job's run may be half written
-                notes = json.loads(file.read_text(encoding="utf-8"))
-                if (notes.get("slurm_job"), notes.get("command")) == (job, command):
+        for file in run.glob("provenance*.json"):  # one for each time that it was resumed
+            with suppress(OSError, ValueError):  # another job may be writing it
+                provenance = json.loads(file.read_text(encoding="utf-8"))
+                if (provenance.get("slurm_job"), provenance.get("command")) == (job, command):
                     return run
     return None
 
 
-def named(path: str, runs: Path) -> Path:
-    """Return the run that a folder is.
+def find(path: str, runs: Path) -> Path:
+    """Return the run in a folder.
 
     Raises:
-        UsageError: It is none of this recipe's.
+        UsageError: It is not a run of this recipe.
     """
-    run = Path(path)
-    if run.resolve().parent != runs.resolve() or run.resolve() not in [one.resolve() for one in versions(runs)]:
+    run = Path(path).resolve()
+    if run not in [version.resolve() for version in versions(runs)]:
         raise UsageError(
-            f"--ckpt_path {path}: this folder is no run of this recipe, whose runs lie in {runs}; give one of them "
+            f"--ckpt_path {path}: this folder is no run of this recipe, whose runs are in {runs}; give one of them "
             "(or another --config), a .ckpt file, last or best"
         )
-    return runs / run.resolve().name
+    return runs / run.name
 
 
-def begin(runs: Path) -> Path:
-    """Make and return the folder of a new run; of two that begin together each gets its own."""
+def create(runs: Path) -> Path:
+    """Create and return the folder of a new run; simultaneous calls return different ones."""
     while True:
         taken = versions(runs)
         run = runs / f"version_{number(taken[-1]) + 1 if taken else 0}"
@@ -69,8 +69,8 @@ def begin(runs: Path) -> Path:
             return run
 
 
-def give_back(run: Path) -> None:
-    """Remove the folder of a run that did not begin after all, and those around it that hold nothing else."""
+def remove(run: Path) -> None:
+    """Remove the folder of a run that did not start, and its parents if they are empty."""
     shutil.rmtree(run)
     with suppress(OSError):  # not empty
         run.parent.rmdir()
@@ -78,15 +78,15 @@ def give_back(run: Path) -> None:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder.
+def lock(run: Path) -> Iterator[None]:
+    """Lock the folder against training in other processes.
 
     Raises:
-        UsageError: One does so already.
+        UsageError: Another process has locked it.
     """
-    lock = FileLock(run / ".lock", blocking=False)
+    file = FileLock(run / ".lock", blocking=False)
     try:
-        lock.acquire()
+        file.acquire()
     except Timeout:
         raise UsageError(
             f"{run} is being trained by another process; wait until it has ended, or start a new run without "
@@ -95,4 +95,4 @@ def held(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        file.release()

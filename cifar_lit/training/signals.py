@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's signal during the training: noted, for the end of the step."""
+"""Ctrl-C, SIGTERM and SLURM's signal during the training: recorded, and handled at the end of the step."""
 
 import multiprocessing
 import os
@@ -13,57 +13,61 @@ from cifar_lit.utils.errors import interrupt
 from cifar_lit.utils.hardware import slurm_job
 
 
+def ignore_signals(worker_id: int) -> None:
+    """Let a data loader worker live until the training is done: Ctrl-C and schedulers signal it as well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # replaces torch's handler, which exits
+
+
 class StopSignals:
-    """Notes that the process was asked to stop; a second Ctrl-C leaves at once.
+    """Records a signal that stops the training; a second Ctrl-C exits immediately.
 
     Attributes:
-        asked: The signal, None as long as there was none.
+        received: The first signal, None before it.
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.received: int | None = None
         slurm = SLURMEnvironment() if SLURMEnvironment.detect() else None
-        self._requeue = slurm.requeue_signal if slurm and slurm.auto_requeue else None
+        self.requeue_signal = slurm.requeue_signal if slurm and slurm.auto_requeue else None
+        self._signals = [signal.SIGINT, signal.SIGTERM, *([self.requeue_signal] if self.requeue_signal else [])]
 
-    def watch(self) -> None:
-        """Begin, in place of Lightning's handlers, which act in the middle of a step."""
-        for signum in self._signals():
-            signal.signal(signum, self._note)
+    def record(self) -> None:
+        """Record signals from now on; Lightning's own handlers would act in the middle of a step."""
+        for signum in self._signals:
+            signal.signal(signum, self._handle)
 
-    def leave(self) -> None:
-        """Stop at once, where nothing has to be finished first: before and after the training."""
-        for signum in self._signals():
+    def interrupt(self) -> None:
+        """Let signals raise Interrupted from now on: before and after the training there is no step to finish."""
+        for signum in self._signals:
             signal.signal(signum, interrupt)
 
     def agreed(self, trainer: Trainer) -> int | None:
-        """Return the signal if any process got one, the same in all of them or SIGTERM; all must ask together."""
+        """Return the signal if any process received one: its own, or else SIGTERM. All processes must call this."""
         if trainer.world_size == 1:
-            return self.asked
-        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
-            return self.asked or signal.SIGTERM
+            return self.received
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return self.received or signal.SIGTERM
         return None
 
     def requeue(self, trainer: Trainer, signum: int) -> str:
-        """Give the job back to SLURM if that is what a signal asked for; say so if it did."""
-        if signum != self._requeue or not trainer.is_global_zero:
+        """Requeue the SLURM job if the signal requests that; return a message, empty if it was not requeued."""
+        if signum != self.requeue_signal or not trainer.is_global_zero:
             return ""
         try:
-            done = subprocess.run(["scontrol", "requeue", str(slurm_job())]).returncode == 0
-        except OSError:  # no SLURM on this node
+            requeued = subprocess.run(["scontrol", "requeue", str(slurm_job())]).returncode == 0
+        except OSError:  # scontrol is not installed on this node
             return ""
-        return "given back to SLURM, which starts it again" if done else ""
+        return "requeued the SLURM job, which resumes the training" if requeued else ""
 
-    def _signals(self) -> list[int]:
-        return [signal.SIGINT, signal.SIGTERM, *([self._requeue] if self._requeue else [])]
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if multiprocessing.parent_process() is not None:
-            return  # a loader's worker, which a terminal or a scheduler asks too: its batches are still needed
-        if self.asked is not None and signum == signal.SIGINT:
+            return  # a data loader worker: the training still needs its batches
+        if self.received is not None and signum == signal.SIGINT:
             os._exit(128 + signum)
-        elif self.asked is None:
-            self.asked = signum
-            name = signal.Signals(signum).name  # not print(): it may be what was interrupted
-            hint = " (Ctrl-C once more leaves at once)" if signum == signal.SIGINT else ""
+        elif self.received is None:
+            self.received = signum
+            name = signal.Signals(signum).name
+            hint = " (press Ctrl-C again to exit immediately)" if signum == signal.SIGINT else ""
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                os.write(2, f"\n{name}: saving after this step{hint}\n".encode())
+                os.write(2, f"\n{name}: saving after this step{hint}\n".encode())  # print() is not reentrant

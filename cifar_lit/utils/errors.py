@@ -1,4 +1,4 @@
-"""How a run ends early: the errors and signals that a user is told about without a traceback."""
+"""Errors and signals that end a program with a short message and an exit code."""
 
 import errno
 import multiprocessing
@@ -10,29 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not to be written
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
 
 
 class UsageError(ValueError):
-    """An option or a file that the user gave cannot be used: exit code 2.
-
-    The message names the option and what to do instead.
-    """
+    """An invalid option or file: exit code 2. The message names the option and the remedy."""
 
 
 class RunError(RuntimeError):
-    """Something outside failed while working (network, disk, diverging training): exit code 1.
-
-    The message says what happened and what to do next.
-    """
+    """A failure at run time (network, disk, diverging training): exit code 1. The message says what to do next."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to stop: exit code 128 + its number, as a shell counts.
+    """A signal stopped the program: exit code 128 + its number.
 
     Attributes:
-        signum: Which signal.
-        advice: What is kept and how to go on.
+        signum: The signal.
+        advice: What is saved and how to resume.
     """
 
     def __init__(self, signum: int, advice: str = "") -> None:
@@ -42,17 +36,17 @@ class Interrupted(BaseException):
 
 
 def interrupt(signum: int, frame: FrameType | None = None) -> None:
-    """Raise Interrupted: the signal handler for wherever nothing has to be finished first."""
-    if multiprocessing.parent_process() is not None:  # a worker, which has this handler from its parent
+    """Handle a signal by raising Interrupted."""
+    if multiprocessing.parent_process() is not None:  # a data loader worker, which inherits the handler
         os._exit(128 + signum)
     raise Interrupted(signum)
 
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Turn what a user can mend, and signals, into one message and an exit code: 2 for usage, 1 for failure."""
+    """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
     usage: tuple[type[Exception], ...] = (UsageError,)
-    with _signals_raise(), _threads_quiet():
+    with _raise_on_signals(), _hide_disk_errors_of_threads():
         try:
             from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -65,32 +59,31 @@ def short_errors() -> Iterator[None]:
         except ModuleNotFoundError as error:
             if (error.name or "cifar_lit").split(".")[0] == "cifar_lit":
                 raise
-            print(
-                f"error: {error}; this Python, {sys.executable}, lacks the project's packages: call scripts/fit, use "
+            _exit(
+                1,
+                f"{error}; the packages of this project are not installed for {sys.executable}: run scripts/fit, use "
                 ".venv/bin/python, or install them with pip install -e .",
-                file=sys.stderr,
             )
-            sys.exit(1)
         except usage as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _exit(2, str(error))
         except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            _exit(1, str(error))
         except MemoryError as error:
-            text = f"not enough memory ({error}); a smaller data.image_size or data.batch_size needs less"
-            print(f"error: {text}", file=sys.stderr)
-            sys.exit(1)
+            _exit(1, f"not enough memory ({error}); reduce data.image_size or data.batch_size")
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            print(f"error: {error}; what was written before is kept. Make room or choose a folder", file=sys.stderr)
-            sys.exit(1)
+            _exit(1, f"{error}; files written earlier are kept. Free some space or choose another folder")
+
+
+def _exit(code: int, message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 @contextmanager
-def _threads_quiet() -> Iterator[None]:
-    """Print nothing where TensorBoard's thread finds the disk full: the next call of it raises that error again."""
+def _hide_disk_errors_of_threads() -> Iterator[None]:
+    """Print nothing when TensorBoard's thread finds the disk full: its next call raises the error again."""
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
@@ -105,14 +98,12 @@ def _threads_quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise Interrupted, here and nowhere later."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main one only
+def _raise_on_signals() -> Iterator[None]:
+    """Raise Interrupted on Ctrl-C and SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    for signum in before:
-        signal.signal(signum, interrupt)
+    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

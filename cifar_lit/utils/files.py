@@ -1,19 +1,22 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, moved over the old one."""
+"""Write files atomically; name new folders; escape CSV cells."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the last one so that `plain_cell` gives back any text
+from cifar_lit.utils.errors import UsageError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too, so that `plain_cell` restores any text
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` when the block ends, and leaves `path` as it was where it fails.
+    """Open a temporary file that replaces `path` at the end of the block; an error leaves `path` unchanged.
 
-    Whoever reads `path`, at any instant and after any crash, finds the old file or the new one, whole.
+    A reader finds the complete old file or the complete new file, at any time and after any crash.
 
     Args:
         path: The file.
@@ -21,33 +24,57 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
         options: As for open().
     """
     path = Path(path)
-    fresh = path.with_name(f"{path.name}.part")  # in the same folder: across file systems a move is a copy
+    part = path.with_name(f"{path.name}.part")  # same folder: a move between file systems is a copy
     try:
-        with open(fresh, mode, **options) as file:
+        with open(part, mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(fresh, path)
+        os.replace(part, path)
     except BaseException:
         with suppress(OSError):
-            fresh.unlink()
+            part.unlink()
         raise
     fsync_dir(path.parent)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Put a text, as UTF-8, in the place of a file."""
+    """Write a text file, as UTF-8, atomically."""
     with atomic_write(path, encoding="utf-8") as file:
         file.write(text)
 
 
+def fsync_dir(folder: str | Path) -> None:
+    """Flush the names of the files in a folder to the disk."""
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
+    """Return the folder given with `--out`, or the first `DEFAULT_N` that does not exist; does not create it.
+
+    Raises:
+        UsageError: `--out` exists and is not an empty folder.
+    """
+    if out is None:
+        return next(folder for n in itertools.count(1) if not (folder := parent / f"{default}_{n}").exists())
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {out} already exists and is not empty; give a new folder")
+    return folder
+
+
 def safe_cell(value: Any) -> Any:
-    """Return what to write into a CSV cell: a text that a spreadsheet would take for a formula gets a `'` before it."""
+    """Escape a CSV cell: put `'` before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
 
 
 def plain_cell(text: str) -> str:
-    """Return the text that `safe_cell` was given."""
+    """Undo `safe_cell`."""
     return text.removeprefix("'")
 
 
@@ -57,13 +84,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def fsync_dir(folder: str | Path) -> None:
-    """Wait until what was moved into or made in a folder is on the disk."""
-    if os.name == "posix":  # elsewhere folders cannot be opened
-        here = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(here)
-        finally:
-            os.close(here)

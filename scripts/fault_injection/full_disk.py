@@ -18,7 +18,7 @@ from harness import Row, Settings, WrappedFile
 from PIL import Image
 from resuming import LIMIT, SMALL, differences, newest
 
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 
 FULL = os.strerror(errno.ENOSPC)
 
@@ -170,7 +170,7 @@ def _saving(settings: Settings, draw: random.Random, mounted: bool) -> Row:
         run.wait(LIMIT)
         last = newest(small) / "checkpoints" / "last.ckpt"
         if last.exists():
-            checkpoints.read(last)  # raises where it is damaged
+            checkpoint_files.read(last)  # raises where it is damaged
         if list(small.rglob("*.part")):
             wrong.append("left a part behind")
         full.resize(20_000 if not mounted else 2000)
@@ -223,7 +223,7 @@ def _reporting(settings: Settings, draw: random.Random, mounted: bool) -> Row:
         args = [*SMALL, "--trainer.default_root_dir", str(small)]
         wrong = _said_so(full.run(args, settings.scratch / "reporting_log", env, "full_disk:fill_later"))
         for name in ("last", "best"):
-            checkpoints.read(newest(small) / "checkpoints" / f"{name}.ckpt")
+            checkpoint_files.read(newest(small) / "checkpoints" / f"{name}.ckpt")
         filler.unlink(missing_ok=True)
         full.resize(800)
         run = full.run([*args, "--ckpt_path", "last"], settings.scratch / "reporting_again")

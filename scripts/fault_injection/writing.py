@@ -12,8 +12,8 @@ from unittest import mock
 import torch
 from harness import Row, Settings, WrappedFile
 
-from cifar_lit.training import checkpoints
-from cifar_lit.training.checkpointing import AtomicCheckpointIO
+from cifar_lit.training import checkpoint_files
+from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
 from cifar_lit.utils import files
 
 PIECE = 1 << 16  # bytes
@@ -68,7 +68,7 @@ def measure(settings: Settings) -> list[Row]:
             said = max([said, *(int(line) for line in told)])
         between += path.with_name("last.ckpt.part").exists()
         try:
-            found = checkpoints.read(path)
+            found = checkpoint_files.read(path)
             weights = found["state_dict"]["weights"]
             newest = found["global_step"]
             torn += not bool((weights == newest).all())

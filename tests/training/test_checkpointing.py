@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_lit.training import checkpoints
-from cifar_lit.training.checkpointing import AtomicCheckpointIO
+from cifar_lit.training import checkpoint_files
+from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
 from cifar_lit.training.loggers import ResumableCSVLogger
 from cifar_lit.utils import files
 from cifar_lit.utils.errors import UsageError
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_rest(tmp_path: Path, monke
     with pytest.raises(OSError, match="No space left"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "step": 2}, path)
     monkeypatch.undo()
-    assert checkpoints.read(path)["step"] == 1
+    assert checkpoint_files.read(path)["step"] == 1
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
@@ -87,10 +87,10 @@ def test_a_single_wrong_bit_is_found_and_the_next_good_checkpoint_named(place: f
     with pytest.raises(
         UsageError, match=r"last\.ckpt: the file is damaged .*checksum.* the next good one is .*best\.ckpt"
     ):
-        checkpoints.read(last)
+        checkpoint_files.read(last)
     good.write_bytes(b"")
     with pytest.raises(UsageError, match="give another one"):
-        checkpoints.read(last)
+        checkpoint_files.read(last)
 
 
 def test_metrics_can_be_read_at_any_instant_and_are_gone_on_with(tmp_path: Path) -> None:

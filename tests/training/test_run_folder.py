@@ -10,7 +10,7 @@ from cifar_lit.utils.errors import UsageError
 def test_a_run_takes_the_next_free_version(tmp_path: Path) -> None:
     for taken in ("version_0", "version_10", "version_x", "other"):
         (tmp_path / taken).mkdir()
-    assert runs.begin(tmp_path) == tmp_path / "version_11"
+    assert runs.create(tmp_path) == tmp_path / "version_11"
     assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
 
 
@@ -25,29 +25,29 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(
 
     monkeypatch.setattr(runs, "versions", before_and_after)
     (tmp_path / "version_0").mkdir()
-    assert runs.begin(tmp_path) == tmp_path / "version_1"
+    assert runs.create(tmp_path) == tmp_path / "version_1"
 
 
 def test_one_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
-    with runs.held(tmp_path):
-        with pytest.raises(UsageError, match="is being trained by another process"), runs.held(tmp_path):
+    with runs.lock(tmp_path):
+        with pytest.raises(UsageError, match="is being trained by another process"), runs.lock(tmp_path):
             pass
-    with runs.held(tmp_path):
+    with runs.lock(tmp_path):
         pass
 
 
 def test_what_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
     recipe = tmp_path / "lightning_logs" / "demo"
-    first, second = runs.begin(recipe), runs.begin(recipe)
-    runs.give_back(second)
+    first, second = runs.create(recipe), runs.begin(recipe)
+    runs.remove(second)
     assert first.exists() and not second.exists()
-    runs.give_back(first)
+    runs.remove(first)
     assert not list(tmp_path.glob("lightning_logs"))
 
 
 def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     assert runs.unfinished(tmp_path) is None
-    first = runs.begin(tmp_path)
+    first = runs.create(tmp_path)
     assert runs.unfinished(tmp_path) == first
     (first / "checkpoints").mkdir()
     (first / "checkpoints" / "best.ckpt").touch()  # killed between the two
@@ -58,8 +58,8 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
 
 def test_a_requeued_job_finds_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for job, command in (("7", "fit"), ("7", "fit --seed_everything 1"), ("8", "fit")):
-        (runs.begin(tmp_path) / "provenance.json").write_text(f'{{"slurm_job": "{job}", "command": "{command}"}}')
-    (runs.begin(tmp_path) / "provenance.json").write_text('{"slurm_')  # torn by somebody else
+        (runs.create(tmp_path) / "provenance.json").write_text(f'{{"slurm_job": "{job}", "command": "{command}"}}')
+    (runs.create(tmp_path) / "provenance.json").write_text('{"slurm_')  # torn by somebody else
     assert runs.requeued(tmp_path, "7", "fit") is None  # its first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"

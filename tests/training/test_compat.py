@@ -1,0 +1,171 @@
+"""Each workaround is still needed; if one of these tests fails, upstream has changed."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+from torch.distributed import TCPStore
+from torch.utils.data import DataLoader, TensorDataset
+
+from cifar_lit.training import compat
+from cifar_lit.training.checkpoint_files import epochs_done
+
+
+class Loader(DataLoader[Any]):
+    """Two batches; records the current epoch whenever an iterator is created."""
+
+    def __init__(self, epoch: Callable[[], int]) -> None:
+        super().__init__(TensorDataset(torch.ones(4, 1)), batch_size=2)
+        self.epoch, self.created_in = epoch, []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.created_in.append(self.epoch())
+        return super().__iter__()
+
+
+class Line(LightningModule):
+    """The smallest model; records the epoch and the batch index of each step."""
+
+    def __init__(self, val_loaders: Any = None) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1)
+        self.seen: list[tuple[int, int]] = []
+        self.loader = Loader(lambda: self.current_epoch)
+        self.val_loaders = val_loaders
+
+    def train_dataloader(self) -> Loader:
+        return self.loader
+
+    def val_dataloader(self) -> Any:
+        return self.val_loaders
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.seen.append((self.current_epoch, batch_idx))
+        return self.line(batch[0]).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Save(Checkpoint):
+    """Saves a checkpoint at the end of each epoch, or after each step."""
+
+    def __init__(self, file: Path, steps: bool = False) -> None:
+        self.file, self.steps = file, steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.steps:
+            trainer.save_checkpoint(self.file, weights_only=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not self.steps:
+            trainer.save_checkpoint(self.file, weights_only=False)
+
+
+def trainer(*callbacks: Checkpoint, **options: Any) -> Trainer:
+    options = {"limit_val_batches": 0, **options}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(callbacks=list(callbacks), **quiet, **options)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    """The checkpoint of a training of one epoch, two steps."""
+    trainer(Save(tmp_path / "a.ckpt"), max_steps=2).fit(Line())
+    return str(tmp_path / "a.ckpt")
+
+
+def resumed(checkpoint: str, workaround: bool, **options: Any) -> tuple[Line, Trainer]:
+    module, resuming = Line(), trainer(**options, enable_checkpointing=False)
+    if workaround:
+        compat.count_epochs_when_resuming(resuming)
+    resuming.fit(module, ckpt_path=checkpoint, weights_only=True)
+    return module, resuming
+
+
+def test_lightning_repeats_an_epoch_when_resuming_with_max_steps(checkpoint: str) -> None:
+    assert resumed(checkpoint, workaround=False, max_steps=4)[0].seen == [(0, 2), (1, 0)]
+    assert resumed(checkpoint, workaround=True, max_steps=4)[0].seen == [(1, 0), (1, 1)]
+
+
+def test_current_epoch_is_too_small_after_resuming_a_finished_training(checkpoint: str) -> None:
+    _, finished = resumed(checkpoint, workaround=True, max_steps=2)
+    assert finished.current_epoch == 0 and compat.epochs_finished(finished) == 1
+
+
+def test_checkpoint_contains_the_number_of_finished_epochs(checkpoint: str) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == epochs_done(content) == 1
+
+
+def test_lightning_creates_the_first_iterator_before_it_restores_the_progress(checkpoint: str) -> None:
+    module, _ = resumed(checkpoint, workaround=True, max_steps=4)
+    assert module.loader.created_in[0] == 0 and module.seen[0] == (1, 0)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_lightning_gives_wrong_advice(hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if hidden:
+            compat.hide_warnings()
+        saver = Save(tmp_path / "a.ckpt", steps=True)
+        trainer(saver, max_steps=1, limit_val_batches=1).fit(Line(Loader(int)))
+        resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
+        resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
+    messages = " ".join(str(warning.message) for warning in caught)
+    for advice in ("'val_dataloader' does not have many workers", "Total length of `list`", "before the epoch ended"):
+        assert (advice in messages) != hidden
+
+
+PARSE = """
+import sys
+from typing import Any
+from jsonargparse import ArgumentParser
+if sys.argv[1] == "secure":
+    from cifar_lit.training.compat import secure_jsonargparse
+    secure_jsonargparse()
+parser = ArgumentParser(exit_on_error=False)
+parser.add_argument("--any", type=Any)
+parser.add_argument("--run", type=type)
+try:
+    print(type(parser.instantiate(parser.parse_args([f"--any={sys.argv[2]}"])).any).__name__)
+    print(parser.parse_args(["--run=subprocess.Popen"]).run.__name__)
+except Exception as error:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("default", ["Fraction", "Popen"]), ("secure", ["Namespace", "refused"])]
+)
+def test_jsonargparse_runs_any_class_by_default(how: str, expected: list[str]) -> None:
+    spec = '{"class_path": "fractions.Fraction"}'
+    done = subprocess.run([sys.executable, "-c", PARSE, how, spec], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
+
+
+def test_a_fused_optimizer_unscales_its_gradients_itself() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, fused=True)
+    assert vars(optimizer)["_step_supports_amp_scaling"] is True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_tcp_store_listens_on_all_interfaces() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    addresses = {line[1].split(":")[0] for line in lines if line[1].endswith(f":{store.port:04X}") and line[3] == "0A"}
+    assert addresses and all(set(address) == {"0"} for address in addresses)
