@@ -6,10 +6,10 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.report.results import Provenance
 from cifar_lit.report.tables import FINAL_SCORES
-from cifar_lit.training import compat
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
@@ -57,4 +57,7 @@ class SaveProvenance(SaveConfigCallback):
         }
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, TensorBoardLogger):
-                compat.add_hparams(logger, options, FINAL_SCORES)
+                metrics = dict.fromkeys(FINAL_SCORES, 0.0)  # only the names matter
+                # Not logger.log_hyperparams, which would log the metrics again.
+                for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
+                    logger.experiment.file_writer.add_summary(summary)

@@ -18,7 +18,7 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
-from cifar_lit.training import checkpoints, compat
+from cifar_lit.training import checkpoint_files, compat
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils.errors import UsageError
 
@@ -51,7 +51,7 @@ class Report(Callback):
         parts: In the order in which they write.
 
     Attributes:
-        lr_range: Curve of the learning-rate finder, where it ran; kept in checkpoints.
+        lr_range: Curve of the learning-rate finder, where it ran; kept in checkpoint_files.
         writer: Of the last report, with its failures.
     """
 
@@ -88,6 +88,10 @@ class Report(Callback):
                 writer.record_failure(type(part).__name__, error)
         if not writer.failures:  # of an earlier report of this run
             (writer.folder / "failures.txt").unlink(missing_ok=True)
+
+    def record_lr_range(self, lr_range: LRRange) -> None:
+        """Keep the curve of the learning-rate finder."""
+        self.lr_range = lr_range
 
     @property
     def flip_tta(self) -> bool:
@@ -158,8 +162,8 @@ def _load_best(trainer: Trainer, net: ResNet18) -> str:
         path = Path(best[0].dirpath or ".") / path.name
     epoch, state = 0, {}
     if trainer.is_global_zero:  # other machines may not have the file
-        checkpoint = checkpoints.read(path)
+        checkpoint = checkpoint_files.read(path)
         epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
     epoch, state = trainer.strategy.broadcast((epoch, state))
-    net.load_state_dict(checkpoints.net_state(state))
+    net.load_state_dict(checkpoint_files.net_state(state))
     return f"best weights, epoch {epoch}"

@@ -13,11 +13,11 @@ from cifar_lit.cli.arguments import take
 from cifar_lit.cli.options import FitCLI
 from cifar_lit.report.results import EpochRow, Provenance, RunResults
 from cifar_lit.report.writer import ReportWriter
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import new_folder
 
 # Evaluation runs in one process, and logs nothing.
 OVERRIDES = ["--lr_find=0", "--trainer.logger=false", "--trainer.devices=1", "--trainer.num_nodes=1"]
@@ -36,7 +36,7 @@ class EvaluateCLI(FitCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         paths, _ = take(args, "--ckpt_path")
-        config = checkpoints.config_of(checkpoints.of_run(paths[-1])) if paths else None
+        config = checkpoint_files.config_of(checkpoint_files.of_run(paths[-1])) if paths else None
         super().__init__([*(["--config", str(config)] if config else []), *args, *OVERRIDES])
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -55,7 +55,7 @@ class EvaluateCLI(FitCLI):
             raise UsageError(
                 "--ckpt_path is required: a run's folder (lightning_logs/RECIPE/version_N) or a .ckpt file"
             )
-        return Start(file=checkpoints.of_run(self.config.ckpt_path))
+        return Start(file=checkpoint_files.of_run(self.config.ckpt_path))
 
     def evaluate(self) -> RunResults:
         """Evaluate the checkpoint; nothing is written."""
@@ -63,7 +63,7 @@ class EvaluateCLI(FitCLI):
         assert file is not None
         self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # the device that augmented its images
         net = self.model.net
-        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
+        net.load_state_dict(checkpoint_files.net_state(checkpoint["state_dict"]))
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
         provenance = Provenance.load(self.run) if (self.run / "provenance.json").exists() else None
         results = evaluate_network(
@@ -83,7 +83,7 @@ class EvaluateCLI(FitCLI):
         """The run's folder, or the folder of a checkpoint that lies alone."""
         file = self.start.file
         assert file is not None
-        return file.parent.parent if checkpoints.config_of(file) else file.parent
+        return file.parent.parent if checkpoint_files.config_of(file) else file.parent
 
     def report(self, results: RunResults) -> None:
         """Write all parts of the report.

@@ -19,8 +19,7 @@ from cifar_lit.cli.arguments import parse_error, recipe_name, take, without
 from cifar_lit.cli.checks import check
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training import checkpoints, compat
-from cifar_lit.training import distributed as processes
+from cifar_lit.training import checkpoint_files, compat, distributed
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Start, Training
 from cifar_lit.utils import hardware
@@ -137,7 +136,7 @@ class FitCLI(LightningCLI):
 
     def find_start(self) -> Start:
         """Return where the training starts."""
-        from_env = processes.resume_from_env()
+        from_env = distributed.resume_from_env()
         return Start(*from_env) if from_env else resume.find(self.config.ckpt_path, self.runs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -146,17 +145,18 @@ class FitCLI(LightningCLI):
         self.datamodule.setup("fit")
         splits = self.datamodule.splits
         if start.file:
-            checkpoints.check_classes(start.checkpoint, start.file, splits.classes)
-            checkpoints.check_fits(start.checkpoint, start.file, self.model)
+            checkpoint_files.check_classes(start.checkpoint, start.file, splits.classes)
+            checkpoint_files.check_fits(start.checkpoint, start.file, self.model)
             if start.resumes:
-                checkpoints.check_same_images(start.checkpoint, start.file, splits.train)
+                checkpoint_files.check_same_images(start.checkpoint, start.file, splits.train)
         if trainer.logger is False:
             self.save_config_callback = None  # there is no run folder
         self.own_loggers = trainer.logger is None or trainer.logger is True
         if self.own_loggers:
             kwargs["logger"] = False  # until the run has its folder
         torch.set_float32_matmul_precision("high")  # TF32 where the device supports it
-        processes.use_local_ddp(timedelta(seconds=self.config.process_timeout))
+        self.process_timeout = timedelta(seconds=self.config.process_timeout)
+        distributed.set_timeout(self.process_timeout)
         return super().instantiate_trainer(**builder.defaults(self.config, trainer), **kwargs)
 
     def fit(self) -> None:
@@ -175,6 +175,8 @@ class FitCLI(LightningCLI):
             runs=self.runs,
             logs=self.own_loggers and writes,
             lr_find=self.config.lr_find if writes else 0,
+            record_lr_range=find_report(self.trainer).record_lr_range,
+            process_timeout=self.process_timeout,
             resume_command=lambda checkpoint: hardware.repeatable("fit", *args, "--ckpt_path", str(checkpoint)),
         ).run()
         if writes:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.training import checkpoints, run_folder
+from cifar_lit.training import checkpoint_files, run_folder
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
@@ -24,7 +24,7 @@ def find(ckpt_path: str | None, runs: Path) -> Start:
     """
     run = run_folder.requeued(runs, hardware.slurm_job(), hardware.command()) or _find_run(ckpt_path, runs)
     if not run:
-        return Start(file=checkpoints.find(ckpt_path, runs) if ckpt_path else None)
+        return Start(file=checkpoint_files.find(ckpt_path, runs) if ckpt_path else None)
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
         rank_zero_info(f"resuming {run}")
@@ -47,14 +47,14 @@ def check_source(run: Path, source: str) -> None:
 def _find_run(ckpt_path: str | None, runs: Path) -> Path | None:
     """Return the run that `--ckpt_path` names; None if it names a file or nothing."""
     if ckpt_path == "last":
-        return run_folder.unfinished(runs) or checkpoints.find(ckpt_path, runs).parent.parent
-    return run_folder.named(ckpt_path, runs) if ckpt_path and Path(ckpt_path).is_dir() else None
+        return run_folder.unfinished(runs) or checkpoint_files.find(ckpt_path, runs).parent.parent
+    return run_folder.find(ckpt_path, runs) if ckpt_path and Path(ckpt_path).is_dir() else None
 
 
 def _first_checkpoint(run: Path) -> Path | None:
     """Return the checkpoint that a run started from, None for the first step."""
     given = _config(run).get("ckpt_path")
-    return checkpoints.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
+    return checkpoint_files.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from cifar_lit import callbacks as parts
 from cifar_lit.cli.checks import as_list
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.training import compat
-from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
+from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
+from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 

@@ -24,8 +24,7 @@ from cifar_lit.report import drawing
 from cifar_lit.report.figures import method_name
 from cifar_lit.training.trained import TrainedNetwork, load_network
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import atomic_write_text
-from cifar_lit.utils.folders import new_folder
+from cifar_lit.utils.files import atomic_write_text, new_folder
 
 DRAWN_PX = 320  # of an image in the figures
 MAX_ON_SHEET = 100  # images on the contact sheet

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training import checkpoints, run_folder
-from cifar_lit.training import distributed as processes
+from cifar_lit.training import checkpoint_files, distributed, run_folder
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.loggers import ResumableCSVLogger
-from cifar_lit.training.lr_finder import find_lr
+from cifar_lit.training.lr_finder import LRRange, find_lr
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import Interrupted, RunError, UsageError
 
@@ -38,7 +38,7 @@ class Start:
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint, loaded without running code from it; empty for the first step."""
-        return checkpoints.read(self.file) if self.file else {}
+        return checkpoint_files.read(self.file) if self.file else {}
 
     @property
     def resumes(self) -> bool:
@@ -63,6 +63,8 @@ class Training:
         runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
         logs: Whether to train in a run folder there, with our loggers.
         lr_find: Steps of the learning-rate range test before the training; 0 for none.
+        record_lr_range: Called with the result of that test.
+        process_timeout: How long a process waits for another one.
         resume_command: Returns the command that resumes from a checkpoint or a run's folder.
     """
 
@@ -73,6 +75,8 @@ class Training:
     runs: Path
     logs: bool
     lr_find: int
+    record_lr_range: Callable[[LRRange], None]
+    process_timeout: timedelta
     resume_command: Callable[[Path], str]
 
     def run(self) -> Path:
@@ -86,7 +90,7 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
-            self._init_processes()
+            self._print_processes()
         with self._run_folder():
             try:
                 return self._fit()
@@ -96,13 +100,12 @@ class Training:
                 # A signal during Lightning's own handling of an exception makes that fail.
                 if isinstance(error.__context__, Interrupted):
                     raise self._stopped(error.__context__) from None
-                if reason := processes.cause_of(error):
+                if reason := distributed.cause_of(error):
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
 
-    def _init_processes(self) -> None:
-        """Let the processes find each other."""
-        processes.init_rendezvous(self.start.run, self.start.file)
+    def _print_processes(self) -> None:
+        """Say how many processes there are."""
         count, cores = self.trainer.world_size, hardware.available_cores()
         rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
         if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
@@ -118,14 +121,14 @@ class Training:
                 self.trainer.loggers = self._loggers(0)  # Lightning asks the first process for the folder
             yield
             return
-        run = self.start.run or run_folder.begin(self.runs)
-        with run_folder.held(run):
+        run = self.start.run or run_folder.create(self.runs)
+        with run_folder.lock(run):
             self.trainer.loggers = self._loggers(run_folder.number(run))
             try:
                 yield
             except (UsageError, MisconfigurationException):
                 if not self.start.run and self.trainer.global_step <= self.start.step:
-                    run_folder.give_back(run)
+                    run_folder.remove(run)
                 raise
 
     def _loggers(self, version: int) -> list[Logger]:
@@ -137,8 +140,12 @@ class Training:
         ]
 
     def _fit(self) -> Path:
+        if self.trainer.world_size > 1:  # in the locked folder: nothing is started if it is refused
+            distributed.start_processes(self.trainer.strategy, self.process_timeout, self.start.run, self.start.file)
         if self.lr_find and not self.start.file:  # a checkpoint has its own learning rate
-            find_lr(self.trainer, self.module, self.data, self.lr_find)
+            lr_range = find_lr(self.trainer, self.module, self.data, self.lr_find)
+            self.module.lr = lr_range.suggested
+            self.record_lr_range(lr_range)
         log_dir = self.trainer.log_dir or "."  # all processes must call this
         if self.logs:
             rank_zero_info(f"run folder {log_dir}")
@@ -154,16 +161,16 @@ class Training:
 
     def _end_if_finished(self) -> None:
         """Let a training that is finished, or was ended by EarlyStopping, only report again."""
-        loop, epochs = self.trainer.fit_loop, checkpoints.epochs_done(self.start.checkpoint)
+        loop, epochs = self.trainer.fit_loop, checkpoint_files.epochs_done(self.start.checkpoint)
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
-        if self.start.resumes and enough and checkpoints.stopped_early(self.start.checkpoint):
+        if self.start.resumes and enough and checkpoint_files.stopped_early(self.start.checkpoint):
             loop.max_epochs = epochs  # Lightning would continue training
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; creating its report again")
 
     def _stopped(self, stop: Interrupted) -> BaseException:
         """Return the exception for a signal, with what is saved and how to resume."""
-        if self.trainer.global_rank and processes.started_by_lightning(self.trainer.strategy):
+        if distributed.is_child():
             return SystemExit(0)  # not a failure; the first process tells the user
         advice, last = stop.advice, self._last_checkpoint
         if not advice and last:  # during the report the job has not been requeued yet

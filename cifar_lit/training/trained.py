@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 from cifar_lit.utils.errors import UsageError
 
 
@@ -28,12 +28,12 @@ def load_network(path: str) -> TrainedNetwork:
     Raises:
         UsageError: There is no such checkpoint, or it is not one of this project.
     """
-    file = checkpoints.of_run(path)
-    checkpoint = checkpoints.read(file)
+    file = checkpoint_files.of_run(path)
+    checkpoint = checkpoint_files.read(file)
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
-        net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
+        net.load_state_dict(checkpoint_files.net_state(checkpoint["state_dict"]))
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(
