@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.analysis.predictions import batch_size
+from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import Layer, ResNet18
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
@@ -53,7 +53,7 @@ def road(
         torch.manual_seed(0)  # removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[rows], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[rows]]
-        size = batch_size(images.shape[1])
+        size = eval_batch_size(images.shape[1])
         parts = [slice(start, start + size) for start in range(0, len(rows), size)]
         removals = list(itertools.product((ROADLeastRelevantFirst, ROADMostRelevantFirst), PERCENTILES))
         probabilities = [

@@ -17,10 +17,9 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Split
+from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.utils.files import atomic_write, plain_cell, safe_cell
 
-LARGEST_BATCH = 256
-PIXELS = 2**20  # of a batch, at most: the default network keeps 256 bytes of each in its first layers
 COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV file, before those of the classes
 
 
@@ -91,11 +90,6 @@ class Predictions:
         return rows[np.argsort(-self.losses[rows], kind="stable")]
 
 
-def batch_size(image_size: int) -> int:
-    """Return the number of images in a batch, fewer of large ones: after a training, memory must suffice."""
-    return max(1, min(LARGEST_BATCH, PIXELS // image_size**2))
-
-
 def predict(
     net: nn.Module,
     split: Split,
@@ -124,7 +118,7 @@ def predict(
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    size = batch_size(split.images.shape[1])
+    size = eval_batch_size(split.images.shape[1])
     starts = range(rank * size, len(indices), world_size * size)
     bar = tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress and rank == 0 else True)
     inputs: list[Tensor] = []
