@@ -80,8 +80,7 @@ class ImageClassifier(LightningModule):
             raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
         self.make_optimizer, self.schedule = optimizer, schedule
         self.norm_weight_decay, self.norm_bias_lr_mult = norm_weight_decay, norm_bias_lr_mult
-        self.label_smoothing = label_smoothing
-        self.compile_net = compile
+        self.label_smoothing, self.compile_net = label_smoothing, compile
         self.lr: float | None = None  # replaces the optimizer's own
         self.guard = NonFiniteGuard()
         self.train_metrics, self.val_metrics, self.test_metrics = EpochMetrics(), EpochMetrics(), EpochMetrics()
