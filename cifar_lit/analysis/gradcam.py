@@ -96,15 +96,10 @@ def upscale(cam: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
     return stretched
 
 
-def layer_sizes(net: ResNet18, image_size: int) -> dict[Layer, int]:
-    """Return the height (equal to the width) of each layer's output in px."""
+def default_layer(net: ResNet18, image_size: int) -> Layer:
+    """Return the deepest layer with an output above 5 px, smaller ones hardly locate anything, else the first."""
     image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=net.normalize.mean.device)
     with _outputs(net, LAYERS) as outputs, torch.inference_mode():
         net(image)
-    return {name: output.shape[-1] for name, output in outputs.items()}
-
-
-def default_layer(net: ResNet18, image_size: int) -> Layer:
-    """Return the deepest layer with an output above 5 px, smaller ones hardly locate anything, else the first."""
-    large = [name for name, size in layer_sizes(net, image_size).items() if size > 5]
+    large = [name for name in LAYERS if outputs[name].shape[-1] > 5]
     return large[-1] if large else LAYERS[0]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import eval_batch_size
+from cifar_lit.models.metrics import rank_and_world_size
 from cifar_lit.utils.files import atomic_write, plain_cell, safe_cell
 
 COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV file, before those of the classes
@@ -75,7 +76,7 @@ class Predictions:
 
     @property
     def loss(self) -> float:
-        """Mean cross entropy, in nats."""
+        """Mean of the losses."""
         return float(self.losses.mean())
 
     @property
@@ -117,7 +118,7 @@ def predict(
         mirrored: Whether to flip the images horizontally.
     """
     indices = np.arange(len(split)) if indices is None else indices
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    rank, world_size = rank_and_world_size()
     size = eval_batch_size(split.images.shape[1])
     starts = range(rank * size, len(indices), world_size * size)
     bar = tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress and rank == 0 else True)
@@ -150,15 +151,10 @@ def average(a: Predictions, b: Predictions) -> Predictions:
 
 def _gather(batches: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
     """Concatenate the (start, rows) of all processes in the order of their starts."""
-    gathered = [batches]
-    if _distributed():
-        gathered *= dist.get_world_size()
+    gathered = [batches] * rank_and_world_size()[1]
+    if len(gathered) > 1:
         dist.all_gather_object(gathered, batches)
     return np.concatenate([rows for _, rows in sorted(itertools.chain(*gathered), key=lambda batch: batch[0])])
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], files: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.metrics import log_to_loggers
 from cifar_lit.report.results import EpochRow
 
 MIN_HINT_S = 5.0
@@ -22,24 +23,13 @@ HINT = (
 
 @dataclass
 class _Totals:
-    """Totals of the current epoch, which are saved in checkpoints.
-
-    Attributes:
-        seconds: Until now.
-        val_s: Part of them spent in validation.
-        train_s: Until the last training batch, without validation.
-        data_time_s: Part of train_s spent waiting for the next batch.
-        images: Training images in this process.
-        lr: Learning rate of the last training batch.
-        val_loss: Of the last validation.
-        val_accuracy: Of the last validation.
-    """
+    """Totals of the current epoch, which are saved in checkpoints."""
 
     seconds: float = 0.0
-    val_s: float = 0.0
-    train_s: float = 0.0
-    data_time_s: float = 0.0
-    images: int = 0
+    val_s: float = 0.0  # part of them in validation
+    train_s: float = 0.0  # until the last training batch, without validation
+    data_time_s: float = 0.0  # part of them spent waiting for the next batch
+    images: int = 0  # of this process
     lr: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
@@ -116,12 +106,8 @@ class EpochHistory(Callback):
             data_time_fraction=min(totals.data_time_s / train_s, 1.0),
         )
         self.rows = [earlier for earlier in self.rows if earlier.epoch < row.epoch] + [row]  # a resumed one is complete
-        speed = {name: getattr(row, name) for name in ("images_per_second", "data_time_fraction")}
-        for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint is written
-            logger.log_metrics(
-                {**{f"train/{name}": value for name, value in speed.items()}, "epoch": row.epoch},
-                trainer.global_step - 1,
-            )
+        speed = {f"train/{name}": getattr(row, name) for name in ("images_per_second", "data_time_fraction")}
+        log_to_loggers(pl_module, speed, trainer.global_step - 1)
         if trainer.is_global_zero:
             self._print(trainer, _line(row, trainer.max_epochs or -1))
             if row.data_time_fraction > 0.1 and totals.data_time_s > MIN_HINT_S and not self._hinted:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lit.data.dataset import Batch
-from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard
+from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
 from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
 from cifar_lit.models.schedules import Schedule
@@ -37,10 +37,9 @@ class ImageClassifier(LightningModule):
         norm: `batch` for BatchNorm, `layer` for LayerNorm.
         init: Initialization of the convolutions: `he` as in torchvision (arXiv 1502.01852), `torch` with PyTorch's
             default, smaller weights, which turn faster before a BatchNorm (arXiv 1706.05350): for short trainings.
-        zero_init_residual: Whether to initialize every residual block as the identity, by a zero weight in its last
-            norm (arXiv 1706.02677), which steadies the first steps at a high learning rate.
-        optimizer: Any class of torch.optim with its arguments. Its lr is the learning rate that the schedule starts
-            from (the peak, for onecycle).
+        zero_init_residual: Whether to initialize every residual block as the identity, which steadies the first steps
+            at a high learning rate (arXiv 1706.02677).
+        optimizer: Any class of torch.optim with its arguments. The schedule starts from its lr (onecycle: peaks there).
         schedule: How the learning rate changes; see its own options.
         norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 exempts them
             (arXiv 1812.01187, section 3.1).
@@ -49,12 +48,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         memory_format: Memory format of the weights; channels_last is faster on most devices.
-        compile: Whether to compile the network with torch.compile, which takes a minute or so and needs a C++ compiler
-            on a CPU.
-
-    Attributes:
-        lr: Learning rate to use instead of the optimizer's own, if not None.
-        guard: Raises RunError if the training loss is not finite.
+        compile: Whether to use torch.compile, which takes a minute or so and needs a C++ compiler on a CPU.
     """
 
     def __init__(
@@ -77,27 +71,21 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
-        if norm_weight_decay is not None and norm_weight_decay < 0:
-            raise UsageError(f"model.norm_weight_decay must be 0 or more, got {norm_weight_decay}")
-        if norm_bias_lr_mult <= 0:
-            raise UsageError(f"model.norm_bias_lr_mult must be above 0, got {norm_bias_lr_mult}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
+        groups = parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult)
         try:  # report an invalid argument before the run starts
-            optimizer(parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult))
+            optimizer(groups)
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
-        self.make_optimizer = optimizer
-        self.schedule = schedule
-        self.norm_weight_decay = norm_weight_decay
-        self.norm_bias_lr_mult = norm_bias_lr_mult
-        self.label_smoothing = label_smoothing
-        self.compile_net = compile
-        self.lr: float | None = None
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.norm_weight_decay, self.norm_bias_lr_mult = norm_weight_decay, norm_bias_lr_mult
+        self.label_smoothing, self.compile_net = label_smoothing, compile
+        self.lr: float | None = None  # replaces the optimizer's own
         self.guard = NonFiniteGuard()
         self.train_metrics, self.val_metrics, self.test_metrics = EpochMetrics(), EpochMetrics(), EpochMetrics()
         self.plateau: ReduceLROnPlateau | None = None
-        self._plateau_state: dict[str, Any] = {}  # from the checkpoint, which is loaded before the optimizer is built
+        self._plateau_state: dict[str, Any] = {}  # of the checkpoint, which is loaded before the optimizer is built
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images `(B, H, W, 3)` to logits `(B, num_classes)`."""
@@ -129,29 +117,29 @@ class ImageClassifier(LightningModule):
         step, last_step = self.global_step + 1, self.trainer.max_steps
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
         if step % every == 0 or step == last_step or self.trainer.is_last_batch:
-            self._write({"lr": self._current_lr()}, step - 1)
+            log_to_loggers(self, {"lr": self._current_lr()}, step - 1)
 
     def on_train_epoch_start(self) -> None:
         """Reset the metrics, which callbacks can read until here."""
         self.train_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the metrics, now: Lightning would write them after the epoch's checkpoint."""
-        self._write(self._log("train", self.train_metrics), self.global_step - 1)
+        """Log the metrics."""
+        log_to_loggers(self, log_epoch(self, "train", self.train_metrics), self.global_step - 1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics and step ReduceLROnPlateau.
 
         Lightning would step it after the checkpoint is written, so that a resumed run would miss a step.
         """
-        loss = self._log("val", self.val_metrics)["val/loss"]
+        loss = log_epoch(self, "val", self.val_metrics)["val/loss"]
         self.val_metrics.reset()
         if self.plateau is not None and not self.trainer.sanity_checking:
             self.plateau.step(float(loss))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics."""
-        self._log("test", self.test_metrics)
+        log_epoch(self, "test", self.test_metrics)
         self.test_metrics.reset()
 
     def setup(self, stage: str) -> None:
@@ -160,7 +148,7 @@ class ImageClassifier(LightningModule):
             self.net.compile()
 
     def on_train_start(self) -> None:
-        """Refuse a schedule that cannot work; warn of options without effect."""
+        """Refuse a schedule that cannot work, and warn of options without effect."""
         self.schedule.check(self.trainer)
         if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
             rank_zero_warn("model.compile makes nothing faster on a CPU without AMX, see BENCHMARKS.md")
@@ -209,15 +197,3 @@ class ImageClassifier(LightningModule):
 
     def _current_lr(self) -> float:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    def _log(self, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:
-        """Log the metrics of an epoch over all processes, and return them."""
-        named = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
-        # The values are the same in every process already; sync_dist only keeps Lightning from warning.
-        self.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
-        return named
-
-    def _write(self, values: dict[str, Tensor] | dict[str, float], step: int) -> None:
-        """Log values of a training step to the loggers."""
-        for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **{k: float(v) for k, v in values.items()}}, step)

@@ -1,6 +1,9 @@
 """Loss and accuracy of an epoch, and a guard against losses that are not finite."""
 
+from collections.abc import Mapping
+
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
@@ -40,21 +43,36 @@ class EpochMetrics(Metric):
     def gather(self) -> list[dict[str, float]]:
         """Return the sums of each process; every process must call this."""
         sums = {name: getattr(self, name).item() for name in self.metric_state}
-        gathered = [sums] * _rank_and_world_size()[1]
+        gathered = [sums] * rank_and_world_size()[1]
         if len(gathered) > 1:
             dist.all_gather_object(gathered, sums)
         return gathered
 
     def restore(self, gathered: list[dict[str, float]]) -> None:
         """Set the sums to those from `gather`; if the number of processes differs, the first process takes them all."""
-        rank, world_size = _rank_and_world_size()
+        rank, world_size = rank_and_world_size()
         self.reset()
         for process, sums in enumerate(gathered):
             if rank == (process if len(gathered) == world_size else 0):
                 self.update(**sums)  # type: ignore[arg-type]
 
 
-def _rank_and_world_size() -> tuple[int, int]:
+def log_epoch(module: LightningModule, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:
+    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them; train only for callbacks."""
+    named = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+    # The values are the same in every process already; sync_dist only keeps Lightning from warning.
+    module.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
+    return named
+
+
+def log_to_loggers(module: LightningModule, values: Mapping[str, float | Tensor], step: int) -> None:
+    """Log values of a training step at once; Lightning would do it after the epoch's checkpoint."""
+    for logger in module.loggers:
+        logger.log_metrics({"epoch": module.current_epoch, **{k: float(v) for k, v in values.items()}}, step)
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes: 0 and 1 without torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

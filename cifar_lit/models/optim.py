@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from cifar_lit.utils.errors import UsageError
+
 LR_MULT = "lr_mult"  # key of a parameter group; optimizers keep keys that they do not know
 
 
@@ -21,6 +23,10 @@ def parameter_groups(
         norm_weight_decay: Weight decay of norms and of all biases, 0 or more; None for the optimizer's own.
         norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0.
     """
+    if norm_weight_decay is not None and norm_weight_decay < 0:
+        raise UsageError(f"model.norm_weight_decay must be 0 or more, got {norm_weight_decay}")
+    if norm_bias_lr_mult <= 0:
+        raise UsageError(f"model.norm_bias_lr_mult must be above 0, got {norm_bias_lr_mult}")
     weights: list[Parameter] = []
     others: list[Parameter] = []
     norm_biases: list[Parameter] = []

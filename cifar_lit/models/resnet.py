@@ -63,11 +63,9 @@ class ResNet18(nn.Module):
         norm: `batch` is BatchNorm; `layer` is ConvNeXt's LayerNorm over the channels of each position
             (arXiv 2201.03545).
         init: Initialization of the convolutions. `he` is torchvision's, normal with variance 2 / fan out
-            (arXiv 1502.01852); `torch` is that of torch.nn.Conv2d, uniform with variance 1 / (3 fan in). The latter's
-            weights are smaller by the square root of 6 if input and output have as many channels, and before a
-            BatchNorm a step turns smaller weights further (arXiv 1706.05350).
-        zero_init_residual: Initialize every residual block as the identity, by a zero weight in its last norm
-            (arXiv 1706.02677, section 5.1).
+            (arXiv 1502.01852); `torch` is that of torch.nn.Conv2d, uniform with variance 1 / (3 fan in), whose smaller
+            weights are turned further by a step before a BatchNorm (arXiv 1706.05350).
+        zero_init_residual: Initialize every residual block as the identity (arXiv 1706.02677, section 5.1).
         memory_format: Memory format of images and weights; changes the speed, not the result.
     """
 

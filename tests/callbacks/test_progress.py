@@ -1,64 +1,73 @@
-"""What is said of a training's speed."""
+"""Rows and lines of the epochs, and the progress bar."""
 
 import csv
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from cifar_lit.callbacks import history as screen
+from cifar_lit.callbacks import history as history_module
+from cifar_lit.callbacks.history import EpochHistory, three_digits
 from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Batch, ImageDataset, Key
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.report.results import EpochRow
 from tests.conftest import Tiny
+
+Train = Callable[..., list[EpochRow]]
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., screen.EpochHistory]:
-    def run(trainer_options: dict[str, Any] | None = None, **options: Any) -> screen.EpochHistory:
-        data = ImageDataModule("digits", val_size=137, image_size=8, batch_size=130, num_workers=0, **options)
+def train(tmp_path: Path) -> Train:
+    def run(*callbacks: Callback, ckpt_path: Path | None = None, augment_on: Any = "device", **options: Any) -> Any:
+        torch.manual_seed(0)
+        data = ImageDataModule(
+            "digits", val_size=137, image_size=8, batch_size=130, num_workers=0, augment_on=augment_on, seed=0
+        )
         module = ImageClassifier(10, data.mean, data.std)
         module.net = Tiny()
-        history = screen.EpochHistory()
+        history = EpochHistory()
         trainer = Trainer(
             accelerator="cpu",
             logger=CSVLogger(tmp_path, "", ""),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **{"max_epochs": 2, "callbacks": [history], **(trainer_options or {})},
+            callbacks=[history, *callbacks],
+            **{"max_epochs": 2, **options},
         )
-        trainer.fit(module, datamodule=data)
-        return history
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return history.rows
 
     return run
 
 
 @pytest.mark.parametrize("augment_on", ["workers", "device"])
-def test_every_epoch_tells_its_speed(
-    train: Callable[..., screen.EpochHistory], tmp_path: Path, capsys: pytest.CaptureFixture[str], augment_on: str
+def test_speed_of_every_epoch(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], augment_on: str
 ) -> None:
-    rows = train(augment_on=augment_on).rows
+    rows = train(augment_on=augment_on)
     assert len(rows) == 2
     for row in rows:
-        assert 0 < row["train/data_time_fraction"] <= 1
-        assert 1300 / row["seconds"] < row["train/images_per_second"] < 1300 / 1e-4
+        assert 0 < row.data_time_fraction <= 1
+        assert 1300 / row.seconds < row.images_per_second < 1300 / 1e-4
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and all(line.endswith("waiting for data") for line in lines)
+    assert (tmp_path / "log.txt").read_text().splitlines() == lines
+    assert [line.split(",")[-1] for line in lines] == [f" data time {100 * r.data_time_fraction:.0f} %" for r in rows]
     with open(tmp_path / "metrics.csv", newline="") as file:
-        logged = [row for row in csv.DictReader(file) if row["train/data_time_fraction"]]
-    assert [float(row["train/images_per_second"]) for row in logged] == pytest.approx(
-        [row["train/images_per_second"] for row in rows]
-    )
+        logged = [row["train/images_per_second"] for row in csv.DictReader(file) if row["train/data_time_fraction"]]
+    assert list(map(float, logged)) == pytest.approx([row.images_per_second for row in rows])
 
 
-def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
-    train: Callable[..., screen.EpochHistory], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_data_time_includes_the_loader_and_causes_one_hint(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetch = ImageDataset.__getitems__
 
@@ -67,29 +76,23 @@ def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
         return fetch(self, keys)
 
     monkeypatch.setattr(ImageDataset, "__getitems__", slow)
-    monkeypatch.setattr(screen, "WORTH_A_HINT", 0.1)
-    first, second = train(augment_on="workers").rows
-    for row in (first, second):
-        assert row["train/data_time_fraction"] > 0.1
-        assert (
-            row["train/data_time_fraction"] * 1300 / row["train/images_per_second"] > 10 * 0.02
-        )  # seconds; a sleep is no shorter
-    said = capsys.readouterr().out
-    assert said.count("--data.augment_on device") == 1
+    monkeypatch.setattr(history_module, "MIN_HINT_S", 0.1)
+    for row in train(augment_on="workers"):
+        assert row.data_time_fraction > 0.1
+        assert row.data_time_fraction * 1300 / row.images_per_second > 10 * 0.02  # seconds; a sleep is never shorter
+    assert capsys.readouterr().out.count("--data.augment_on device") == 1
 
 
-def test_validation_in_the_middle_of_an_epoch_is_no_training(
-    train: Callable[..., screen.EpochHistory], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_within_an_epoch_is_not_training_time(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageClassifier, "on_validation_epoch_start", lambda self: time.sleep(0.3))
-    for row in train({"val_check_interval": 0.5}).rows:
-        assert row["seconds"] - 1300 / row["train/images_per_second"] > 0.6  # twice; a sleep is no shorter
+    for row in train(val_check_interval=0.5):
+        assert row.seconds - 1300 / row.images_per_second > 0.6  # two validations; a sleep is never shorter
 
 
-def test_no_figure_is_told_twice(train: Callable[..., screen.EpochHistory]) -> None:
-    rows = train({"max_epochs": 3, "check_val_every_n_epoch": 2}).rows
-    assert ["val/loss" in row for row in rows] == [False, True, False]
-    assert len({row["train/loss"] for row in rows}) == 3
+def test_epochs_without_validation_have_no_validation_metrics(train: Train) -> None:
+    rows = train(max_epochs=3, check_val_every_n_epoch=2)
+    assert [row.val_loss is not None for row in rows] == [False, True, False]
+    assert len({row.train_loss for row in rows}) == 3
 
 
 class Stop(Callback):
@@ -98,21 +101,41 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize(("options", "ends"), [({}, [9, 12]), ({"accumulate_grad_batches": 2, "max_steps": 6}, [4, 5])])
-def test_an_epoch_that_ends_early_has_its_figures_once(
-    train: Callable[..., screen.EpochHistory], tmp_path: Path, options: dict[str, int], ends: list[int]
+def test_metrics_of_an_epoch_that_ends_early_are_logged_once(
+    train: Train, tmp_path: Path, options: dict[str, int], ends: list[int]
 ) -> None:
-    history = screen.EpochHistory()
-    train({"callbacks": [history, Stop()], **options})
-    first, second = history.rows
-    for name in ("train/loss", "train/accuracy", "lr"):
-        assert first[name] and second[name]
-    assert first["train/loss"] != second["train/loss"]
+    first, second = train(Stop(), **options)
+    assert first.train_loss and second.train_loss and first.train_loss != second.train_loss
+    assert first.lr == second.lr == 0.1
     with open(tmp_path / "metrics.csv", newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert steps == ends  # the epochs' last steps, from 0
+    assert steps == ends  # the last steps of the epochs, from 0
 
 
-def test_the_bar_has_figures_only_of_what_was_counted() -> None:
+class Save(Callback):
+    def __init__(self, file: Path, step: int) -> None:
+        self.file, self.step = file, step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        if self.step == 0 and trainer.current_epoch == 0 and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.parametrize("step", [0, 4, 17], ids=["after validation", "first epoch", "second epoch"])
+def test_resumed_run_has_identical_rows(train: Train, tmp_path: Path, step: int) -> None:
+    def without_times(rows: list[EpochRow]) -> list[EpochRow]:
+        assert all(row.seconds > 0 and row.images_per_second > 0 for row in rows)
+        return [replace(row, seconds=0, images_per_second=0, data_time_fraction=0) for row in rows]
+
+    expected = train(Save(tmp_path / "saved.ckpt", step))
+    assert without_times(train(ckpt_path=tmp_path / "saved.ckpt")) == without_times(expected)
+
+
+def test_progress_bar_is_empty_before_the_first_step() -> None:
     module = ImageClassifier(10, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.training = True
@@ -123,5 +146,5 @@ def test_the_bar_has_figures_only_of_what_was_counted() -> None:
     ("value", "text"),
     [(0.01234, "0.0123"), (15.75, "15.8"), (162.4, "162"), (25612.0, "25,600"), (1.084e6, "1,080,000")],
 )
-def test_speeds_have_threefigures(value: float, text: str) -> None:
-    assert screen.figures(value) == text
+def test_three_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
