@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks as parts
-from cifar_lit.callbacks.history import History
+from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.callbacks.report import CombinedReport, ReportCallback
 from cifar_lit.cli.checks import as_list
@@ -100,7 +100,7 @@ def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback
     figures = [part for part in report if part not in page]
     last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
     ours = [callback for callback in callbacks if callback not in [*report, *last]]
-    ours += [History(), CombinedReport([*figures, parts.Curves(), *page, parts.Summary()])]
+    ours += [EpochHistory(), CombinedReport([*figures, parts.Curves(), *page, parts.Summary()])]
     if options.get("enable_progress_bar") is not False:
         ours.append(ProgressBar())
     return ours if options.get("enable_checkpointing") is False else [*ours, *last]

@@ -19,7 +19,7 @@ from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
-from cifar_lit.models.resnet import LAYERS, Classifier, Layer
+from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 from cifar_lit.report import figures
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import RunError, UsageError
@@ -40,7 +40,7 @@ class TrainedNetwork:
         image_size: Height and width in pixels of its training images.
     """
 
-    net: Classifier
+    net: ResNet18
     classes: tuple[str, ...]
     image_size: int
 
@@ -73,7 +73,7 @@ def load_network(ckpt_path: str) -> TrainedNetwork:
     checkpoint = checkpoints.read(file)
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
-        net = Classifier(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
+        net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
