@@ -4,7 +4,6 @@ Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each h
 tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired.
 
 Not in this module, but also tested there:
-    models: `_step_supports_amp_scaling` of torch's fused optimizers, which would unscale the gradients themselves
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
     training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
     training/checkpoint_files.py: epochs_done reads the progress of Lightning's loops

@@ -13,12 +13,6 @@ from cifar_lit.utils.errors import interrupt
 from cifar_lit.utils.hardware import slurm_job
 
 
-def ignore_signals(worker_id: int) -> None:
-    """Let a data loader worker live until the training is done: Ctrl-C and schedulers signal it as well."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # replaces torch's handler, which exits
-
-
 class StopSignals:
     """Records a signal that stops the training; a second Ctrl-C exits immediately.
 

@@ -15,6 +15,7 @@ from cifar_lit.data.dataset import ImageDataset, TrainSampler
 from cifar_lit.data.loaders import DeviceLoader
 from cifar_lit.data.augment.device import DeviceAugmentation
 from cifar_lit.data.dataset import Split, channel_statistics
+from cifar_lit.analysis.label_issues import find_label_issues
 from cifar_lit.analysis.predictions import Predictions, write_csv
 from cifar_lit.data.splits import stratified_split
 
@@ -56,7 +57,7 @@ def work(count):
     began = time.perf_counter()
     predictions = Predictions(np.arange(count), split.labels, logits)
     metrics.class_scores(metrics.confusion(predictions)), metrics.calibration(predictions)
-    metrics.label_suspects(predictions), predictions.errors
+    find_label_issues(predictions), predictions.errors
     lap("scores")
     write_csv(file.with_suffix(".csv"), predictions, [str(i) for i in range(10)])
     lap("predictions.csv")

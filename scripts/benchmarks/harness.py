@@ -125,10 +125,10 @@ def slower_by(
 
 
 def _speed(images: int, times: Times) -> str:
-    from cifar_lit.callbacks.history import figures
+    from cifar_lit.callbacks.history import three_digits
 
     low, high = images / max(times.seconds), images / min(times.seconds)
-    return f"{figures(images / times.median)} ({figures(low)} to {figures(high)})"
+    return f"{three_digits(images / times.median)} ({three_digits(low)} to {three_digits(high)})"
 
 
 def _spread(times: Times, factor: float = 1.0) -> str:
