@@ -4,7 +4,6 @@ import io
 import os
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -86,44 +85,30 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged or no checkpoint; the message names a valid one in the same folder.
     """
-    try:
-        return _read(path)
-    except _InvalidError as error:
-        others = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
-        valid = next((other for other in others if other != path and _is_valid(other)), None)
-        remedy = f"the newest valid one is --ckpt_path {valid}" if valid else "give another one"
-        raise UsageError(f"--ckpt_path {path}: {error}; {remedy}") from None
+    loaded = _load(path)
+    if isinstance(loaded, dict):
+        return loaded
+    others = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    valid = next((other for other in others if other != path and isinstance(_load(other), dict)), None)
+    remedy = f"the newest valid one is --ckpt_path {valid}" if valid else "give another one"
+    raise UsageError(f"--ckpt_path {path}: {loaded}; {remedy}")
 
 
-class _InvalidError(Exception):
-    """A file is not a valid checkpoint; the text says why."""
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any] | str:
+    """Return the checkpoint, or why the file is not valid."""
     try:
         with zipfile.ZipFile(path) as parts:  # torch writes checksums but does not verify them
             if damaged := parts.testzip():
-                raise _InvalidError(f"the file is damaged (wrong checksum of {damaged})")
+                return f"the file is damaged (wrong checksum of {damaged})"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except _InvalidError:
-        raise
     except OSError as error:
-        raise _InvalidError(f"it cannot be read ({error.strerror or error})") from None
+        return f"it cannot be read ({error.strerror or error})"
     except Exception as error:  # the unpickler raises many kinds
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise _InvalidError(
-            f"the file is damaged (truncated?), contains more than plain data, or is no checkpoint ({reason})"
-        ) from None
+        return f"the file is damaged (truncated?), contains more than plain data, or is no checkpoint ({reason})"
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise _InvalidError("not a Lightning checkpoint, it has no state_dict")
+        return "not a Lightning checkpoint, it has no state_dict"
     return checkpoint
-
-
-def _is_valid(path: Path) -> bool:
-    with suppress(_InvalidError):
-        _read(path)
-        return True
-    return False
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

@@ -27,11 +27,8 @@ GRACE_S = 30  # for a process to fail by itself after another one has died
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """Set how long a process waits for another one; `auto` uses `ddp` for several processes."""
+    """Set how long a process of the strategy `ddp`, and so of `auto`, waits for another one."""
     StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)
-    for name, unused in (("true", True), ("false", False)):
-        name = f"ddp_find_unused_parameters_{name}"
-        StrategyRegistry.register(name, DDPStrategy, override=True, timeout=timeout, find_unused_parameters=unused)
 
 
 def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, file: Path | None) -> None:
@@ -40,7 +37,7 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, fi
     Lightning's launcher would kill this process without a message when another one dies.
 
     Args:
-        strategy: That of the trainer, which must not have been fitted.
+        strategy: The strategy of a trainer that has not been fitted.
         timeout: How long to wait for another process.
         run: The run that all processes resume.
         file: The checkpoint from which they resume.

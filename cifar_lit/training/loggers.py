@@ -43,11 +43,6 @@ class ResumableCSVLogger(Logger):
         """The number of the run."""
         return self._version
 
-    @property
-    def log_dir(self) -> str:
-        """The folder of the run."""
-        return str(self.file.parent)
-
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: `config.yaml` contains them."""
 

@@ -26,9 +26,10 @@ def number(run: Path) -> int:
 
 def unfinished(runs: Path) -> Path | None:
     """Return the newest run if it ended before its first checkpoint, else None."""
-    newest = versions(runs)[-1:]
-    outputs = ("checkpoints/last.ckpt", "report")
-    return newest[0] if newest and not any((newest[0] / output).exists() for output in outputs) else None
+    for newest in versions(runs)[-1:]:
+        if not (newest / "checkpoints" / "last.ckpt").exists() and not (newest / "report").exists():
+            return newest
+    return None
 
 
 def requeued(runs: Path, job: str | None, command: str) -> Path | None:

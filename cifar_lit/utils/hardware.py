@@ -4,6 +4,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ import torch
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
-Bfloat16Unit = Literal["AMX", "AVX512_BF16"]
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "opencv-python-headless"),
     *("jsonargparse", "numpy", "matplotlib", "tensorboard", "grad-cam"),
@@ -24,11 +24,7 @@ PACKAGES = (
 
 
 def choose_device(accelerator: str) -> Device:
-    """Return the device that Lightning chooses.
-
-    Args:
-        accelerator: As in `Trainer(accelerator=...)`.
-    """
+    """Return the device that `Trainer(accelerator=...)` uses."""
     automatic = accelerator in ("auto", "gpu")
     if accelerator == "cuda" or (automatic and torch.cuda.is_available()):
         return "cuda"
@@ -63,19 +59,15 @@ def choose_precision(device: Device, smallest: int) -> tuple[Precision, str]:
 
 
 def corrupts_bfloat16_gradients(device: Device, smallest: int) -> bool:
-    """Return whether bfloat16 gradients are wrong on this device.
+    """Return whether bfloat16 gradients are wrong; arguments as for `choose_precision`.
 
     If a 3x3 convolution of stride 2 gets an input of 1x1 px, oneDNN's AVX-512 kernels do not write the gradients of
     the weights that meet only padding: these contain arbitrary memory, such as nan (torch 2.15).
-
-    Args:
-        device: The device.
-        smallest: Height and width in px of the smallest input of a strided convolution.
     """
     return device == "cpu" and smallest < 2 and bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
-def bfloat16_unit() -> Bfloat16Unit | None:
+def bfloat16_unit() -> Literal["AMX", "AVX512_BF16"] | None:
     """Return the fastest bfloat16 instructions of the CPU; None if it has none."""
     features = torch.cpu.get_capabilities()
     if features.get("amx_tile"):
@@ -153,6 +145,5 @@ def _commit() -> str | None:
 def _cpu() -> str:
     """Return the name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()

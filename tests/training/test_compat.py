@@ -158,11 +158,6 @@ def test_jsonargparse_runs_any_class_by_default(how: str, expected: list[str]) -
     assert done.stdout.split() == expected
 
 
-def test_a_fused_optimizer_unscales_its_gradients_itself() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, fused=True)
-    assert vars(optimizer)["_step_supports_amp_scaling"] is True
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_tcp_store_listens_on_all_interfaces() -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -7,28 +7,26 @@ from cifar_lit.training import run_folder as runs
 from cifar_lit.utils.errors import UsageError
 
 
-def test_a_run_takes_the_next_free_version(tmp_path: Path) -> None:
+def test_run_gets_the_next_version(tmp_path: Path) -> None:
     for taken in ("version_0", "version_10", "version_x", "other"):
         (tmp_path / taken).mkdir()
     assert runs.create(tmp_path) == tmp_path / "version_11"
     assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
 
 
-def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = [[]]  # what was there before the other one
-    look = runs.versions
+def test_simultaneous_runs_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [[]]  # before the other run was created
+    versions = runs.versions
 
-    def before_and_after(folder: Path) -> Sequence[Path]:
-        return seen.pop() if seen else look(folder)
+    def outdated_once(folder: Path) -> Sequence[Path]:
+        return seen.pop() if seen else versions(folder)
 
-    monkeypatch.setattr(runs, "versions", before_and_after)
+    monkeypatch.setattr(runs, "versions", outdated_once)
     (tmp_path / "version_0").mkdir()
     assert runs.create(tmp_path) == tmp_path / "version_1"
 
 
-def test_one_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_locked_folder_is_refused(tmp_path: Path) -> None:
     with runs.lock(tmp_path):
         with pytest.raises(UsageError, match="is being trained by another process"), runs.lock(tmp_path):
             pass
@@ -36,16 +34,16 @@ def test_one_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> No
         pass
 
 
-def test_what_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
+def test_removed_run_leaves_no_empty_folders(tmp_path: Path) -> None:
     recipe = tmp_path / "lightning_logs" / "demo"
-    first, second = runs.create(recipe), runs.begin(recipe)
+    first, second = runs.create(recipe), runs.create(recipe)
     runs.remove(second)
     assert first.exists() and not second.exists()
     runs.remove(first)
     assert not list(tmp_path.glob("lightning_logs"))
 
 
-def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
+def test_run_without_a_checkpoint_is_unfinished(tmp_path: Path) -> None:
     assert runs.unfinished(tmp_path) is None
     first = runs.create(tmp_path)
     assert runs.unfinished(tmp_path) == first
@@ -56,10 +54,10 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     assert runs.unfinished(tmp_path) is None
 
 
-def test_a_requeued_job_finds_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for job, command in (("7", "fit"), ("7", "fit --seed_everything 1"), ("8", "fit")):
         (runs.create(tmp_path) / "provenance.json").write_text(f'{{"slurm_job": "{job}", "command": "{command}"}}')
-    (runs.create(tmp_path) / "provenance.json").write_text('{"slurm_')  # torn by somebody else
+    (runs.create(tmp_path) / "provenance.json").write_text('{"slurm_')  # being written by another job
     assert runs.requeued(tmp_path, "7", "fit") is None  # its first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"

@@ -130,7 +130,7 @@ def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path, slur
     run.kill(signal.SIGUSR1)  # in the middle of an epoch
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
-    assert "given back to SLURM" in run.said
+    assert "requeued the SLURM job" in run.said
     again = begin(tmp_path / "cut", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
     assert again.code == 0, again.said
     assert f"going on with lightning_logs{os.sep}demo{os.sep}version_0" in again.said

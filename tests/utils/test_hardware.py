@@ -21,25 +21,29 @@ def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[in
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "chosen"),
-    [(True, True, "bf16-mixed AMX"), (False, True, "bf16-mixed AVX512_BF16"), (False, False, "32-true without")],
+    ("features", "smallest", "precision", "reason"),
+    [
+        ({"amx_tile": True, "avx512_bf16": True, "avx512_f": True}, 4, "bf16-mixed", "AMX"),
+        ({"avx512_bf16": True, "avx512_f": True}, 4, "bf16-mixed", "AVX512_BF16"),
+        ({"avx512_bf16": True, "avx512_f": True}, 1, "32-true", "images are too small"),
+        ({"avx2": True}, 4, "32-true", "without"),
+    ],
 )
-def test_precision_of_cpus(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    precision, reason = choose_precision("cpu", 4)
-    expected_precision, expected_word = chosen.split()
-    assert precision == expected_precision
-    assert expected_word in reason
+def test_precision_of_cpus(
+    features: dict[str, bool], smallest: int, precision: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    chosen, why = choose_precision("cpu", smallest)
+    assert chosen == precision and reason in why
 
 
-def test_a_run_can_be_repeated_from_its_notes() -> None:
-    notes = describe()
-    assert notes["torch"] == torch.__version__.split("+")[0]
-    assert notes["cpu"] and notes["threads"]
+def test_description_contains_versions_and_hardware() -> None:
+    machine = describe()
+    assert machine["torch"] == torch.__version__.split("+")[0]
+    assert machine["cpu"] and machine["threads"]
 
 
-def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
     code += "\nfrom cifar_lit.utils.hardware import available_cores; print(available_cores())"
@@ -55,7 +59,7 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no mallopt")
-def test_freed_memory_is_kept_for_the_next_step() -> None:
+def test_freed_memory_is_reused() -> None:
     code = """
 import resource, sys, torch
 from cifar_lit.utils.hardware import keep_freed_memory
