@@ -3,7 +3,6 @@
 import csv
 import os
 
-import torch
 from harness import NO_EXTRAS, ROOT, Row, Settings, alternate, faster, newest_run, python
 
 
@@ -28,5 +27,4 @@ def measure(settings: Settings) -> list[Row]:
 
     times = alternate(0, one=lambda: train(1), two=lambda: train(2))
     what = f"2 CPU processes of {max(1, cores // 2)} threads, 7x7 stem, {batch} images a step"
-    against = f"1 process of {torch.get_num_threads()} threads"
-    return [faster("processes", what, times["two"], times["one"], batch * steps, against)]
+    return [faster("processes", what, times["two"], times["one"], batch * steps, f"1 process of {cores} threads")]

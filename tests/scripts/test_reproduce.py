@@ -107,7 +107,7 @@ def interrupt_after_epoch(folder: Path, args: list[str]) -> str:
     process = subprocess.Popen(
         [*COMMAND, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    timeout = threading.Timer(120, process.kill)
+    timeout = threading.Timer(300, process.kill)
     timeout.start()
     assert process.stdout
     output = ""
@@ -161,14 +161,14 @@ def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_ablation_changes_the_configuration(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     def config(*args: str) -> str:
         with pytest.raises(SystemExit, match="0"):
             fit(["--config", str(CONFIGS / "best.yaml"), *VALIDATION, *args, "--print_config"])
         return capsys.readouterr().out
 
-    assert (config(*CHANGES[change]) == config()) == (not CHANGES[change])
+    unchanged = config()
+    assert [name for name, args in CHANGES.items() if config(*args) == unchanged] == ["none"]
 
 
 def test_results_file_without_markers(tmp_path: Path) -> None:
