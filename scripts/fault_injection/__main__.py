@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -48,6 +49,7 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     if options.scratch and options.scratch.exists() and any(options.scratch.iterdir()):
         parser.error(f"--scratch {options.scratch}: the folder is not empty; give a new one")  # removed at the end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up: unmount disks, stop the fork server
     rows: list[Row] = []
     start = time.monotonic()
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="cifar_lit_faults_"))
