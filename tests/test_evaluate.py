@@ -10,7 +10,7 @@ from PIL import Image
 from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training.checkpoints import net_state
 from tests.conftest import QUICK
 
@@ -90,7 +90,7 @@ def test_flip_averaging_is_told_beside_the_plain_figures(
 def checkpoint_net(run: Path) -> torch.nn.Module:
     """Return the network of a run's best checkpoint."""
     data = ImageDataModule("digits")
-    net = Classifier(10, data.mean, data.std, stem="imagenet").eval()
+    net = ResNet18(10, data.mean, data.std, stem="imagenet").eval()
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     net.load_state_dict(net_state(checkpoint["state_dict"]))
     return net

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cifar_lit import explain
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 
 CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
 
@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of an untrained network, as fit leaves it."""
     torch.manual_seed(0)
     built = {"num_classes": 6, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "stem": "imagenet", "norm": "batch"}
-    weights = {f"net.{key}": value for key, value in Classifier(**built).state_dict().items()}
+    weights = {f"net.{key}": value for key, value in ResNet18(**built).state_dict().items()}
     file = tmp_path_factory.mktemp("run") / "some.ckpt"
     data = {"classes": CLASSES, "image_size": 32}
     torch.save({"state_dict": weights, "hyper_parameters": built, "ImageDataModule": data, "epoch": 0}, file)
@@ -76,7 +76,7 @@ def test_the_table_is_what_the_network_says(checkpoint: str, images: Path) -> No
     explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
     (one,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     loaded = torch.load(checkpoint, weights_only=True)
-    net = Classifier(**loaded["hyper_parameters"]).eval()
+    net = ResNet18(**loaded["hyper_parameters"]).eval()
     net.load_state_dict({key.removeprefix("net."): value for key, value in loaded["state_dict"].items()})
     with Image.open(images / "grey.png") as image:
         small = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))

@@ -314,7 +314,7 @@ def test_a_schedule_does_not_go_on_beyond_its_end(
     run = fit(*options)
     for checkpoint in ("best", str(run)):
         message = refused(capsys, *options, "--trainer.max_epochs=2", "--ckpt_path", checkpoint)
-        assert f"model.schedule.name={name} was laid out for 3 steps, and this training has 6" in message
+        assert f"model.schedule.name={name} was planned for 3 steps, and this training has 6" in message
 
 
 def test_a_run_does_not_go_on_with_other_data(

@@ -1,4 +1,4 @@
-"""What a network says about every image of a split: one exact pass, shared among processes."""
+"""Predictions of a network for the images of a split: one exact pass, distributed over all processes."""
 
 import csv
 import itertools
@@ -17,22 +17,21 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Split
+from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.utils.files import atomic_write, plain_cell, safe_cell
 
-LARGEST_BATCH = 256
-PIXELS = 2**20  # of a batch, at most: the default network keeps 256 bytes of each in its first layers
-COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV, before one column for each class
+COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV file, before those of the classes
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about M images.
+    """Predictions for M images.
 
     Attributes:
         indices: Shape `(M,)`, int64, positions in the split, ascending.
         labels: Shape `(M,)`, int64, the true classes.
         log_probabilities: Shape `(M, C)`, float64, natural logarithms.
-        features: Shape `(M, D)`, float32, what the network's last layer was given; None where they were not kept.
+        features: Shape `(M, D)`, float32, inputs of the network's last layer; None if they were not kept.
     """
 
     indices: NDArray[np.int64]
@@ -63,9 +62,8 @@ class Predictions:
 
     @cached_property
     def margins(self) -> NDArray[np.float64]:
-        """Shape `(M,)`, the probability of the true class less the highest other one, -1..1; errors are below 0."""
-        rows = np.arange(len(self))
-        others = self.probabilities.copy()
+        """Shape `(M,)`, the probability of the true class minus the highest other one, -1..1; below 0 for errors."""
+        rows, others = np.arange(len(self)), self.probabilities.copy()
         others[rows, self.labels] = -1
         margins: NDArray[np.float64] = self.probabilities[rows, self.labels] - others.max(axis=1)
         return margins
@@ -82,19 +80,14 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions, 0..1."""
+        """Fraction of correct predictions, 0..1."""
         return float((self.predicted == self.labels).mean())
 
     @cached_property
     def errors(self) -> NDArray[np.int64]:
-        """Rows of the wrong predictions, the most wrong (the highest loss) first."""
-        wrong = np.flatnonzero(self.predicted != self.labels)
-        return wrong[np.argsort(-self.losses[wrong], kind="stable")]
-
-
-def batch_size(image_size: int) -> int:
-    """Return how many images are looked at together, fewer of large ones; memory must not end with a training."""
-    return max(1, min(LARGEST_BATCH, PIXELS // image_size**2))
+        """Rows of the misclassified images, the highest loss first."""
+        rows = np.flatnonzero(self.predicted != self.labels)
+        return rows[np.argsort(-self.losses[rows], kind="stable")]
 
 
 def predict(
@@ -110,26 +103,26 @@ def predict(
 ) -> Predictions:
     """Run a network once over the given images.
 
-    Where torch.distributed is initialised, every process must call this; each takes every n-th batch, and all
-    return the same whole. The batches are the same for any number of processes, and so are the figures.
+    If torch.distributed is initialized, every process must call this; each takes every n-th batch, and all return
+    the complete predictions. The batches, and so the results, are the same for any number of processes.
 
     Args:
-        net: Maps uint8 `(B, H, W, 3)` to logits `(B, C)`; must be in evaluation mode and on `device`.
+        net: Maps uint8 `(B, H, W, 3)` to logits `(B, C)`; in evaluation mode, on `device`.
         split: The images, without augmentation.
-        indices: Which of them, ascending; None for all.
-        device: Where to compute.
-        context: Entered around each forward pass, for mixed precision.
-        progress: Name of a progress bar on the screen of the first process; None for no bar.
-        last: The network's last layer, if what it is given shall be kept as features.
-        mirrored: Show it the images mirrored from left to right.
+        indices: Positions of images in the split, ascending; None for all.
+        device: The device of the network.
+        context: Context manager for each forward pass, for mixed precision.
+        progress: Title of a progress bar in the first process; None for no bar.
+        last: The network's last layer, to keep its inputs as features; None to keep none.
+        mirrored: Whether to flip the images horizontally.
     """
     indices = np.arange(len(split)) if indices is None else indices
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    size = batch_size(split.images.shape[1])
+    size = eval_batch_size(split.images.shape[1])
     starts = range(rank * size, len(indices), world_size * size)
     bar = tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress and rank == 0 else True)
-    given: list[Tensor] = []
-    handles = [last.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))] if last else []
+    inputs: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _module, args: inputs.append(args[0])) if last else None
     tables, features = [], []
     try:
         with torch.inference_mode():
@@ -139,31 +132,29 @@ def predict(
                 with context():
                     logits = net(images.to(device))
                 tables.append((start, logits.float().cpu().double().log_softmax(1).numpy()))
-                features += [(start, given.pop().float().cpu().numpy())] if last else []
+                features += [(start, inputs.pop().float().cpu().numpy())] if last else []
     finally:
-        for handle in handles:
+        if handle:
             handle.remove()
     return Predictions(indices, split.labels[indices], _gather(tables), _gather(features) if last else None)
 
 
-def average(one: Predictions, other: Predictions) -> Predictions:
-    """Return what the mean of two sets of logits says about the same images, without features.
+def average(a: Predictions, b: Predictions) -> Predictions:
+    """Return the predictions of the mean of two sets of logits for the same images, without features.
 
-    Averaging the logits of a image and of its mirror image is the flip TTA of arXiv 2404.00498, section 3.5.
+    The mean over an image and its mirror image is the flip TTA of arXiv 2404.00498, section 3.5.
     """
-    mean = (one.log_probabilities + other.log_probabilities) / 2  # the logits', up to a constant in each row
-    highest = mean.max(axis=1, keepdims=True)
-    total = highest + np.log(np.exp(mean - highest).sum(axis=1, keepdims=True))
-    return Predictions(one.indices, one.labels, mean - total)
+    mean = torch.from_numpy((a.log_probabilities + b.log_probabilities) / 2)  # logits, up to a constant in each row
+    return Predictions(a.indices, a.labels, mean.log_softmax(1).numpy())
 
 
-def _gather(share: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
-    """Put the batches of all processes one after another, in the order of their starts."""
-    shares = [share]
+def _gather(batches: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
+    """Concatenate the (start, rows) of all processes in the order of their starts."""
+    gathered = [batches]
     if _distributed():
-        shares = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(shares, share)
-    return np.concatenate([rows for _, rows in sorted(itertools.chain(*shares), key=lambda one: one[0])])
+        gathered *= dist.get_world_size()
+        dist.all_gather_object(gathered, batches)
+    return np.concatenate([rows for _, rows in sorted(itertools.chain(*gathered), key=lambda batch: batch[0])])
 
 
 def _distributed() -> bool:
@@ -175,9 +166,9 @@ def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], file
 
     Args:
         path: The file.
-        predictions: What to write.
+        predictions: The predictions.
         classes: The class names; their columns are `p(NAME)`.
-        files: The name of each image's file, by its index, for a last column `file`; None for no such column.
+        files: File names of the split's images, for a last column `file`; None for no such column.
     """
     with atomic_write(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -197,7 +188,7 @@ def write_csv(path: Path, predictions: Predictions, classes: Sequence[str], file
 
 
 def read_csv(path: Path) -> tuple[Predictions, tuple[str, ...]]:
-    """Read what `write_csv` wrote, to nine digits, and the class names."""
+    """Read the predictions, to nine digits, and the class names from a file of `write_csv`."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     end = -1 if header[-1] == "file" else len(header)
@@ -206,5 +197,5 @@ def read_csv(path: Path) -> tuple[Predictions, tuple[str, ...]]:
     indices = np.array([int(row[0]) for row in rows], np.int64)
     labels = np.array([number[plain_cell(row[1])] for row in rows], np.int64)
     probabilities = np.array([row[len(COLUMNS) : end] for row in rows], np.float64).reshape(len(rows), len(classes))
-    tiny = np.finfo(np.float64).tiny  # what was printed as 0 was above it
+    tiny = np.finfo(np.float64).tiny  # in place of 0, whose logarithm is not finite
     return Predictions(indices, labels, np.log(np.maximum(probabilities, tiny))), classes

@@ -1,7 +1,8 @@
-"""A row of metrics for each epoch."""
+"""Metrics of each epoch: rows for the report, lines for the screen and for log.txt."""
 
 import math
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,115 +11,138 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.report.results import EpochRow
 
-WORTH_A_HINT = 5  # seconds of waiting in an epoch
-
-
+MIN_HINT_S = 5.0
 HINT = (
     "hint: the training waits for its images; --data.augment_on device prepares them on the device itself, "
     "--data.num_workers N in more processes (if there are cores for them)"
 )
 
 
-class History(Callback):
-    """Keeps a row of figures for each epoch, prints it, and writes `log.txt`; survives resumption.
+@dataclass
+class _Totals:
+    """Totals of the current epoch, which are saved in checkpoints.
 
     Attributes:
-        rows: For each epoch `epoch` (from 0), `seconds`, `lr`, what the module logged under `train/` and `val/`, and
-            of the training without the validation `train/images_per_second`, over all processes, and
-            `train/data_time_fraction`,
-            the share of the time, 0..1, that went by until the loader gave the next batch.
+        seconds: Until now.
+        val_s: Part of them spent in validation.
+        train_s: Until the last training batch, without validation.
+        data_time_s: Part of train_s spent waiting for the next batch.
+        images: Training images in this process.
+        lr: Learning rate of the last training batch.
+        val_loss: Of the last validation.
+        val_accuracy: Of the last validation.
+    """
+
+    seconds: float = 0.0
+    val_s: float = 0.0
+    train_s: float = 0.0
+    data_time_s: float = 0.0
+    images: int = 0
+    lr: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+class EpochHistory(Callback):
+    """Keeps a row for each epoch, prints it, and appends it to `log.txt`. Needs ImageClassifier.
+
+    Attributes:
+        rows: A row for each epoch, kept when a training is resumed.
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._began = self._validation_began = 0.0
-        self._validated = self._trained = self._waited = 0.0  # seconds of this epoch
-        self._images = 0
-        self._metrics: dict[str, float] = {}  # of this epoch, at the end of its last validation
-        self._waited_before = 0.0
-        self._earlier = [0.0, 0.0, 0.0, 0]  # what an interrupted epoch took before: all, validation, waiting; images
+        self.rows: list[EpochRow] = []
+        self._totals = _Totals()
+        self._start_s = self._val_start_s = self._data_start_s = 0.0
         self._hinted = False
         self._log: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder, which all processes must ask for together."""
+        """Find the run's folder; every process must call `log_dir`."""
         if trainer.log_dir and not getattr(trainer, "fast_dev_run", False):
             self._log = Path(trainer.log_dir) / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is to come: the first epoch's line may be minutes away. Start the clocks of a resumed epoch."""
-        seconds, validated, data_time_s, images = self._earlier
-        self._start(trainer, seconds, validated, data_time_s, int(images))
-        many = trainer.max_epochs or -1
-        epochs = f"{many} epoch{'s' * (many != 1)}" if many > 0 else "any number of epochs"
-        rank_zero_info(f"training: {epochs} of {trainer.num_training_batches} steps")
+        """Print the length of the training; continue the clocks of a resumed epoch."""
+        self._start_clocks(trainer)
+        epochs = trainer.max_epochs or -1
+        text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
+        rank_zero_info(f"training: {text} of {trainer.num_training_batches} steps")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clocks."""
-        self._start(trainer, 0.0, 0.0, 0.0, 0)
-        self._metrics = {}
+        """Reset the totals; not called in a resumed epoch."""
+        self._totals = _Totals()
+        self._start_clocks(trainer)
 
-    def _start(self, trainer: Trainer, seconds: float, validated: float, data_time_s: float, images: int) -> None:
-        self._began = time.monotonic() - seconds
-        self._validated = validated
-        self._trained, self._waited = seconds - validated, data_time_s
-        self._waited_before = _waited(trainer) - data_time_s
-        self._images = images
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Read the learning rate, which changes before the batch ends."""
+        self._totals.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images."""
-        self._images += len(batch[0])
-        self._trained = time.monotonic() - self._began - self._validated
-        self._waited = _waited(trainer) - self._waited_before
+        """Update the totals."""
+        totals = self._totals
+        totals.images += len(batch[0])
+        totals.train_s = time.monotonic() - self._start_s - totals.val_s
+        totals.data_time_s = _data_time_s(trainer) - self._data_start_s
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock of the training."""
-        self._validation_began = time.monotonic()
+        """Start the clock of the validation."""
+        self._val_start_s = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on."""
-        self._validated += time.monotonic() - self._validation_began
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        self._metrics = {**getattr(pl_module, "epoch_ended", {}), **metrics}
+        """Read the metrics here: Lightning keeps those of earlier epochs, and forgets them when it resumes."""
+        self._totals.val_s += time.monotonic() - self._val_start_s
+        self._totals.val_loss = float(trainer.callback_metrics["val/loss"])
+        self._totals.val_accuracy = float(trainer.callback_metrics["val/accuracy"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and print the epoch."""
-        seconds = max(self._trained, 1e-9)
-        data_time_s = self._waited
-        speed = {
-            "train/images_per_second": self._images * trainer.world_size / seconds,
-            "train/data_time_fraction": min(data_time_s / seconds, 1.0),
-        }
-        for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint was written
-            logger.log_metrics({**speed, "epoch": trainer.current_epoch}, trainer.global_step - 1)
-        self._images = 0
-        if isinstance(pl_module, ImageClassifier):
-            pl_module.log_train_scores(trainer.global_step - 1)
-        # Lightning keeps the validation's of earlier epochs among these, and none of them where a checkpoint is gone on
-        # from that was written between an epoch's last validation and its end.
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("val/")}
-        seconds = time.monotonic() - self._began
-        row = {"epoch": trainer.current_epoch, "seconds": seconds, **self._metrics, **metrics, **speed}
-        self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
-        if not trainer.is_global_zero:
-            return
-        line = f"epoch {trainer.current_epoch + 1}"
-        if (trainer.max_epochs or -1) > 0:
-            line += f"/{trainer.max_epochs}"
-        for split in ("train", "val"):
-            if f"{split}/loss" in row:
-                line += f"   {split} loss {row[f'{split}/loss']:.3f} accuracy {row[f'{split}/accuracy']:.2%}"
-        if "lr" in row:
-            line += f"   lr {row['lr']:.3g}"
-        line += f"   {row['seconds']:.0f} s"
-        line += f"   {figures(speed['train/images_per_second'])} images/s"
-        line += f", {speed['train/data_time_fraction']:.0%} waiting for data"
-        if speed["train/data_time_fraction"] > 0.1 and data_time_s > WORTH_A_HINT and not self._hinted:
-            self._hinted = True
-            line += f"\n{HINT}"
+        """Log the speed; keep and print the row."""
+        assert isinstance(pl_module, ImageClassifier)
+        totals, train = self._totals, pl_module.train_metrics.compute()
+        train_s = max(totals.train_s, 1e-9)
+        row = EpochRow(
+            epoch=trainer.current_epoch,
+            seconds=time.monotonic() - self._start_s,
+            lr=totals.lr,
+            train_loss=float(train["loss"]),
+            train_accuracy=float(train["accuracy"]),
+            val_loss=totals.val_loss,
+            val_accuracy=totals.val_accuracy,
+            images_per_second=totals.images * trainer.world_size / train_s,
+            data_time_fraction=min(totals.data_time_s / train_s, 1.0),
+        )
+        self.rows = [earlier for earlier in self.rows if earlier.epoch < row.epoch] + [row]  # a resumed one is complete
+        speed = {name: getattr(row, name) for name in ("images_per_second", "data_time_fraction")}
+        for logger in trainer.loggers:  # Lightning would do it after the epoch's checkpoint is written
+            logger.log_metrics(
+                {**{f"train/{name}": value for name, value in speed.items()}, "epoch": row.epoch},
+                trainer.global_step - 1,
+            )
+        if trainer.is_global_zero:
+            self._print(trainer, _line(row, trainer.max_epochs or -1))
+            if row.data_time_fraction > 0.1 and totals.data_time_s > MIN_HINT_S and not self._hinted:
+                self._hinted = True
+                self._print(trainer, HINT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and the totals of the current epoch, for the checkpoint."""
+        self._totals.seconds = time.monotonic() - self._start_s
+        return {"rows": [asdict(row) for row in self.rows], "totals": asdict(self._totals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        self.rows = [EpochRow(**row) for row in state_dict["rows"]]
+        self._totals = _Totals(**state_dict["totals"])
+
+    def _start_clocks(self, trainer: Trainer) -> None:
+        self._start_s = time.monotonic() - self._totals.seconds
+        self._data_start_s = _data_time_s(trainer) - self._totals.data_time_s
+
+    def _print(self, trainer: Trainer, line: str) -> None:
         bar = trainer.progress_bar_callback
         bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
         if self._log:
@@ -126,25 +150,21 @@ class History(Callback):
             with open(self._log, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Go into the checkpoint."""
-        so_far = [time.monotonic() - self._began, self._validated, self._waited, self._images]
-        so_far = so_far if self._images else [0.0, 0.0, 0.0, 0]
-        return {"rows": self.rows, "so_far": so_far, "metrics": self._metrics}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from it."""
-        self.rows = state_dict["rows"]
-        self._earlier = state_dict.get("so_far", self._earlier)
-        self._metrics = state_dict.get("metrics", {})
+def _data_time_s(trainer: Trainer) -> float:
+    """Return the time that the training loader took so far, 0 for a loader of another library."""
+    return float(getattr(trainer.train_dataloader, "data_time_s", 0.0))
 
 
-def _waited(trainer: Trainer) -> float:
-    """Return the seconds that the training loader took so far; 0 for one that is not ours."""
-    data_time_s: float = getattr(trainer.train_dataloader, "waited", 0.0)
-    return data_time_s
+def _line(row: EpochRow, max_epochs: int) -> str:
+    parts = [f"epoch {row.epoch + 1}" + (f"/{max_epochs}" if max_epochs > 0 else "")]
+    parts += [f"train loss {row.train_loss:.3f} accuracy {row.train_accuracy:.2%}"]
+    if row.val_loss is not None:
+        parts += [f"val loss {row.val_loss:.3f} accuracy {row.val_accuracy:.2%}"]
+    speed = f"{three_digits(row.images_per_second)} images/s, data time {100 * row.data_time_fraction:.0f} %"
+    return "   ".join([*parts, f"lr {row.lr:.3g}", f"{row.seconds:.0f} s", speed])
 
 
-def figures(value: float) -> str:
-    """Write a number with three figures and no exponent."""
+def three_digits(value: float) -> str:
+    """Format a number above 0 with three significant digits and no exponent."""
     return f"{value:.3g}" if value < 100 else f"{round(value, 2 - int(math.log10(value))):,.0f}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from cifar_lit.callbacks.history import History
+from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import Reporter
 from cifar_lit.cli.arguments import option_values
 from cifar_lit.cli.options import FitCLI
@@ -67,7 +67,7 @@ class EvaluateCLI(FitCLI):
         net = self.model.net
         net.load_state_dict(checkpoints.net_state(checkpoint["state_dict"]))
         weights = f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}"
-        history = checkpoint.get("callbacks", {}).get(History.__qualname__, {}).get("rows", [])
+        history = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
         run = file.parent.parent if checkpoints.config_of(file) else file.parent
         analysis = Analysis(self.trainer, self.datamodule, net, weights, history, run)
         analysis.evaluated = hardware.command("evaluate")

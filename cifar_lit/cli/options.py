@@ -19,7 +19,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks
-from cifar_lit.callbacks.history import History
+from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.callbacks.provenance import SaveRun
 from cifar_lit.callbacks.report import CombinedReport, ReportCallback
@@ -226,7 +226,7 @@ class FitCLI(LightningCLI):
         images = [one for one in parts if one not in page]
         report = CombinedReport([*images, callbacks.Curves(), *page, callbacks.Summary()])
         saver = [one for one in callbacks_ if isinstance(one, LastCheckpoint)]
-        ours: list[Callback] = [History(), *(one for one in callbacks_ if one not in [*parts, *saver]), report]
+        ours: list[Callback] = [EpochHistory(), *(one for one in callbacks_ if one not in [*parts, *saver]), report]
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
         if config.get("enable_checkpointing") is not False:

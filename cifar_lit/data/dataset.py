@@ -1,12 +1,12 @@
-"""Images and labels: splits of a data set, and a batch at a time."""
+"""Splits of a data set, and the Dataset that yields batches of them."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,26 +17,28 @@ from torch.utils.data import Dataset
 
 from cifar_lit.data.augment.config import augmentation_key
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
+Images = NDArray[np.uint8]
+Key = tuple[int, int]  # (epoch, position in the dataset)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images of one size.
+    """Labeled images of one size.
 
     Attributes:
-        images: Shape `(N, H, W, 3)`, uint8, RGB; possibly a read-only memory map.
-        labels: Shape `(N,)`, int64, positions in `Images.classes`.
-        listing: A text file with the names of the images' files, a NUL between them; None where there are none.
+        images: Shape `(N, H, W, 3)`, uint8, RGB; may be a read-only memory map.
+        labels: Shape `(N,)`, int64, indices into `DataSplits.classes`.
+        listing: A text file with the NUL-separated names of the image files; None if there are no files.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: NDArray[np.int64]
     listing: Path | None = None
 
     @cached_property
     def files(self) -> list[str] | None:
-        """The name of each image's file to show, `<class>/...`, None where they come from none."""
+        """The images' file names for display, `<class>/...`; None if there are no files."""
         if self.listing is None:
             return None
         names = self.listing.read_text(encoding="utf-8", errors="replace").split("\0")
@@ -44,9 +46,9 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with any pixel, label or the order (BLAKE2b)."""
+        """BLAKE2b hash of pixels, labels and order, 32 hexadecimal digits."""
         digest = hashlib.blake2b(f"{self.images.shape}".encode(), digest_size=16)
-        for start in range(0, len(self), 1024):  # a memory map must not be read whole
+        for start in range(0, len(self), 1024):  # in blocks: a memory map may be larger than the memory
             digest.update(np.ascontiguousarray(self.images[start : start + 1024]).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
@@ -55,19 +57,16 @@ class Split:
         """Return the number of images."""
         return len(self.labels)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tell a new process where a memory map lies; NumPy would send all of its pixels."""
-        images = self.images
-        if isinstance(images, np.memmap) and isinstance(images.base, mmap):  # the whole of it, no part
-            return {**vars(self), "images": images.filename}
-        return dict(vars(self))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a memory map by its file name, not by its pixels as NumPy would."""
+        images: Any = self.images
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap):  # not a slice of a memory map
+            images = images.filename
+        return _unpickle_split, (images, self.labels, self.listing)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map it there again."""
-        images = state["images"]
-        if not isinstance(images, np.ndarray):
-            images = np.load(images, mmap_mode="r")
-        vars(self).update(state, images=images)
+
+def _unpickle_split(images: Any, labels: NDArray[np.int64], listing: Path | None) -> Split:
+    return Split(images if isinstance(images, np.ndarray) else np.load(images, mmap_mode="r"), labels, listing)
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ class DataSplits:
     """A data set.
 
     Attributes:
-        train: The images to learn from; validation images are held out of them later.
-        test: The images that are looked at once, at the end.
-        classes: The class names; a label is a position in it.
+        train: The training images, including those held out for validation later.
+        test: The test images.
+        classes: The class names, indexed by label.
         mean: Channel means of `train`, in 0..1.
         std: Channel standard deviations of `train`, in 0..1.
     """
@@ -89,36 +88,24 @@ class DataSplits:
     std: Channels
 
 
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[Channels, Channels]:
-    """Return mean and (population) standard deviation per channel, each in 0..1.
+def channel_statistics(images: Images) -> tuple[Channels, Channels]:
+    """Return mean and population standard deviation per channel, in 0..1.
 
     Args:
         images: Shape `(N, H, W, 3)`, uint8.
     """
-    rows = images.reshape(-1, images.shape[2], 3)  # a view: OpenCV wants one tall image
-    mean, std = cv2.meanStdDev(rows)
-    return _channels(np.asarray(mean)), _channels(np.asarray(std))
-
-
-def _channels(values: NDArray[np.float64]) -> Channels:
-    red, green, blue = (float(value) / 255 for value in values.ravel())
-    return red, green, blue
-
-
-if TYPE_CHECKING:
-    from cifar_lit.data.augment.cpu import Augmentation
-
-
-Key = tuple[int, int]  # (epoch, position in the data set)
+    columns = images.reshape(-1, images.shape[2], 3)  # one tall image, without copying
+    mean, std = (tuple((np.asarray(values).ravel() / 255).tolist()) for values in cv2.meanStdDev(columns))
+    return mean, std
 
 
 class Batch(NamedTuple):
-    """What a loader yields.
+    """One batch of a data loader.
 
     Attributes:
         images: Shape `(B, H, W, 3)`, uint8.
         labels: Shape `(B,)`, int64.
-        indices: Shape `(B,)`, int64, positions in the source's split.
+        indices: Shape `(B,)`, int64, positions in the split.
     """
 
     images: Tensor
@@ -127,21 +114,21 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset[Batch]):
-    """A selection of a split, fetched a batch at a time.
+    """A subset of a split that returns entire batches.
 
     Args:
         split: The images.
-        indices: Shape `(M,)`, which of them.
-        augmentation: How to change them; None leaves them as they are.
-        seed: With epoch and index the source of all randomness, so that neither the number of workers nor that
-            of processes changes any image.
+        indices: Shape `(M,)`, int64, the subset.
+        augmentation: Maps images and their `augmentation_key`s to augmented images; None for no augmentation.
+        seed: Seed of the augmentation. It depends on seed, epoch and index only, not on the number of workers or
+            processes.
     """
 
     def __init__(
         self,
         split: Split,
         indices: NDArray[np.int64],
-        augmentation: "Augmentation | None" = None,
+        augmentation: Callable[[Images, Iterable[int]], Images] | None = None,
         seed: int = 0,
     ) -> None:
         self.split = split
@@ -150,12 +137,8 @@ class ImageDataset(Dataset[Batch]):
         self.seed = seed
 
     def __len__(self) -> int:
-        """Return the number of selected images."""
+        """Return the size of the subset."""
         return len(self.indices)
-
-    def __getitem__(self, key: Key) -> Batch:
-        """Return a batch of one."""
-        return self.__getitems__([key])
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Return the images of the given (epoch, position) pairs."""
@@ -163,7 +146,8 @@ class ImageDataset(Dataset[Batch]):
         indices = self.indices[list(positions)]
         images = self.split.images[indices]
         if self.augmentation is not None:
-            images = self.augmentation(images, map(augmentation_key, repeat(self.seed), epochs, indices.tolist()))
+            pairs = zip(epochs, indices.tolist(), strict=True)
+            images = self.augmentation(images, [augmentation_key(self.seed, epoch, index) for epoch, index in pairs])
         return Batch(*map(torch.from_numpy, (images, self.split.labels[indices], indices)))
 
     def fetch(self, positions: NDArray[np.int64]) -> Batch:

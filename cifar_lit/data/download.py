@@ -1,170 +1,116 @@
-"""Fetch one file whose MD5 is known: resumed after a break, from several addresses, once among processes."""
+"""Download of one file with a known MD5: resumed after a failure, from several mirrors in turn."""
 
-import hashlib
 import http.client
 import os
-import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-from filelock import FileLock
+from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import DISK, RunError, UsageError
 
-TRIES = 10  # transfers from one address, as long as each of them brings the file forward
-BLOCK = 1 << 18  # bytes
-
-
-class _TransferError(Exception):
-    """An address did not deliver; the text is the reason in short form."""
+MAX_TRANSFERS = 10  # from one URL, as long as each transfer adds to the file
+BLOCK_BYTES = 1 << 18
 
 
-def fetch(urls: Sequence[str], path: str, md5: str, timeout: float = 30) -> None:
-    """Put the file with this MD5 at `path`, unless it lies there already.
+def download(urls: Sequence[str], path: str, md5: str, timeout_s: float = 30) -> None:
+    """Download a file to `path` unless it exists there with the given MD5.
 
-    A broken transfer stays beside it as `<path>.part`, and the next one, of this run or a later one,
-    continues it. Whatever lies at `path` is replaced only by the whole and right file.
+    An incomplete download is kept as `<path>.part` and resumed by the next transfer, also from another URL or by a
+    later run. `path` is only replaced by a file with the correct MD5. Only one process may call this at a time.
 
     Args:
-        urls: Addresses (http, https or file), tried in this order.
-        path: Where the file is wanted; its folder is made if need be.
-        md5: Its MD5 in lower-case hexadecimal digits.
-        timeout: Seconds without any data after which a transfer counts as broken.
+        urls: http, https or file URLs, tried in this order.
+        path: The file.
+        md5: Its MD5, lower-case hexadecimal.
+        timeout_s: Seconds without data after which a transfer fails.
 
     Raises:
-        UsageError: An address is of another scheme.
-        RunError: No address delivered the file; the message gives the reason for each.
-        OSError: The file cannot be written, for example on a full disk.
+        UsageError: A URL has another scheme.
+        RunError: The download failed; the message lists the reason for each URL.
+        OSError: The file cannot be written, for example because the disk is full.
     """
     for url in urls:
         if not url.lower().startswith(("http://", "https://", "file://")):
-            raise UsageError(f"data.mirrors: {url!r} is no address; give http://, https:// or file:// ones")
-    if _has_md5(path, md5):  # asked before the lock, so that a read-only folder with a good file will do
+            raise UsageError(f"data.mirrors: {url!r} is not an http://, https:// or file:// URL")
+    if check_integrity(path, md5):
         return
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if _has_md5(path, md5):  # another process was faster
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.part"
+    errors = []
+    if os.path.exists(path):
+        errors.append(f"  {path} is truncated or corrupt (its MD5 differs)")
+        print(f"{errors[0].strip()}: downloading it again", file=sys.stderr)
+    for url in urls:
+        error = _download_from(url, part, md5, timeout_s)
+        if error is None:
+            os.replace(part, path)
             return
-        spoilt = os.path.exists(path)
-        if spoilt:
-            print(f"{path} is truncated or altered (its MD5 differs): downloading it anew", file=sys.stderr)
-        reasons = []
-        for url in urls:
-            try:
-                _fetch_from(url, f"{path}.part", md5, timeout)
-            except _TransferError as error:
-                reasons.append(f"  {url}: {error}")
-            else:
-                os.replace(f"{path}.part", path)
-                return
-    lines = [f"{os.path.basename(path)} could not be downloaded:", *reasons]
-    if spoilt:
-        lines.append(f"The file at {path} is truncated or altered (its MD5 differs) and was not used.")
-    if _size(f"{path}.part"):
-        lines.append(f"What has arrived is kept in {path}.part, and the next run continues it.")
-    lines.append(
-        f"Give other addresses with --data.mirrors='[https://ADDRESS]', or put the file with MD5 {md5} at {path} "
-        "yourself; --data.source folder takes images that you have, --config configs/demo.yaml needs none."
+        errors.append(f"  {url}: {error}")
+    if _size(part):
+        errors.append(f"The incomplete download is kept as {part}; the next run resumes it.")
+    errors.append(
+        f"Use a mirror (--data.mirrors='[https://URL]'), or copy a file with MD5 {md5} to {path}, or use your own "
+        "images (--data.source folder) or built-in ones (--config configs/demo.yaml)"
     )
-    raise RunError("\n".join(lines))
+    raise RunError("\n".join([f"{os.path.basename(path)} could not be downloaded:", *errors]))
 
 
-def _fetch_from(url: str, part: str, md5: str, timeout: float) -> None:
-    """Bring `part` to the file with this MD5, or raise _TransferError if the address does not deliver it."""
-    started_over = False
-    for _ in range(TRIES):
+def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | None:
+    """Complete `part` from one URL; return the reason if that failed."""
+    reason = ""
+    for _ in range(MAX_TRANSFERS):
         start = _size(part)
+        completed = False
         try:
-            _transfer(url, part, timeout)
-            broken, reason = False, _TransferError("MD5 differs: file altered or truncated")
-        except _TransferError as error:
-            broken, reason = True, error
-        if _has_md5(part, md5):  # asked even after a break: a server may announce more than there is
-            return
-        if broken:
-            if _size(part) <= start:
-                break
-        else:
+            _transfer(url, part, timeout_s)
+            completed = True
+            reason = "wrong MD5, the file is truncated or corrupt"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise  # writing failed, not the network
+            cause = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+            reason = f"no data for {timeout_s:g} s" if isinstance(cause, TimeoutError) else str(cause) or repr(cause)
+        if check_integrity(part, md5):  # even after a failure: the announced length may be too large
+            return None
+        if completed:
             os.remove(part)
-            if start == 0 or started_over:  # else the fault may lie in the earlier part
+            if start == 0:  # otherwise the error may be in the earlier part
                 break
-            started_over = True
-    raise reason
+        elif _size(part) <= start:
+            break
+    return reason
 
 
-def _transfer(url: str, part: str, timeout: float) -> None:
-    """Append to `part` what is missing, until the address has no more to give."""
+def _transfer(url: str, part: str, timeout_s: float) -> None:
+    """Append the missing bytes to `part`."""
     start = _size(part)
     headers = {"User-Agent": "cifar-lit"} | ({"Range": f"bytes={start}-"} if start else {})
-    with _short_reasons(timeout):
-        try:
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and start:  # nothing lies beyond the part: its MD5 tells if it is whole
-                error.close()
-                return
-            raise
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # no bytes after `start`: the MD5 tells whether the part is complete
+            return
+        raise
     with response:
-        if response.status == 206:
-            offered = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            if not offered or int(offered[1]) != start:  # no use for it; the MD5 check makes it start over
-                return
-        else:
-            start = 0  # the whole file, whether asked for or not
+        if response.status != 206:  # the server sends the complete file
+            start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
         with (
             open(part, "ab" if start else "wb") as file,
             tqdm(desc=os.path.basename(url), total=total, initial=start, unit="B", unit_scale=True) as bar,
         ):
-            for block in _blocks(response, timeout):
+            while block := response.read1(BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))
             if total is not None and bar.n < total:
-                raise _TransferError(f"broke off at {bar.n} of {total} bytes")
-
-
-def _blocks(response: Any, timeout: float) -> Iterator[bytes]:
-    """Yield what arrives, as it arrives; only failures of the network, not of the disk, are renamed."""
-    while True:
-        with _short_reasons(timeout):
-            block = response.read1(BLOCK)
-        if not block:
-            return
-        yield block
-
-
-@contextmanager
-def _short_reasons(timeout: float) -> Iterator[None]:
-    """Turn the network's many errors into _TransferError."""
-    try:
-        yield
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise _TransferError(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, TimeoutError):
-            raise _TransferError(f"time-out: no data for {timeout:g} s") from error
-        raise _TransferError(getattr(cause, "strerror", None) or str(cause) or repr(cause)) from error
+                raise OSError(f"connection closed after {bar.n} of {total} bytes")
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, 0 if there is none."""
+    """Return the size of a file in bytes, 0 if it does not exist."""
     return os.path.getsize(path) if os.path.exists(path) else 0
-
-
-def _has_md5(path: str, md5: str) -> bool:
-    """Tell whether a file is there and has this MD5."""
-    if not os.path.isfile(path):
-        return False
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == md5

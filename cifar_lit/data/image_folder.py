@@ -1,16 +1,14 @@
-"""Images in folders, one folder for each class, decoded once into a cache that is memory-mapped.
+"""Image folders with one folder per class, decoded once into a memory-mapped cache.
 
-The cache is rebuilt when a image comes, goes or changes (by name, size or time).
+The cache is rebuilt when an image is added, removed or changed (name, size or modification time).
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,8 @@ from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-TEST_FOLDERS = ("test", "val", "valid")  # the first one that is there is used
-VERSION = 2  # of the cache: raise it when images are decoded or kept in another way
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
+VERSION = 2  # of the cache; increase it when decoding or the format of the cache changes
 
 
 def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> DataSplits:
@@ -33,192 +30,154 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
 
     Args:
         root: The folder with the splits.
-        image_size: Height and width of the images, in pixels; others are resized and cropped to it.
-        cache_dir: The folder for caches; this one is `<name of root>-<hash>` in it.
-        num_workers: Processes that decode; with 0, this one does it.
+        image_size: Height and width in pixels; images are resized and center-cropped.
+        cache_dir: The folder of the caches; this one is `<name of root>-<hash>`.
+        num_workers: Processes that decode images; 0 decodes in the calling process.
 
     Returns:
         Read-only memory maps of the decoded images.
 
     Raises:
-        UsageError: The folder is not laid out like this, or images cannot be read.
+        UsageError: The folder has another layout, or images are unreadable.
         RunError: The cache cannot be written.
         OSError: The disk is full.
     """
     if not root:
-        raise UsageError("data.root is not given: name the folder with the images with --data.root")
+        raise UsageError("data.root is empty: give the folder with the images with --data.root")
     root = os.path.realpath(os.path.expanduser(root))
     train, test, fingerprint = scan(root, image_size)
     digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()
-    cache = os.path.join(cache_dir, f"{os.path.basename(root)}-{digest}")
-    splits = _open(cache, fingerprint)  # without the lock, so that a read-only cache will do
-    if splits:
+    cache = Path(cache_dir, f"{os.path.basename(root)}-{digest}")
+    if splits := _open(cache, fingerprint):  # without the lock, so that a read-only cache is usable
         return splits
     try:
-        os.makedirs(cache_dir, exist_ok=True)
+        cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
-            splits = _open(cache, fingerprint)  # another process may have been faster
-            if not splits:
+            if not (splits := _open(cache, fingerprint)):  # another process may have built it meanwhile
                 _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers)
                 splits = _open(cache, fingerprint)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise RunError(f"data.cache_dir={cache_dir}: {error.strerror}; name a folder that can be written") from error
-    if not splits:
-        raise RunError(f"data.cache_dir={cache_dir}: {cache} was removed or changed meanwhile; start again")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise RunError(f"data.cache_dir={cache_dir}: {error.strerror}; use a writable folder") from error
+    assert splits
     return splits
 
 
 def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
-    """List the images of both splits, and fingerprint them together with how they will be decoded.
+    """List the images of both splits.
+
+    Returns:
+        The training images, the test images, and a fingerprint of their files and of how they will be decoded.
 
     Raises:
-        UsageError: A split is missing or empty, or the splits have different classes.
+        UsageError: A split is missing, empty or not readable, or the splits have different classes.
     """
-    layout = "it must hold train/<class>/ and test/<class>/ with images"
+    layout = "it must contain train/<class>/ and test/<class>/ with images"
     if not os.path.isdir(root):
-        problem = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UsageError(f"data.root={root} {problem}; {layout}")
-    tests = [name for name in TEST_FOLDERS if os.path.isdir(os.path.join(root, name))]
-    if not os.path.isdir(os.path.join(root, "train")):
-        raise UsageError(f"data.root={root} has no folder train; {layout}")
-    if not tests:
-        raise UsageError(f"data.root={root} has no folder test (nor val, nor valid); {layout}")
-    if tests != ["test"]:
-        print(f"{root}: testing on {tests[0]}, of {', '.join(tests)}", file=sys.stderr)
+        raise UsageError(f"data.root={root} is not an existing folder; {layout}")
+    folders = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
+    if "train" not in folders or len(folders) == 1:
+        missing = "test (nor val, nor valid)" if folders == ["train"] else "train"
+        raise UsageError(f"data.root={root} has no folder {missing}; {layout}")
+    if folders != ["train", "test"]:
+        print(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})", file=sys.stderr)
     digest = hashlib.blake2b(f"{VERSION} {image_size}".encode(), digest_size=16)
     try:
-        train, test = (_listing(os.path.join(root, name), digest) for name in ("train", tests[0]))
-    except PermissionError as error:
-        raise UsageError(f"data.root: {error.filename} may not be read; change its permissions") from error
+        train, test = (_list_images(os.path.join(root, name), digest) for name in folders[:2])
+    except OSError as error:
+        raise UsageError(f"data.root: {error.filename} cannot be read: {error.strerror}") from error
     if different := sorted(set(train.classes) ^ set(test.classes)):
-        raise UsageError(
-            f"data.root={root}: train and {tests[0]} must have the same classes; only one of them has "
-            f"{', '.join(different[:5])}" + (f" and {len(different) - 5} more" if len(different) > 5 else "")
-        )
-    if spoilt := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
-        raise UsageError(f"data.root={root}: the name of the class folder {spoilt[0]!r} is not UTF-8; rename it")
+        names = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
+        raise UsageError(f"data.root={root}: train and {folders[1]} must have the same classes; only one has {names}")
+    if invalid := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
+        raise UsageError(f"data.root={root}: the class name {invalid[0]!r} is not UTF-8; rename the folder")
     if len(train.classes) < 2:
-        raise UsageError(f"data.root={root}: train needs at least two class folders, and has {train.classes}")
+        raise UsageError(f"data.root={root}: train needs at least two class folders, got {train.classes}")
     return train, test, digest.hexdigest()
 
 
-def _listing(folder: str, digest: Any) -> Listing:
-    """List one split, and add the name, size and time of each of its images to the digest."""
-    with os.scandir(folder) as entries:
-        # os.path.isdir, for which a link that leads to itself is no folder; the entry's own is_dir() raises
-        classes = sorted(e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith("."))
+def _list_images(folder: str, digest: Any) -> Listing:
+    """List the images of a split, and add their names, sizes and modification times to the digest."""
+    classes = sorted(n for n in os.listdir(folder) if n[0] != "." and os.path.isdir(os.path.join(folder, n)))
     files: list[str] = []
-    others: list[str] = []
     counts = []
+    ignored = []
     for name in classes:
-        before = len(files)
-        lines: list[str] = []
-        _walk(os.path.join(folder, name), f"{name}/", files, lines, others)
-        digest.update(os.fsencode("".join(lines)))
-        counts.append(len(files) - before)
-    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
-        raise UsageError(
-            f"data.root: {os.path.join(folder, empty[0])} holds no images ({', '.join(SUFFIXES)}); "
-            "add some or remove the folder"
-        )
-    if others:
-        print(f"{folder}: {len(others)} files left out, no PNG, JPEG or WebP ({others[0]}, ...)", file=sys.stderr)
-    digest.update(b"\n")  # where a split ends
+        found = _walk(folder, name)
+        images = [file for file in found if file.lower().endswith(SUFFIXES)]
+        if not images:
+            path = os.path.join(folder, name)
+            raise UsageError(f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some or remove it")
+        for file in images:
+            status = os.stat(os.path.join(folder, file))
+            digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        files += images
+        counts.append(len(images))
+        ignored += sorted(set(found) - set(images))
+    if ignored:
+        examples = f"{ignored[0]}, ..."
+        print(f"{folder}: ignoring {len(ignored)} files that are not PNG, JPEG or WebP ({examples})", file=sys.stderr)
+    digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def _walk(folder: str, prefix: str, files: list[str], lines: list[str], others: list[str]) -> None:
-    """Add the images in a folder and its sub-folders, sorted, and a line with name, size and time of each.
+def _walk(folder: str, name: str) -> list[str]:
+    """Return all files in `folder/name` and its subfolders, relative to `folder`, without hidden ones, sorted."""
 
-    Only strings are kept: tens of thousands of other objects would set off Python's garbage collector.
-    """
-    here: int | str = folder
-    if os.scandir in os.supports_fd:
-        here = os.open(folder, os.O_RDONLY)  # looking names up from an open folder is faster than by whole paths
+    def fail(error: OSError) -> None:
+        raise error
+
+    files: list[str] = []
+    for path, subfolders, names in os.walk(os.path.join(folder, name), onerror=fail):  # links are not followed
+        subfolders[:] = [subfolder for subfolder in subfolders if subfolder[0] != "."]
+        prefix = os.path.relpath(path, folder).replace(os.sep, "/")
+        files += [f"{prefix}/{file}" for file in names if file[0] != "."]
+    return sorted(files, key=lambda file: file.split("/"))
+
+
+def _open(cache: str | Path, fingerprint: str) -> DataSplits | None:
+    """Memory-map a cache; return None if it is missing, outdated or corrupt."""
+    cache = Path(cache)
     try:
-        with os.scandir(here) as found:
-            entries = sorted(found, key=attrgetter("name"))
-        for entry in entries:
-            name = entry.name
-            if name[0] == ".":
-                continue
-            if entry.is_dir(follow_symlinks=False):  # a link may lead back here
-                _walk(os.path.join(folder, name), f"{prefix}{name}/", files, lines, others)
-            elif name.lower().endswith(SUFFIXES):
-                try:
-                    status = entry.stat()
-                except OSError:  # a link to nowhere: decoding will name it
-                    status = entry.stat(follow_symlinks=False)
-                files.append(prefix + name)
-                lines.append(f"{prefix}{name}\0{status.st_size}\0{status.st_mtime_ns}\n")
-            else:
-                others.append(prefix + name)
-    finally:
-        if isinstance(here, int):
-            os.close(here)
-
-
-def _open(cache: str, fingerprint: str) -> DataSplits | None:
-    """Memory-map a cache, or return None if there is none with this fingerprint."""
-    try:
-        with open(os.path.join(cache, "meta.json"), encoding="utf-8") as file:
-            meta = json.load(file)
+        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint:
             return None
         train, test = (
             Split(
-                np.load(os.path.join(cache, f"{name}_images.npy"), mmap_mode="r"),
-                np.load(os.path.join(cache, f"{name}_labels.npy")),
-                Path(cache, f"{name}_files.txt"),
+                np.load(cache / f"{name}_images.npy", mmap_mode="r"),
+                np.load(cache / f"{name}_labels.npy"),
+                cache / f"{name}_files.txt",
             )
             for name in ("train", "test")
         )
         return DataSplits(train, test, tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"]))
-    except (OSError, EOFError, ValueError, KeyError):  # not there, or spoilt
+    except (OSError, EOFError, ValueError, KeyError):
         return None
 
 
-def _build(cache: str, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int) -> None:
-    """Decode both splits beside the cache, then put them in its place."""
-    fresh, old = f"{cache}.building", f"{cache}.old"
-    shutil.rmtree(fresh, ignore_errors=True)  # a killed run may have left it
-    os.makedirs(fresh)
+def _build(cache: Path, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int) -> None:
+    """Decode both splits into a temporary folder, then move it to `cache`."""
+    building = cache.with_name(f"{cache.name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # from a killed process
+    building.mkdir()
     try:
         unreadable = []
         for name, listing in splits.items():
-            path = os.path.join(fresh, name)
-            unreadable += decode_all(listing, f"{path}_images.npy", image_size, num_workers)
-            np.save(f"{path}_labels.npy", listing.labels)
-            with open(f"{path}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write("\0".join(listing.files))  # the only character that no name has
+            unreadable += decode_all(listing, str(building / f"{name}_images.npy"), image_size, num_workers)
+            np.save(building / f"{name}_labels.npy", listing.labels)
+            with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write("\0".join(listing.files))
         if unreadable:
-            raise UsageError(
-                f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  "
-                + "\n  ".join(unreadable[:5] + ["..."] * (len(unreadable) > 5))
-            )
-        mean, std = channel_statistics(np.load(os.path.join(fresh, "train_images.npy"), mmap_mode="r"))
-        meta = {
-            "fingerprint": fingerprint,
-            "image_size": image_size,
-            "folders": {name: listing.folder for name, listing in splits.items()},
-            "images": {name: len(listing.files) for name, listing in splits.items()},
-            "classes": splits["train"].classes,
-            "mean": mean,
-            "std": std,
-        }
-        with open(os.path.join(fresh, "meta.json"), "w", encoding="utf-8") as file:
-            json.dump(meta, file, indent=1)
-        for name in os.listdir(fresh):  # all of it on the disk before it takes the cache's place
-            with open(os.path.join(fresh, name), "rb+") as file:
-                os.fsync(file.fileno())
-        fsync_dir(fresh)
-        shutil.rmtree(old, ignore_errors=True)
-        if os.path.exists(cache):
-            os.rename(cache, old)
-        os.rename(fresh, cache)
-        fsync_dir(os.path.dirname(cache) or ".")
-        shutil.rmtree(old, ignore_errors=True)
+            shown = "\n  ".join([*unreadable[:5], *["..."] * (len(unreadable) > 5)])
+            raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")
+        mean, std = channel_statistics(np.load(building / "train_images.npy", mmap_mode="r"))
+        meta = {"fingerprint": fingerprint, "classes": splits["train"].classes, "mean": mean, "std": std}
+        (building / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        for path in building.iterdir():
+            with open(path, "rb+") as written:
+                os.fsync(written.fileno())
+        fsync_dir(building)
+        shutil.rmtree(cache, ignore_errors=True)
+        building.rename(cache)
+        fsync_dir(cache.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)

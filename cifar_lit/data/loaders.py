@@ -1,5 +1,6 @@
-"""The loaders: batches from worker processes, or from images that lie on the device."""
+"""Data loaders: batches from worker processes, or from images that are stored on the device."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,17 +12,17 @@ from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, ImageDataset
 from cifar_lit.data.sampling import TrainSampler
 
-AT_ONCE = 4096 * 32**2  # pixels that are augmented together on a device, to launch few operations
+AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch few kernels
 
 
 class LazyDataLoader(DataLoader[Batch]):
-    """A loader whose workers begin with the first batch that is asked for.
+    """A DataLoader that creates its workers when the first batch is requested.
 
-    Lightning makes the first iterator before it knows where a resumed training is; workers that began at once would
-    prepare the wrong batches.
+    Lightning calls iter() before it restores the progress of a resumed run; workers started then would prepare the
+    wrong batches.
 
     Attributes:
-        waited: Seconds that all calls for a next batch took so far.
+        data_time_s: Total time spent waiting for batches, in seconds.
     """
 
     data_time_s = 0.0
@@ -32,21 +33,20 @@ class LazyDataLoader(DataLoader[Batch]):
 
 
 class DeviceLoader:
-    """Batches of training images that lie on a device and are augmented there, without any other process.
+    """Batches of training images that are stored and augmented on a device, without worker processes.
 
-    Each change depends on seed, epoch and image alone, whatever the batch size and the number of processes.
+    The augmentation depends on seed, epoch and image only, not on the batch size or the number of processes.
 
     Args:
-        dataset: Which images; its own augmentation is not used. They are copied to the device now.
+        dataset: The images, copied to the device now; its own augmentation is not used.
         sampler: The order.
-        augmentation: How to change them.
-        batch_size: Images a batch.
-        drop_last: Whether to leave out an incomplete last batch.
-        device: Where.
+        augmentation: The augmentation.
+        batch_size: Images per batch.
+        drop_last: Whether to drop an incomplete last batch.
+        device: The device.
 
     Attributes:
-        waited: Seconds that all calls for a next batch took so far; on a GPU, which works on meanwhile, those of
-            launching the work.
+        data_time_s: Total time spent waiting for batches, in seconds; on a GPU the time to launch the kernels.
     """
 
     def __init__(
@@ -65,47 +65,50 @@ class DeviceLoader:
         self.device = device
         self.data_time_s = 0.0
         split, indices = dataset.split, dataset.indices
-        self.words = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
-        self.at_once = max(1, AT_ONCE // self.words[0].numel() // batch_size) * batch_size
-        for start in range(0, len(indices), self.at_once):  # a memory map must not be read whole
-            images = torch.from_numpy(split.images[indices[start : start + self.at_once]])
-            self.words[start : start + self.at_once] = pack(images.to(device))
+        self.packed = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
+        self.chunk_size = max(1, AUGMENTED_PIXELS // self.packed[0].numel() // batch_size) * batch_size
+        for start in range(0, len(indices), self.chunk_size):  # in chunks: a memory map may be larger than the memory
+            images = torch.from_numpy(split.images[indices[start : start + self.chunk_size]])
+            self.packed[start : start + self.chunk_size] = pack(images.to(device))
         self.labels = torch.from_numpy(split.labels[indices]).to(device)
         self.indices = torch.from_numpy(indices).to(device)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        whole, rest = divmod(len(self.sampler), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
+        """Yield the remaining batches of the epoch."""
         yield from _timed(self, self._batches)
 
     def _batches(self) -> Iterator[Batch]:
-        epoch, done, order = self.sampler.share()
-        order = order[done * self.batch_size : len(self) * self.batch_size]
-        draws = self.augmentation.draw(self.sampler.seed, epoch, len(self.words))[order]
-        positions, numbers = torch.from_numpy(order).to(self.device), torch.from_numpy(draws).to(self.device)
-        parts = zip(torch.split(positions, self.at_once), torch.split(numbers, self.at_once), strict=True)
-        for part, drawn in parts:
-            changed = Batch(self.augmentation(self.words[part], drawn, epoch), self.labels[part], self.indices[part])
-            yield from map(Batch, *(torch.split(whole, self.batch_size) for whole in changed))
+        epoch, completed, order = self.sampler.epoch_order()
+        order = order[completed * self.batch_size : len(self) * self.batch_size]
+        draws = self.augmentation.draw(self.sampler.seed, epoch, len(self.packed))[order]
+        chunks = (torch.split(torch.from_numpy(array).to(self.device), self.chunk_size) for array in (order, draws))
+        for positions, numbers in zip(*chunks, strict=True):
+            images = self.augmentation(self.packed[positions], numbers, epoch)
+            chunk = (images, self.labels[positions], self.indices[positions])
+            yield from map(Batch, *(torch.split(tensor, self.batch_size) for tensor in chunk))
 
 
-def _timed(loader: LazyDataLoader | DeviceLoader, begin: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-    """Yield what an iterator yields and add up in `loader.waited` how long it takes."""
-    batches = None
-    while True:
-        began = time.perf_counter()
-        batches = batches or begin()
-        batch = next(batches, None)
-        loader.data_time_s += time.perf_counter() - began
-        if batch is None:
-            return
+def _timed(loader: LazyDataLoader | DeviceLoader, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    """Yield the batches of an iterator and add the time spent in it to `loader.data_time_s`."""
+    started = time.perf_counter()
+    for batch in start():
+        loader.data_time_s += time.perf_counter() - started
         yield batch
+        started = time.perf_counter()
+    loader.data_time_s += time.perf_counter() - started
 
 
 def as_is(batch: Any) -> Any:
-    """Collate nothing: the data set already returns whole batches."""
+    """Collate nothing: ImageDataset already returns batches."""
     return batch
+
+
+def ignore_signals(worker_id: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a worker: they reach its process group too, but its batches are still needed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Which images, in which order, in which process."""
+"""Which images are used, in which order, by which process, and how many at once."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,30 +8,37 @@ from torch.utils.data import DistributedSampler
 
 from cifar_lit.data.dataset import ImageDataset, Key
 
+MAX_EVAL_BATCH = 256
+MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
+
 Indices = NDArray[np.int64]
 
 
-def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
-    """Return the positions of the rest and of `size` held-out labels, both sorted.
+def eval_batch_size(image_size: int) -> int:
+    """Return the batch size for evaluation, smaller for large images so that they fit into memory."""
+    return max(1, min(MAX_EVAL_BATCH, MAX_EVAL_PIXELS // image_size**2))
 
-    Every class contributes in proportion to its count, to within one (of many classes with a handful each, roughly).
-    The same arguments give the same split.
+
+def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Split the positions 0..N-1 into the rest and `size` held-out ones.
+
+    The classes are held out in proportion to their counts, to within 1 (roughly, for many tiny classes).
 
     Args:
         labels: Shape `(N,)`, int64.
-        size: How many to hold out, in 0..N.
-        seed: Chooses which ones, 0 or more.
+        size: Number of held-out labels, 0 to N.
+        seed: Seed of the selection, 0 or more.
 
     Returns:
-        Two int64 arrays of shapes `(N - size,)` and `(size,)`, disjoint and together 0..N-1.
+        Two sorted int64 arrays of shapes `(N - size,)` and `(size,)`.
 
     Raises:
         ValueError: `size` is outside 0..N.
     """
     if not 0 <= size <= len(labels):
-        raise ValueError(f"cannot hold {size} of {len(labels)} out")
+        raise ValueError(f"cannot hold out {size} of {len(labels)} images")
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # class after class, at random within each
+    order = order[np.argsort(labels[order], kind="stable")]  # grouped by class, shuffled within each
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     ranks = np.arange(len(labels)) - np.repeat(starts, counts)
     quantiles = (ranks + 0.5) / np.repeat(counts, counts)  # spreads each class evenly over 0..1
@@ -40,19 +47,19 @@ def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, In
 
 
 class TrainSampler(DistributedSampler[Key]):
-    """Shuffled (epoch, position) pairs of one process.
+    """Shuffled (epoch, position) pairs of one process, resumable within an epoch.
 
-    Where the training is is asked for when the iteration begins, so a resumed one goes on at the right place. All
-    processes together walk through one common order, interleaved: n processes with a batch of B / n see what one with B
-    sees. Being a DistributedSampler keeps Lightning from putting its own in its place.
+    All processes interleave one common order: n processes with batch size B / n see the batches of one process with
+    batch size B. It is a DistributedSampler so that Lightning does not replace it.
 
     Args:
         dataset: The images.
-        seed: With the epoch the source of the order.
-        progress: Tells the epoch, and how many of its batches are done.
-        batch_size: Images a batch in each process.
-        rank: This process.
-        world_size: How many there are.
+        seed: Seed of the order, together with the epoch.
+        progress: Returns the current epoch and its number of completed batches; called when an iteration starts, so
+            that a resumed run continues where it stopped.
+        batch_size: Batch size of each process.
+        rank: Rank of this process.
+        world_size: Number of processes.
     """
 
     def __init__(
@@ -69,31 +76,31 @@ class TrainSampler(DistributedSampler[Key]):
         self.progress = progress
         self.batch_size = batch_size
 
-    def share(self) -> tuple[int, int, NDArray[np.int64]]:
-        """Return the epoch, how many of its batches are done, and all of this process's positions in their order."""
-        epoch, done = self.progress()
+    def epoch_order(self) -> tuple[int, int, Indices]:
+        """Return the epoch, its number of completed batches, and all positions of this process in order."""
+        epoch, completed = self.progress()
         order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
-        padded = np.resize(order, self.total_size)  # processes must take equally many steps
-        return epoch, done, padded[self.rank :: self.num_replicas]
+        padded = np.resize(order, self.total_size)  # all processes must take the same number of steps
+        return epoch, completed, padded[self.rank :: self.num_replicas]
 
     def __iter__(self) -> Iterator[Key]:
-        """Yield what is left of this process's share of the epoch."""
-        epoch, done, positions = self.share()
-        return iter([(epoch, position) for position in positions[done * self.batch_size :].tolist()])
+        """Yield the remaining pairs of the epoch."""
+        epoch, completed, positions = self.epoch_order()
+        return iter([(epoch, position) for position in positions[completed * self.batch_size :].tolist()])
 
 
 class EvalSampler(DistributedSampler[Key]):
     """Every position exactly once over all processes, in order, without padding."""
 
     def __init__(self, dataset: ImageDataset, rank: int, world_size: int) -> None:
-        """Take the images, this process and how many there are."""
+        """Take every `world_size`-th position, starting at `rank`."""
         super().__init__(dataset, world_size, rank, shuffle=False)
         self.positions = range(rank, len(dataset), world_size)
 
     def __iter__(self) -> Iterator[Key]:
-        """Yield this process's share."""
+        """Yield (0, position) pairs."""
         return ((0, position) for position in self.positions)
 
     def __len__(self) -> int:
-        """Return the size of this process's share."""
+        """Return the number of positions of this process."""
         return len(self.positions)

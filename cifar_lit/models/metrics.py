@@ -1,4 +1,4 @@
-"""What is counted during an epoch: loss and accuracy, and whether the loss is still finite."""
+"""Loss and accuracy of an epoch, and a guard against losses that are not finite."""
 
 import torch
 from torch import Tensor
@@ -8,74 +8,80 @@ from torchmetrics import Metric
 from cifar_lit.utils.errors import RunError
 
 
-class Scores(Metric):
-    """Mean loss and accuracy of an epoch, kept on the device, exact over processes.
+class EpochMetrics(Metric):
+    """Mean loss and accuracy of an epoch; sums stay on the device and are exact across processes.
 
-    One metric with three sums, because the updates of torchmetrics' own two would be much of a small step.
+    A single metric with three sums: updating two metrics of torchmetrics takes a large part of a small step.
     """
 
     loss: Tensor
-    right: Tensor
+    correct: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name, zero in (("loss", 0.0), ("right", 0), ("count", 0)):
+        for name, zero in (("loss", 0.0), ("correct", 0), ("count", 0)):
             self.add_state(name, torch.tensor(zero), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: its mean loss, logits `(B, C)` and labels `(B,)`."""
-        self.loss = self.loss.float() + loss.float() * len(labels)  # bf16-true makes it bfloat16, too coarse for a sum
-        self.right += (logits.argmax(1) == labels).sum()
-        self.count += len(labels)
+    def update(self, loss: Tensor | float, correct: Tensor | int, count: int) -> None:
+        """Add the sum of the losses of some images, how many of them are classified correctly, and their number."""
+        self.loss = self.loss.float() + loss  # precision bf16-true makes it bfloat16, too coarse for a sum
+        self.correct += correct
+        self.count += count
 
     def compute(self) -> dict[str, Tensor]:
-        """Return mean loss and accuracy (0..1)."""
-        return {"loss": self.loss / self.count, "accuracy": self.right / self.count}
+        """Return mean loss and accuracy (0..1) over all processes."""
+        return {"loss": self.loss / self.count, "accuracy": self.correct / self.count}
 
-    def everywhere(self) -> list[dict[str, float]]:
-        """Return the sums of each process; all must ask together."""
-        here = {name: float(getattr(self, name)) for name in self.metric_state}
-        sums = [here]
-        if dist.is_available() and dist.is_initialized():
-            sums = [here] * dist.get_world_size()
-            dist.all_gather_object(sums, here)
-        return sums
+    def local(self) -> dict[str, float]:
+        """Return mean loss and accuracy (0..1) of this process, without communication."""
+        return {"loss": float(self.loss / self.count), "accuracy": float(self.correct / self.count)}
 
-    def go_on(self, sums: list[dict[str, float]], rank: int, world_size: int) -> None:
-        """Take back what `everywhere` returned; with another number of processes the first takes all."""
-        if len(sums) == world_size:
-            mine = [sums[rank]]
-        else:
-            mine = sums if rank == 0 else []
-        for name in self.metric_state:
-            getattr(self, name).fill_(sum(part[name] for part in mine))
+    def gather(self) -> list[dict[str, float]]:
+        """Return the sums of each process; every process must call this."""
+        sums = {name: getattr(self, name).item() for name in self.metric_state}
+        gathered = [sums] * _rank_and_world_size()[1]
+        if len(gathered) > 1:
+            dist.all_gather_object(gathered, sums)
+        return gathered
 
-    def here(self) -> dict[str, float]:
-        """Return the same of this process alone; unlike compute(), asks no other process."""
-        return {"loss": float(self.loss / self.count), "accuracy": float(self.right / self.count)}
+    def restore(self, gathered: list[dict[str, float]]) -> None:
+        """Set the sums to those from `gather`; if the number of processes differs, the first process takes them all."""
+        rank, world_size = _rank_and_world_size()
+        self.reset()
+        for process, sums in enumerate(gathered):
+            if rank == (process if len(gathered) == world_size else 0):
+                self.update(**sums)  # type: ignore[arg-type]
 
 
-class NonFinite:
-    """Finds the first step whose loss was not finite, looking at many steps at once: each look waits for the device."""
+def _rank_and_world_size() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class NonFiniteGuard:
+    """Finds the first step whose loss is not finite. Many steps are checked together: a check waits for the device.
+
+    Attributes:
+        seen: Step, learning rate and loss of each step since the last check.
+    """
 
     def __init__(self) -> None:
-        self.seen: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
+        self.seen: list[tuple[int, float, Tensor]] = []
 
     def watch(self, loss: Tensor, step: int, lr: float) -> None:
-        """Remember a step's loss, and the rate that led to it."""
+        """Keep the loss of a step, and the learning rate that is used in it."""
         self.seen.append((step, lr, loss.detach()))
 
     def check(self) -> None:
-        """Raise RunError if a loss since the last look was not finite."""
-        if not self.seen:
+        """Raise RunError if a loss since the last check is not finite."""
+        seen, self.seen = self.seen, []
+        if not seen or (finite := torch.isfinite(torch.stack([loss for _, _, loss in seen]))).all():
             return
-        losses = torch.stack([loss for _, _, loss in self.seen])
-        bad = [self.seen[i] for i in torch.isfinite(losses).logical_not().nonzero()[:1]]
-        self.seen = []
-        for step, lr, _ in bad:
-            raise RunError(
-                f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: the training diverged. "
-                "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
-                "or give trainer.gradient_clip_val"
-            )
+        step, lr, _ = seen[int(finite.int().argmin())]
+        raise RunError(
+            f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: the training diverged. "
+            "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
+            "or give trainer.gradient_clip_val"
+        )

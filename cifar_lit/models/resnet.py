@@ -1,4 +1,4 @@
-"""ResNet-18 (arXiv 1512.03385) from torchvision, with a choice of stem and normalisation."""
+"""ResNet-18 (arXiv 1512.03385) from torchvision, with a choice of stem and normalization."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,54 +18,57 @@ LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 
 def smallest_strided(image_size: int, stem: Stem) -> int:
-    """Return height and width in px of the maps that `layer4` gets, whose first convolution has stride 2.
+    """Return height and width in px of the input of `layer4`, whose first convolution has stride 2.
 
     Args:
         image_size: Height and width of the images in px.
-        stem: As in `Classifier`.
+        stem: As in `ResNet18`.
     """
     return -(-image_size // (4 if stem == "cifar" else 16))
 
 
 class Normalize(nn.Module):
-    """Turn uint8 images into standardised floats, on whatever device they are.
+    """Standardize uint8 images on their device.
 
-    Being part of the network, it travels in every checkpoint: nobody who loads one has to know the statistics.
+    As a part of the network it is saved in every checkpoint.
+
+    Args:
+        mean: Channel means, in 0..1.
+        std: Channel standard deviations, in 0..1.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take channel means and standard deviations, in 0..1."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)`, which lies channels-last in memory."""
+        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)` in channels-last memory format."""
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        return pixels * (1 / (255 * self.std)) - self.mean / self.std  # of two operations, not three
+        return pixels * (1 / (255 * self.std)) - self.mean / self.std  # two operations, not three
 
 
-class Classifier(nn.Module):
-    """A ResNet-18 that takes uint8 images.
+class ResNet18(nn.Module):
+    """ResNet-18 for uint8 images.
 
     Args:
         num_classes: Number of classes, at least 2.
         mean: Channel means of the training images, in 0..1.
         std: Channel standard deviations of the training images, in 0..1.
-        stem: `cifar` begins with a 3x3 convolution of stride 1 and no pooling (section 4.2 of the ResNet paper);
-            `imagenet` is torchvision's 7x7 convolution of stride 2 and pooling.
-        norm: `batch` is BatchNorm; `layer` puts ConvNeXt's LayerNorm over the channels of each position
-            (arXiv 2201.03545) in place of every one of them.
-        init: How the convolutions begin. `he` is torchvision's way, normal with variance 2 / fan out
+        stem: `cifar` is a 3x3 convolution of stride 1 without pooling (section 4.2 of the ResNet paper);
+            `imagenet` is torchvision's 7x7 convolution of stride 2 with pooling.
+        norm: `batch` is BatchNorm; `layer` is ConvNeXt's LayerNorm over the channels of each position
+            (arXiv 2201.03545).
+        init: Initialization of the convolutions. `he` is torchvision's, normal with variance 2 / fan out
             (arXiv 1502.01852); `torch` is that of torch.nn.Conv2d, uniform with variance 1 / (3 fan in). The latter's
-            weights are smaller by the square root of 6 where input and output are equally wide, and before a BatchNorm
-            a step turns smaller weights further (arXiv 1706.05350).
-        zero_init_residual: Begin with every residual block as the identity, by a zero weight in its last norm
+            weights are smaller by the square root of 6 if input and output have as many channels, and before a
+            BatchNorm a step turns smaller weights further (arXiv 1706.05350).
+        zero_init_residual: Initialize every residual block as the identity, by a zero weight in its last norm
             (arXiv 1706.02677, section 5.1).
-        memory_format: How images and weights lie in memory; changes the speed, not the result.
+        memory_format: Memory format of images and weights; changes the speed, not the result.
     """
 
     def __init__(

@@ -1,8 +1,11 @@
-"""Learning-rate schedules: what to do with the optimizer's rate as training goes on."""
+"""Learning-rate schedules. To add one, list it in `SCHEDULES` and `Name`, and its options in `Schedule`."""
 
-from dataclasses import MISSING, dataclass, fields
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
 
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -10,12 +13,34 @@ from cifar_lit.utils.errors import UsageError
 
 Name = Literal["constant", "step", "onecycle", "plateau", "cosine"]
 
-OPTIONS: dict[str, set[str]] = {
-    "constant": set(),
-    "step": {"step_size", "gamma"},
-    "onecycle": {"pct_start", "anneal_strategy", "div_factor", "final_div_factor"},
-    "plateau": {"factor", "patience", "min_lr"},
-    "cosine": {"eta_min"},
+
+def _onecycle(optimizer: Optimizer, total_steps: int, pct_start: float, **options: Any) -> LRScheduler:
+    if pct_start * total_steps == 1:  # torch would divide by the 0 steps between the first one and the peak
+        pct_start *= 1 + 1e-9
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, peaks, total_steps, pct_start=pct_start, cycle_momentum=False, **options)
+
+
+class _Entry(NamedTuple):
+    """How to build a schedule.
+
+    Attributes:
+        build: Takes the optimizer, the total number of steps if the interval is `step`, and the options by name.
+        interval: How often it is stepped.
+        options: The options of `Schedule` that it uses.
+    """
+
+    build: Callable[..., LRScheduler | None]
+    interval: Literal["epoch", "step", "validation"]
+    options: tuple[str, ...] = ()
+
+
+SCHEDULES: dict[Name, _Entry] = {
+    "constant": _Entry(lambda optimizer: None, "epoch"),
+    "step": _Entry(StepLR, "epoch", ("step_size", "gamma")),
+    "onecycle": _Entry(_onecycle, "step", ("pct_start", "anneal_strategy", "div_factor", "final_div_factor")),
+    "plateau": _Entry(ReduceLROnPlateau, "validation", ("factor", "patience", "min_lr")),
+    "cosine": _Entry(CosineAnnealingLR, "step", ("eta_min",)),
 }
 
 
@@ -24,20 +49,20 @@ class Schedule:
     """A schedule and its options, named as in torch.optim.lr_scheduler.
 
     Args:
-        name: `constant`; `step`: times gamma every step_size epochs; `onecycle`: up to the optimizer's rate and
-            down again, once, per step (arXiv 1708.07120); `plateau`: times factor when the validation loss
-            stops falling; `cosine`: from the optimizer's rate to eta_min along half a cosine, per step
+        name: `constant`; `step`: times gamma every step_size epochs; `onecycle`: up to the optimizer's learning rate
+            and down again, once, per step (arXiv 1708.07120); `plateau`: times factor when the validation loss
+            stops falling; `cosine`: from the optimizer's learning rate to eta_min along half a cosine, per step
             (arXiv 1608.03983).
         step_size: step: epochs between two reductions, 1 or more.
         gamma: step: factor of each reduction, above 0.
-        pct_start: onecycle: share of the steps in which the rate rises, 0 to 1.
+        pct_start: onecycle: fraction of the steps in which the learning rate rises, 0 to 1.
         anneal_strategy: onecycle: shape of rise and fall, `cos` or `linear`.
-        div_factor: onecycle: the first rate is the optimizer's divided by this.
-        final_div_factor: onecycle: the last rate is the first divided by this.
+        div_factor: onecycle: the first learning rate is the optimizer's divided by this.
+        final_div_factor: onecycle: the last learning rate is the first divided by this.
         factor: plateau: factor of each reduction, above 0 and below 1.
-        patience: plateau: validations without improvement that are waited through, 0 or more.
-        min_lr: plateau: the rate never falls below this.
-        eta_min: cosine: the last rate.
+        patience: plateau: validations without improvement before a reduction, 0 or more.
+        min_lr: plateau: lower bound of the learning rate.
+        eta_min: cosine: the last learning rate.
     """
 
     name: Name = "constant"
@@ -53,7 +78,7 @@ class Schedule:
     eta_min: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that torch would accept, or refuse without saying which option they came from."""
+        """Raise UsageError for a value out of range; torch accepts some, or does not name the option."""
         ranges = {
             "step_size": ("1 or more", self.step_size >= 1),
             "gamma": ("above 0", self.gamma > 0),
@@ -69,49 +94,48 @@ class Schedule:
             if not ok:
                 raise UsageError(f"model.schedule.{option} must be {allowed}, got {getattr(self, option)}")
 
-    def without_effect(self) -> list[str]:
-        """Return the options that were changed but that this schedule does not look at."""
-        changed = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) != f.default}
-        return sorted(changed - OPTIONS[self.name] - {"name"})
-
-    @property
-    def goes_by_steps(self) -> bool:
-        """Whether `per_step` builds this schedule."""
-        return self.name in ("onecycle", "cosine")
-
-    def per_step(self, optimizer: Optimizer, total_steps: float) -> LRScheduler:
-        """Build one of the two schedules that go by the optimizer's steps.
+    def build(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler | None:
+        """Build the scheduler, None for a constant learning rate.
 
         Args:
-            optimizer: Its rate is the peak (onecycle) or the start (cosine).
-            total_steps: Optimizer steps of the whole training, over all epochs.
+            optimizer: Its learning rates are the peak (onecycle) or the start (others).
+            total_steps: Returns the number of optimizer steps of the training.
+
+        Raises:
+            UsageError: The schedule needs the number of steps, and the training has no end.
         """
-        if not 1 <= total_steps < float("inf"):
+        entry = SCHEDULES[self.name]
+        options = {name: getattr(self, name) for name in entry.options}
+        if entry.interval != "step":
+            return entry.build(optimizer, **options)
+        steps = total_steps()
+        if not 1 <= steps < float("inf"):
             raise UsageError(
                 f"model.schedule.name={self.name} needs an end: give trainer.max_epochs or trainer.max_steps"
             )
-        if self.name == "cosine":
-            return CosineAnnealingLR(optimizer, T_max=int(total_steps), eta_min=self.eta_min)
-        rising = self.pct_start
-        if rising * total_steps == 1:  # torch would divide by the 0 steps between the first one and the peak
-            rising *= 1 + 1e-9
-        return OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=int(total_steps),
-            pct_start=rising,
-            anneal_strategy=self.anneal_strategy,
-            cycle_momentum=False,  # the momentum stays what the recipe says
-            div_factor=self.div_factor,
-            final_div_factor=self.final_div_factor,
-        )
+        return entry.build(optimizer, int(steps), **options)
 
-    def per_epoch(self, optimizer: Optimizer) -> LRScheduler | None:
-        """Build the schedule that goes by epochs."""
-        return StepLR(optimizer, self.step_size, self.gamma) if self.name == "step" else None
+    @property
+    def interval(self) -> str:
+        """How often the scheduler is stepped: every `epoch`, `step` or `validation`."""
+        return SCHEDULES[self.name].interval
 
-    def per_validation(self, optimizer: Optimizer) -> ReduceLROnPlateau | None:
-        """Build the schedule that goes by the validation loss."""
-        if self.name != "plateau":
-            return None
-        return ReduceLROnPlateau(optimizer, mode="min", factor=self.factor, patience=self.patience, min_lr=self.min_lr)
+    def check(self, trainer: Trainer) -> None:
+        """Warn of options without effect; raise UsageError if the schedule cannot work in this training."""
+        steps = trainer.estimated_stepping_batches
+        for config in trainer.lr_scheduler_configs:  # as in the checkpoint
+            planned = getattr(config.scheduler, "total_steps", getattr(config.scheduler, "T_max", steps))
+            if steps > planned:
+                raise UsageError(
+                    f"model.schedule.name={self.name} was planned for {planned} steps, and this training has "
+                    f"{steps:.0f}: give the same trainer.max_epochs, data and batch size as before, or start a new "
+                    "training without --ckpt_path"
+                )
+        if self.interval == "validation" and not any(trainer.num_val_batches):
+            raise UsageError(
+                f"model.schedule.name={self.name} needs the validation loss, but there is no validation: give "
+                "data.val_size above 0 or another schedule"
+            )
+        changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        for option in sorted(changed - {"name", *SCHEDULES[self.name].options}):
+            rank_zero_warn(f"model.schedule.{option} has no effect with model.schedule.name={self.name}")

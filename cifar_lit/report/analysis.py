@@ -16,7 +16,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training import checkpoints
 from cifar_lit.utils.errors import UsageError
 
@@ -33,7 +33,7 @@ class Analysis:
         data: The images.
         net: The network to look at, with its final weights; it is put into evaluation mode and float32.
         weights: Which weights these are, in a few words.
-        history: A row of figures for each epoch of the training, as `History` keeps them.
+        history: A row of figures for each epoch of the training, as `EpochHistory` keeps them.
         run: The folder of the run, with its `config.yaml` and `provenance.json`
             if it was started from the command line.
 
@@ -47,7 +47,7 @@ class Analysis:
         self,
         trainer: Trainer,
         data: ImageDataModule,
-        net: Classifier,
+        net: ResNet18,
         weights: str,
         history: list[dict[str, float]],
         run: Path,
@@ -77,9 +77,9 @@ class Analysis:
                     callback.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
             net = copy.deepcopy(module.net)
             weights = _load_best(trainer, net)
-            from cifar_lit.callbacks.history import History
+            from cifar_lit.callbacks.history import EpochHistory
 
-            history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, History)), [])
+            history = next((c.rows for c in getattr(trainer, "callbacks", []) if isinstance(c, EpochHistory)), [])
             run = Path(trainer.log_dir or trainer.default_root_dir)
             vars(trainer)[CURRENT] = cls(trainer, data, net, weights, history, run)
         current: Analysis = vars(trainer)[CURRENT]
@@ -135,7 +135,7 @@ class Analysis:
         )
 
 
-def _load_best(trainer: Trainer, net: Classifier) -> str:
+def _load_best(trainer: Trainer, net: ResNet18) -> str:
     """Load the best checkpoint's weights if there are any; say which ones the network has now."""
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     best = [saver for saver in savers if saver.monitor and saver.best_model_path]

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cifar_lit.analysis.predictions import Predictions, read_csv
-from cifar_lit.data.sources import load
+from cifar_lit.data.sources import SourceOptions, load
 from cifar_lit.report.html import render, thumbnail
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
@@ -249,7 +249,7 @@ def _images(runs: Sequence[Run], kinds: dict[str, NDArray[np.int64]]) -> dict[st
     names = ("source", "root", "image_size", "mirrors", "cache_dir")
     options: dict[str, Any] = {name: runs[0].config.get(f"data.{name}") for name in names}
     options["mirrors"] = options["mirrors"] or []
-    images = load(**options)
+    images = load(options.pop("source"), SourceOptions(**options))
     if images.test.fingerprint != runs[0].metrics["fingerprints"]["test"]:
         raise UsageError(f"data.root={options['root']}: the test images there are no longer those of {runs[0].name}")
     one, other = (run.predictions for run in runs)

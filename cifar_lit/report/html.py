@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cifar_lit.analysis import faithfulness
 from cifar_lit.analysis import scores as metrics
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.label_issues import find_label_issues
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report import figures
 from cifar_lit.report.analysis import Analysis
@@ -144,7 +145,7 @@ def _images(analysis: Analysis, max_listed: int | None, num_cams: int, method: s
     """Collect the errors, the suspects of wrong labels, and the maps of the first ones."""
     test, data = analysis.test, analysis.data
     errors = test.errors[:max_listed].tolist()
-    suspects = metrics.label_suspects(test)[:SUSPECTS].tolist()
+    suspects = find_label_issues(test)[:SUSPECTS].tolist()
     if max_listed is not None:  # no other images than those
         suspects = [row for row in suspects if row in errors]
     rows = list(dict.fromkeys([*errors, *suspects]))

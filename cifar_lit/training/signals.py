@@ -13,12 +13,6 @@ from cifar_lit.utils.errors import interrupt
 from cifar_lit.utils.hardware import slurm_job
 
 
-def ignore_signals(worker: int) -> None:
-    """Let a process that prepares images live until the training is done: Ctrl-C and a scheduler reach it, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in place of torch's handler, which ends it
-
-
 class StopSignals:
     """Notes that the process was asked to stop; a second Ctrl-C leaves at once.
 

@@ -12,7 +12,7 @@ from harness import MEAN, STD, Row, Settings, alternate, faster
 from PIL import Image
 
 from cifar_lit.data import loaders
-from cifar_lit.data.augment.config import AugmentOptions
+from cifar_lit.data.augment.config import AugmentConfig
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import ImageDataset, Split
@@ -54,10 +54,10 @@ def measure(settings: Settings) -> list[Row]:
     rounds = 0 if settings.quick else 15
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
     per_image = PerImageDataset(images)
-    options = AugmentOptions(32, MEAN)
-    dataset = ImageDataset(Split(images, np.zeros(BATCH, np.int64)), np.arange(BATCH), Augmentation(options))
+    config = AugmentConfig(32)
+    dataset = ImageDataset(Split(images, np.zeros(BATCH, np.int64)), np.arange(BATCH), Augmentation(config, MEAN))
     keys = [(0, i) for i in range(BATCH)]  # (epoch, index)
-    augment, normalize = DeviceAugmentation(options), Normalize(MEAN, STD)
+    augment, normalize = DeviceAugmentation(config, MEAN), Normalize(MEAN, STD)
     draws = torch.from_numpy(augment.draw(0, 0, BATCH))
     packed = pack(torch.from_numpy(images))
     times = alternate(
@@ -80,7 +80,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def _on_gpu(augment: DeviceAugmentation, normalize: Normalize, rounds: int) -> Row:
     """Augment as many images at a time as the loader does."""
-    count = loaders.AT_ONCE // 32**2
+    count = loaders.AUGMENTED_PIXELS // 32**2
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, device="cuda")
     packed, draws = pack(images), torch.from_numpy(augment.draw(0, 0, count)).cuda()
     normalize = normalize.cuda()

@@ -51,8 +51,9 @@ def _handle_images(count: int, file: Path) -> dict[str, float]:
     import torch
 
     from cifar_lit.analysis import scores
+    from cifar_lit.analysis.label_issues import find_label_issues
     from cifar_lit.analysis.predictions import Predictions, write_csv
-    from cifar_lit.data.augment.config import AugmentOptions
+    from cifar_lit.data.augment.config import AugmentConfig
     from cifar_lit.data.augment.device import DeviceAugmentation
     from cifar_lit.data.dataset import ImageDataset, Split, channel_statistics
     from cifar_lit.data.loaders import DeviceLoader
@@ -81,7 +82,7 @@ def _handle_images(count: int, file: Path) -> dict[str, float]:
     sampler = TrainSampler(dataset, 0, lambda: (0, 0), 512, 0, 1)
     list(sampler)
     lap("split and order")
-    for _ in DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentOptions(32, (0.5, 0.5, 0.5))), 512, False, "cpu"):
+    for _ in DeviceLoader(dataset, sampler, DeviceAugmentation(AugmentConfig(32), (0.5, 0.5, 0.5)), 512, False, "cpu"):
         pass
     lap("one epoch, augmented in batches")
     logits = torch.from_numpy(rng.standard_normal((count, 10))).log_softmax(1).numpy()
@@ -89,7 +90,7 @@ def _handle_images(count: int, file: Path) -> dict[str, float]:
     predictions = Predictions(np.arange(count), split.labels, logits)
     scores.class_scores(scores.confusion(predictions))
     scores.calibration(predictions)
-    scores.label_suspects(predictions)
+    find_label_issues(predictions)
     _ = predictions.errors
     lap("scores")
     write_csv(file.with_suffix(".csv"), predictions, [str(i) for i in range(10)])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from cifar_lit.models.resnet import Classifier, smallest_strided
+from cifar_lit.models.resnet import ResNet18, smallest_strided
 from cifar_lit.utils.hardware import bfloat16_unit, choose_device, choose_precision
 
 
@@ -46,10 +46,10 @@ def measure(settings: Settings) -> list[Row]:
 
     contenders = {
         "plain": trainer(plain, floats, None, False),
-        "": trainer(Classifier(10, MEAN, STD), images, dtype, True),
+        "": trainer(ResNet18(10, MEAN, STD), images, dtype, True),
     }
     if not settings.quick:
-        compiled = Classifier(10, MEAN, STD)
+        compiled = ResNet18(10, MEAN, STD)
         compiled.compile()
         contenders[", compiled"] = trainer(compiled, images, dtype, True)
     times = alternate(0 if settings.quick else 3, **contenders)

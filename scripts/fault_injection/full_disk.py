@@ -81,13 +81,19 @@ def _can_mount(scratch: Path) -> bool:
 class LimitedFile(WrappedFile):
     """A file on a disk with `FREE_BYTES` (an environment variable) left."""
 
-    def write(self, content: Any) -> Any:
+    def write(self, content: Any) -> int:
+        if not isinstance(content, str):
+            content = memoryview(content).cast("B")
         free = int(os.environ["FREE_BYTES"])
         os.environ["FREE_BYTES"] = str(max(0, free - len(content)))
         self.file.write(content[:free])
         if len(content) > free:
             raise OSError(errno.ENOSPC, DISK_FULL)
         return len(content)
+
+    def writelines(self, contents: Any) -> None:
+        for content in contents:
+            self.write(content)
 
 
 def simulate_full_disk() -> None:

@@ -5,24 +5,24 @@ import numpy as np
 import pytest
 import torch
 from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 
-from cifar_lit.analysis.cam_methods import check, methods
+from cifar_lit.analysis.cam_methods import IMAGE_SIZED, check, methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, layer_sizes, upscale
-from cifar_lit.models.resnet import LAYERS, Classifier
+from cifar_lit.models.resnet import LAYERS, ResNet18
 from cifar_lit.utils.errors import UsageError
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
-def make(**options: Any) -> Classifier:
+def make(**options: Any) -> ResNet18:
     torch.manual_seed(0)
-    return Classifier(10, **STATISTICS, **options).eval().requires_grad_(False)
+    return ResNet18(10, **STATISTICS, **options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
+def test_grad_cam_equals_the_package(stem: Any, norm: Any) -> None:
     net = make(stem=stem, norm=norm)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -37,29 +37,21 @@ def test_maps_equal_those_of_the_package(stem: Any, norm: Any) -> None:
                     np.testing.assert_allclose(upscale(ours[layer][image, k], 32), theirs[image], rtol=0, atol=1e-4)
 
 
-def test_large_images_are_explained_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    net = Classifier(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+def test_large_images_are_processed_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make(stem="imagenet")
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    asked = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
-    whole = activation_maps(net, images, asked, LAYERS)
-    seen: list[int] = []
-    monkeypatch.setattr("cifar_lit.analysis.gradcam.PIXELS", 2 * 32**2)
-    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
-    parts = activation_maps(net, images, asked, LAYERS)
-    assert seen == [2, 2, 1]
+    classes = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
+    expected = activation_maps(net, images, classes, LAYERS)
+    sizes: list[int] = []
+    monkeypatch.setattr("cifar_lit.analysis.gradcam.MAX_PIXELS", 2 * 32**2)
+    net.backbone.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    cams = activation_maps(net, images, classes, LAYERS)
+    assert sizes == [2, 2, 1]
     for layer in LAYERS:
-        np.testing.assert_allclose(parts[layer], whole[layer], atol=1e-5)
+        np.testing.assert_allclose(cams[layer], expected[layer], atol=1e-5)
 
 
-def test_shapes_and_sign() -> None:
-    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
-    maps = activation_maps(make(), images, np.zeros((2, 3), dtype=np.int64), ["layer2", "layer4"])
-    assert {name: one.shape for name, one in maps.items()} == {"layer2": (2, 3, 16, 16), "layer4": (2, 3, 4, 4)}
-    assert all(one.min() >= 0 and one.dtype == np.float32 for one in maps.values())
-
-
-def test_network_is_left_as_it_was_also_after_an_error() -> None:
+def test_network_is_not_changed_after_an_error() -> None:
     net = make()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
@@ -73,7 +65,7 @@ def test_network_is_left_as_it_was_also_after_an_error() -> None:
     assert all((value == before[key]).all() for key, value in net.state_dict().items())
 
 
-def test_the_default_layer_is_the_deepest_larger_than_5_px() -> None:
+def test_default_layer_is_the_deepest_above_5_px() -> None:
     assert layer_sizes(make(), 32) == {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 4}
     assert default_layer(make(), 32) == "layer3"
     assert default_layer(make(), 64) == "layer4"
@@ -81,7 +73,7 @@ def test_the_default_layer_is_the_deepest_larger_than_5_px() -> None:
     assert default_layer(make(stem="imagenet"), 8) == "layer1"  # none is large enough
 
 
-def test_to_image_stretches_and_enlarges() -> None:
+def test_upscale_resizes_and_stretches() -> None:
     activation = np.array([[1.0, 3.0], [2.0, 5.0]], dtype=np.float32)
     got = upscale(activation, 8)
     assert got.shape == (8, 8) and got.dtype == np.float32
@@ -90,29 +82,42 @@ def test_to_image_stretches_and_enlarges() -> None:
     assert (upscale(np.zeros((4, 4), dtype=np.float32), 8) == 0).all()
 
 
-@pytest.mark.parametrize("method", sorted(set(methods()) - {"GradCAM"}))  # which has our own way
-def test_every_method_of_the_package_by_name(method: str) -> None:
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_gives_cams_of_the_same_kind(method: str) -> None:
     net = make(stem="imagenet")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():  # as at the end of a training
-        got = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1"], method)["layer1"]
-    assert got.shape == (2, 2, 32, 32) and got.dtype == np.float32
-    assert got.min() >= 0 and got.max() <= 1 and got.max() > 0.5
+        cams = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1"], method)["layer1"]
+    size = 32 if method in IMAGE_SIZED else 8
+    assert cams.shape == (2, 2, size, size) and cams.dtype == np.float32 and cams.min() >= 0
+    large = np.stack([upscale(cam, 32) for cam in cams.reshape(-1, size, size)])
+    assert large.shape == (4, 32, 32) and large.min() == 0 and large.max() == pytest.approx(1)
     assert not net.training and not any(module._forward_hooks for module in net.modules())
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
     assert all((value == before[key]).all() for key, value in net.state_dict().items())
 
 
-def test_finer_cam_contrasts_the_class_that_was_asked_for() -> None:
+@pytest.mark.parametrize("method", ["LayerCAM", "FinerCAM"])
+def test_other_methods_equal_the_package(method: str) -> None:
     net = make(stem="imagenet")
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    one, other = activation_maps(net, images, np.array([[1, 2]]), ["layer1"], "FinerCAM")["layer1"][0]
-    assert not np.allclose(one, other)
+    logits = net(torch.from_numpy(images))[0]
+    cams = activation_maps(net, images, np.array([[1, 2]]), ["layer2"], method)["layer2"][0]
+    net.requires_grad_(True)
+    for label, cam in zip((1, 2), cams, strict=True):
+        target: Any = ClassifierOutputTarget(label)
+        if method == "FinerCAM":
+            closest = [int(c) for c in (logits - logits[label]).abs().argsort() if c != label]
+            target = FinerWeightedTarget(label, closest[:3], 1)
+        package = methods()[method](net.backbone, [net.layer("layer2")])
+        expected = package(net.normalize(torch.from_numpy(images)), [target])[0]
+        np.testing.assert_allclose(upscale(cam, 32), expected, atol=1e-5)
+    assert not np.allclose(*cams)
 
 
-def test_misspelt_methods_list_the_right_ones() -> None:
+def test_unknown_method_raises_with_a_suggestion() -> None:
     assert check("gradcam.method", "GradCAM++") == "GradCAMPlusPlus"
     with pytest.raises(UsageError, match=r"gradcam.method=HiResCam: .* did you mean HiResCAM\? .*LayerCAM"):
         check("gradcam.method", "HiResCam")

@@ -16,7 +16,7 @@ class Brightness(nn.Module):
         return images.float().mean(dim=(1, 2)) / 10
 
 
-def test_each_image_once_and_in_order(splits: DataSplits) -> None:
+def test_each_image_is_predicted_once_and_in_order(splits: DataSplits) -> None:
     split = Split(np.tile(splits.train.images, (10, 1, 1, 1)), np.tile(splits.train.labels, 10))  # 600: 3 batches
     got = predict(Brightness(), split)
     logits = split.images.astype(np.float64).mean(axis=(1, 2)) / 10
@@ -29,7 +29,7 @@ def test_each_image_once_and_in_order(splits: DataSplits) -> None:
     np.testing.assert_allclose(part.log_probabilities, got.log_probabilities[chosen])
 
 
-def test_features_are_what_the_last_layer_was_given(splits: DataSplits) -> None:
+def test_features_are_the_inputs_of_the_last_layer(splits: DataSplits) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(Brightness(), nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 2)).eval()
     split = Split(np.tile(splits.train.images, (10, 1, 1, 1)), np.tile(splits.train.labels, 10))
@@ -42,7 +42,7 @@ def test_features_are_what_the_last_layer_was_given(splits: DataSplits) -> None:
     assert predict(net, split).features is None
 
 
-def test_averaging_over_mirrored_images_is_that_of_the_logits(splits: DataSplits) -> None:
+def test_average_is_that_of_the_logits(splits: DataSplits) -> None:
     class Left(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images[:, :, 0].float().mean(dim=1) / 10  # the first column
@@ -62,17 +62,17 @@ def three() -> Predictions:
     return Predictions(np.arange(4), np.array([0, 1, 2, 2]), table)
 
 
-def test_figures(three: Predictions) -> None:
+def test_accuracy_and_loss(three: Predictions) -> None:
     assert three.accuracy == 0.5
     assert three.loss == pytest.approx(-np.log([0.7, 0.3, 0.05, 0.8]).mean())
     assert three.predicted.tolist() == [0, 0, 0, 2]
 
 
-def test_errors_come_most_wrong_first(three: Predictions) -> None:
+def test_errors_are_sorted_by_loss(three: Predictions) -> None:
     assert three.errors.tolist() == [2, 1]
 
 
-def test_csv_gives_back_what_was_written(three: Predictions, tmp_path: Path) -> None:
+def test_csv_round_trip(three: Predictions, tmp_path: Path) -> None:
     write_csv(tmp_path / "p.csv", three, ("a", "b, c", "p(d)"))
     again, classes = read_csv(tmp_path / "p.csv")
     assert classes == ("a", "b, c", "p(d)")

@@ -1,4 +1,4 @@
-"""Every figure against an independent one: scikit-learn, torchmetrics, or a count by hand."""
+"""Every score against an independent one: scikit-learn, torchmetrics, or a count by hand."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,13 @@ from cifar_lit.analysis.scores import (
     class_scores,
     confused_pairs,
     confusion,
-    label_suspects,
     principal_components,
 )
 
 
 @pytest.fixture
 def some() -> Predictions:
-    """500 images of four classes, two thirds of them right, more or less."""
+    """500 images of four classes, about two thirds of them classified correctly."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 500)
     logits = rng.normal(size=(500, 4)) * 2
@@ -28,7 +27,7 @@ def some() -> Predictions:
     return Predictions(np.arange(500), labels, logits - np.log(np.exp(logits).sum(1, keepdims=True)))
 
 
-def test_principal_components_keep_the_distances_of_flat_features() -> None:
+def test_principal_components_keep_the_distances_of_low_dimensional_features() -> None:
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(100, 3)) @ rng.normal(size=(3, 40))).astype(np.float32)  # a space of 3 dimensions
     reduced = principal_components(features, 5)
@@ -38,7 +37,7 @@ def test_principal_components_keep_the_distances_of_flat_features() -> None:
     assert principal_components(features[:4]).shape == (4, 4)
 
 
-def test_interval_of_a_published_example() -> None:
+def test_accuracy_interval_equals_a_published_example() -> None:
     # Wilson's interval of 15 in 148, as in Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
     assert accuracy_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert accuracy_interval(10, 10)[1] == 1 and accuracy_interval(0, 10)[0] == 0
@@ -53,7 +52,7 @@ def test_confusion_and_class_scores(some: Predictions) -> None:
         np.testing.assert_allclose(got, wanted)
 
 
-def test_class_scores_are_nan_only_where_they_mean_nothing() -> None:
+def test_class_scores_are_nan_only_if_undefined() -> None:
     # No image of class 1 and no prediction of class 2; class 3 has neither.
     scores = class_scores(np.array([[3, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
     np.testing.assert_allclose(scores.precision, [3 / 5, 0, np.nan, np.nan])
@@ -77,23 +76,12 @@ def test_calibration(some: Predictions) -> None:
     lower, upper = np.arange(15) / 15, np.arange(1, 16) / 15
     filled = got.count > 0
     assert (lower[filled] <= got.confidence[filled]).all() and (got.confidence[filled] <= upper[filled]).all()
-    right = np.nansum(got.accuracy * got.count)
-    assert right == pytest.approx((some.predicted == some.labels).sum())
-
-
-def test_label_suspects_are_the_confident_disagreements() -> None:
-    # Mean probability of the label: class 0: (0.9 + 0.8 + 0.1) / 3 = 0.6, class 1: (0.7 + 0.45) / 2 = 0.575.
-    first = np.array([0.9, 0.8, 0.1, 0.3, 0.55])
-    some = Predictions(np.arange(5), np.array([0, 0, 0, 1, 1]), np.log(np.stack([first, 1 - first], axis=1)))
-    assert label_suspects(some).tolist() == [2]  # the last is wrong too, but not sure enough
-    surer = np.array([0.9, 0.8, 0.1, 0.3, 0.99])
-    both = Predictions(some.indices, some.labels, np.log(np.stack([surer, 1 - surer], axis=1)))
-    assert label_suspects(both).tolist() == [4, 2]  # by the margin
+    assert np.nansum(got.accuracy * got.count) == pytest.approx((some.predicted == some.labels).sum())
 
 
 def test_margin_and_confidence(some: Predictions) -> None:
     ordered = np.sort(some.probabilities, axis=1)
-    wrong = some.predicted != some.labels
-    np.testing.assert_allclose(some.margins[~wrong], (ordered[:, -1] - ordered[:, -2])[~wrong])
-    assert (some.margins[wrong] < 0).all()
+    correct = some.predicted == some.labels
+    np.testing.assert_allclose(some.margins[correct], (ordered[:, -1] - ordered[:, -2])[correct])
+    assert (some.margins[~correct] < 0).all()
     np.testing.assert_allclose(some.confidence, ordered[:, -1])

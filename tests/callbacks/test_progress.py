@@ -19,12 +19,12 @@ from tests.conftest import Tiny
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., screen.History]:
-    def run(trainer_options: dict[str, Any] | None = None, **options: Any) -> screen.History:
+def train(tmp_path: Path) -> Callable[..., screen.EpochHistory]:
+    def run(trainer_options: dict[str, Any] | None = None, **options: Any) -> screen.EpochHistory:
         data = ImageDataModule("digits", val_size=137, image_size=8, batch_size=130, num_workers=0, **options)
         module = ImageClassifier(10, data.mean, data.std)
         module.net = Tiny()
-        history = screen.History()
+        history = screen.EpochHistory()
         trainer = Trainer(
             accelerator="cpu",
             logger=CSVLogger(tmp_path, "", ""),
@@ -41,7 +41,7 @@ def train(tmp_path: Path) -> Callable[..., screen.History]:
 
 @pytest.mark.parametrize("augment_on", ["workers", "device"])
 def test_every_epoch_tells_its_speed(
-    train: Callable[..., screen.History], tmp_path: Path, capsys: pytest.CaptureFixture[str], augment_on: str
+    train: Callable[..., screen.EpochHistory], tmp_path: Path, capsys: pytest.CaptureFixture[str], augment_on: str
 ) -> None:
     rows = train(augment_on=augment_on).rows
     assert len(rows) == 2
@@ -58,7 +58,7 @@ def test_every_epoch_tells_its_speed(
 
 
 def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
-    train: Callable[..., screen.History], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Callable[..., screen.EpochHistory], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetch = ImageDataset.__getitems__
 
@@ -79,14 +79,14 @@ def test_waiting_is_what_the_loader_takes_and_hinted_at_once(
 
 
 def test_validation_in_the_middle_of_an_epoch_is_no_training(
-    train: Callable[..., screen.History], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., screen.EpochHistory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageClassifier, "on_validation_epoch_start", lambda self: time.sleep(0.3))
     for row in train({"val_check_interval": 0.5}).rows:
         assert row["seconds"] - 1300 / row["train/images_per_second"] > 0.6  # twice; a sleep is no shorter
 
 
-def test_no_figure_is_told_twice(train: Callable[..., screen.History]) -> None:
+def test_no_figure_is_told_twice(train: Callable[..., screen.EpochHistory]) -> None:
     rows = train({"max_epochs": 3, "check_val_every_n_epoch": 2}).rows
     assert ["val/loss" in row for row in rows] == [False, True, False]
     assert len({row["train/loss"] for row in rows}) == 3
@@ -99,9 +99,9 @@ class Stop(Callback):
 
 @pytest.mark.parametrize(("options", "ends"), [({}, [9, 12]), ({"accumulate_grad_batches": 2, "max_steps": 6}, [4, 5])])
 def test_an_epoch_that_ends_early_has_its_figures_once(
-    train: Callable[..., screen.History], tmp_path: Path, options: dict[str, int], ends: list[int]
+    train: Callable[..., screen.EpochHistory], tmp_path: Path, options: dict[str, int], ends: list[int]
 ) -> None:
-    history = screen.History()
+    history = screen.EpochHistory()
     train({"callbacks": [history, Stop()], **options})
     first, second = history.rows
     for name in ("train/loss", "train/accuracy", "lr"):

@@ -18,7 +18,7 @@ from cifar_lit.callbacks.scores import Scores
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.writer import Report
 from cifar_lit.utils.errors import UsageError
 
@@ -90,7 +90,7 @@ def analysis(splits: DataSplits, wrong: int) -> Any:
     return SimpleNamespace(
         test=Predictions(np.arange(len(labels)), labels, np.log(table)),
         data=SimpleNamespace(splits=splits, image_size=32),
-        net=Classifier(3, splits.mean, splits.std, stem="imagenet").eval(),
+        net=ResNet18(3, splits.mean, splits.std, stem="imagenet").eval(),
         weights="best weights, epoch 1",
     )
 

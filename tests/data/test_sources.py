@@ -1,19 +1,21 @@
-"""The sources as a whole; the CIFAR archives are tiny ones, made here in the format of the real ones."""
+"""The data sources; the CIFAR archives are tiny ones in the original format."""
 
 import hashlib
 import pickle
-import subprocess
-import sys
+import shutil
 import tarfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from cifar_lit.data import download, sources
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits
-from cifar_lit.data.sources import load
+from cifar_lit.data.sources import SourceOptions, load
 from cifar_lit.utils.errors import RunError, UsageError
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -25,7 +27,7 @@ def md5(path: Path) -> str:
 
 @pytest.fixture(params=KINDS)
 def archive(request, tmp_path, monkeypatch) -> Path:
-    """Make an archive of few images, and let torchvision take it for the real one."""
+    """A tiny archive that torchvision accepts as the original."""
     kind = KINDS[request.param]
     folder = tmp_path / "made" / kind.base_folder
     folder.mkdir(parents=True)
@@ -53,14 +55,15 @@ def source(archive: Path) -> str:
     return "cifar100" if "100" in archive.name else "cifar10"
 
 
-def check(splits: DataSplits, source: str, archive: Path) -> None:
-    classes = 10 if source == "cifar10" else 100
-    assert splits.classes == tuple(f"class {index}" for index in range(classes))
+def check(source: str, archive: Path, root: Path, **options) -> None:
+    splits = load(source, SourceOptions(str(root), 32, **options))
+    kind = KINDS[source]
+    count = 10 if source == "cifar10" else 100
+    assert splits.classes == tuple(f"class {index}" for index in range(count))
     assert len(splits.train) == (20 if source == "cifar10" else 4) and len(splits.test) == 4
     for split in (splits.train, splits.test):
         assert split.images.shape == (len(split), 32, 32, 3) and split.images.dtype == np.uint8
-        assert split.labels.dtype == np.int64 and split.labels[:4].tolist() == [0, 1, 2, classes - 1]
-    kind = KINDS[source]
+        assert split.labels.dtype == np.int64 and split.labels[:4].tolist() == [0, 1, 2, count - 1]
     with open(archive.parent / kind.base_folder / kind.test_list[0][0], "rb") as file:
         planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
     assert (splits.test.images == planes.transpose(0, 2, 3, 1)).all()
@@ -69,139 +72,107 @@ def check(splits: DataSplits, source: str, archive: Path) -> None:
     np.testing.assert_allclose(splits.std, values.std((0, 1, 2)), rtol=1e-12)
 
 
-def test_cifar_is_downloaded_unpacked_and_read(source, archive, tmp_path) -> None:
-    check(load(source, str(tmp_path / "data"), 32), source, archive)
+def test_cifar_is_downloaded_once(source, archive, tmp_path, monkeypatch) -> None:
+    check(source, archive, tmp_path / "data")
     assert md5(tmp_path / "data" / archive.name) == md5(archive)
-
-
-def test_unpacked_cifar_needs_no_archive(source, archive, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
-    check(load(source, str(archive.parent), 32), source, archive)
-    archive.unlink()
-    check(load(source, str(archive.parent), 32), source, archive)
-    assert [path for path in archive.parent.iterdir() if path.is_file()] == []
+    check(source, archive, tmp_path / "data")
 
 
-def test_archive_that_lies_there_needs_no_network(source, archive, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("existing", ["archive", "unpacked folder"])
+def test_existing_cifar_is_not_downloaded(source, archive, tmp_path, monkeypatch, existing) -> None:
     monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
-    (tmp_path / "data").mkdir()
-    archive.rename(tmp_path / "data" / archive.name)
-    check(load(source, str(tmp_path / "data"), 32), source, archive)
-
-
-def test_damaged_unpacked_file_is_unpacked_again(source, archive, tmp_path) -> None:
     root = tmp_path / "data"
-    load(source, str(root), 32)
+    root.mkdir()
+    if existing == "archive":
+        shutil.copy(archive, root)
+    else:
+        folder = KINDS[source].base_folder
+        shutil.copytree(archive.parent / folder, root / folder)
+    check(source, archive, root)
+
+
+def test_corrupt_file_is_unpacked_again(source, archive, tmp_path) -> None:
     kind = KINDS[source]
+    check(source, archive, tmp_path)
     for name in (kind.train_list[0][0], kind.meta["filename"]):
-        (root / kind.base_folder / name).write_bytes(b"cut off")
-        check(load(source, str(root), 32), source, archive)
+        (tmp_path / kind.base_folder / name).write_bytes(b"cut off")
+        check(source, archive, tmp_path)
 
 
-def test_mirror_is_an_address_or_a_folder(source, archive, tmp_path, monkeypatch) -> None:
+def test_mirrors(source, archive, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
-    check(load(source, str(tmp_path / "a"), 32, mirrors=[archive.as_uri()]), source, archive)
-    check(load(source, str(tmp_path / "b"), 32, mirrors=[archive.parent.as_uri() + "/"]), source, archive)
-
-
-def test_no_address_works(source, archive, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
+    check(source, archive, tmp_path / "a", mirrors=[archive.as_uri()])
+    check(source, archive, tmp_path / "b", mirrors=["file:///neither", archive.parent.as_uri() + "/"])
     with pytest.raises(RunError) as caught:
-        load(source, str(tmp_path / "data"), 32, mirrors=["file:///neither"])
+        check(source, archive, tmp_path / "c", mirrors=["file:///neither"])
     message = str(caught.value)
     assert message.index("file:///neither: ") < message.index("file:///nowhere: ")
-    assert KINDS[source].tgz_md5 in message and str(tmp_path / "data" / archive.name) in message
+    assert KINDS[source].tgz_md5 in message and str(tmp_path / "c" / archive.name) in message
 
 
-def test_nothing_is_downloaded_into_a_folder_of_images(source, archive, tmp_path) -> None:
+def test_nothing_is_downloaded_into_an_image_folder(source, archive, tmp_path) -> None:
+    root = tmp_path / "images"
     for name in ("train", "val"):
-        (tmp_path / "mine" / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True)
     with pytest.raises(UsageError, match=r"--data\.source folder"):
-        load(source, str(tmp_path / "mine"), 32)
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["train", "val"]
-    archive.rename(tmp_path / "mine" / archive.name)
-    check(load(source, str(tmp_path / "mine"), 32), source, archive)
+        check(source, archive, root)
+    assert sorted(path.name for path in root.iterdir()) == ["train", "val"]
+    archive.rename(root / archive.name)
+    check(source, archive, root)
 
 
-def test_loads_that_start_together_unpack_once(source, archive, tmp_path) -> None:
-    loaded: list[DataSplits] = []
-    threads = [
-        threading.Thread(target=lambda: loaded.append(load(source, str(tmp_path / "data"), 32))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(loaded) == 4
-    for splits in loaded:
-        check(splits, source, archive)
+def test_loads_that_start_together_download_once(source, archive, tmp_path, monkeypatch) -> None:
+    transfers = []
+    transfer = download._transfer
+    monkeypatch.setattr(download, "_transfer", lambda *args: transfers.append(args) or transfer(*args))
+    with ThreadPoolExecutor(4) as pool:
+        for result in [pool.submit(check, source, archive, tmp_path / "data") for _ in range(4)]:
+            result.result()
+    assert len(transfers) == 1
 
 
 @pytest.mark.parametrize("size", [16, 48])
-def test_cifar_at_another_size(source, archive, tmp_path, size) -> None:
-    same = load(source, str(archive.parent), 32)
-    other = load(source, str(archive.parent), size)
-    assert other.train.images.shape == (len(same.train), size, size, 3)
-    assert other.train.images.dtype == np.uint8
-    means = [p.train.images.mean((1, 2)) for p in (same, other)]
-    np.testing.assert_allclose(means[0], means[1], atol=2)
+def test_cifar_at_another_size(source, archive, size) -> None:
+    original, resized = (load(source, SourceOptions(str(archive.parent), s)).train.images for s in (32, size))
+    assert resized.shape == (len(original), size, size, 3) and resized.dtype == np.uint8
+    np.testing.assert_allclose(original.mean((1, 2)), resized.mean((1, 2)), atol=2)
 
 
-def test_cifar_root_that_cannot_be_a_folder(source, archive) -> None:
+def test_cifar_root_is_not_a_folder(source, archive) -> None:
     with pytest.raises(UsageError, match=r"data\.root="):
-        load(source, str(archive), 32)
+        load(source, SourceOptions(str(archive), 32))
     with pytest.raises(UsageError, match=r"--data\.root"):
-        load(source, "", 32)
+        load(source, SourceOptions("", 32))
 
 
 def test_digits() -> None:
-    splits = load("digits", "", 32)
+    splits, small = (load("digits", SourceOptions("", size)) for size in (32, 8))
     assert splits.classes == tuple("0123456789")
     assert splits.train.images.shape == (1437, 32, 32, 3) and splits.test.images.shape == (360, 32, 32, 3)
     assert splits.train.images.dtype == np.uint8 and splits.train.labels.dtype == np.int64
     assert splits.train.images.min() == 0 and splits.train.images.max() == 255
     assert (np.ptp(splits.train.images, axis=-1) == 0).all()
     assert set(np.bincount(splits.test.labels)) <= {35, 36, 37}
-
-
-def test_digits_are_the_same_each_time_and_distinct_between_splits() -> None:
-    first, second = load("digits", "", 8), load("digits", "", 8)
-    assert (first.test.images == second.test.images).all()
-    assert (first.train.labels == second.train.labels).all()
-    train, test = ({image.tobytes() for image in split.images} for split in (first.train, first.test))
-    assert not train & test
-
-
-def test_digits_keep_their_shape_when_enlarged() -> None:
-    small, large = load("digits", "", 8), load("digits", "", 32)
-    shrunk = large.train.images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
+    assert not {i.tobytes() for i in small.train.images} & {i.tobytes() for i in small.test.images}
+    shrunk = splits.train.images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
     assert np.corrcoef(shrunk.ravel(), small.train.images.ravel())[0, 1] > 0.97
 
 
 def test_folder(tmp_path) -> None:
-    from PIL import Image
-
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            (tmp_path / "set" / split / name).mkdir(parents=True)
-            Image.new("RGB", (5, 5), "white").save(tmp_path / "set" / split / name / "1.png")
-    splits = load("folder", str(tmp_path / "set"), 4, cache_dir=str(tmp_path / "cache"))
+    for path in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "set" / path).mkdir(parents=True)
+        Image.new("RGB", (5, 5), "white").save(tmp_path / "set" / path / "1.png")
+    splits = load("folder", SourceOptions(str(tmp_path / "set"), 4, cache_dir=str(tmp_path / "cache")))
     assert (splits.train.images == np.full((2, 4, 4, 3), 255)).all()
-    assert len(list((tmp_path / "cache").iterdir())) >= 1
-
-
-@pytest.mark.parametrize("source", ["cifar10", "cifar100", "folder", "digits"])
-@pytest.mark.parametrize("size", [0, -3])
-def test_impossible_image_size(source, size) -> None:
-    with pytest.raises(UsageError, match=rf"data\.image_size={size}"):
-        load(source, "data", size)
+    assert list((tmp_path / "cache").iterdir())
 
 
 def test_unknown_source() -> None:
-    with pytest.raises(UsageError, match=r"data\.source='mnist'"):
-        load("mnist", "data", 32)
+    with pytest.raises(UsageError, match=r"data\.source must be one of cifar10, .*, got mnist"):
+        load("mnist", SourceOptions("data", 32))
 
 
-def test_import_is_light() -> None:
-    code = "import sys, cifar_lit.sources; print({'torch', 'torchvision', 'sklearn'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+def test_registered_source_is_available(splits: DataSplits, monkeypatch) -> None:
+    monkeypatch.setitem(sources.SOURCES, "random", lambda options: splits)
+    assert ImageDataModule("random", val_size=20).num_classes == 3

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,30 +8,29 @@ from torch.optim import SGD
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.optim import parameter_groups, set_learning_rates
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.schedules import Schedule
 
 MEAN = (0.5, 0.5, 0.5)
 
 
 @pytest.fixture(params=["batch", "layer"])
-def net(request: pytest.FixtureRequest) -> Classifier:
-    return Classifier(10, MEAN, MEAN, stem="imagenet", norm=request.param)
+def net(request: pytest.FixtureRequest) -> ResNet18:
+    return ResNet18(10, MEAN, MEAN, stem="imagenet", norm=request.param)
 
 
-def names(net: Classifier, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
-    """Return what stands at the end of the parameters' names."""
-    wanted = {id(parameter) for parameter in group["params"]}
-    return {name for name, parameter in net.named_parameters() if id(parameter) in wanted}
+def names(net: ResNet18, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
+    ids = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in net.named_parameters() if id(parameter) in ids}
 
 
-def test_without_options_all_parameters_are_one_group(net: Classifier) -> None:
+def test_all_parameters_are_in_one_group_by_default(net: ResNet18) -> None:
     (group,) = parameter_groups(net)
     assert names(net, group) == {name for name, _ in net.named_parameters()}
     assert set(group) == {"params"}
 
 
-def test_norms_and_biases_decay_as_they_are_told_to(net: Classifier) -> None:
+def test_norms_and_biases_have_their_own_weight_decay(net: ResNet18) -> None:
     weights, others = parameter_groups(net, norm_weight_decay=0.0)
     assert all(parameter.ndim > 1 for parameter in weights["params"])
     assert len(weights["params"]) == 21  # 20 convolutions and the linear layer
@@ -40,7 +39,7 @@ def test_norms_and_biases_decay_as_they_are_told_to(net: Classifier) -> None:
     assert "weight_decay" not in weights and others["weight_decay"] == 0
 
 
-def test_biases_of_norms_learn_at_a_rate_of_their_own(net: Classifier) -> None:
+def test_norm_biases_have_their_own_learning_rate(net: ResNet18) -> None:
     rest, biases = parameter_groups(net, norm_bias_lr_mult=64)
     assert len(biases["params"]) == 20
     assert all(name.endswith(".bias") and "fc" not in name for name in names(net, biases))
@@ -53,7 +52,6 @@ def test_biases_of_norms_learn_at_a_rate_of_their_own(net: Classifier) -> None:
 
 
 def train(tmp_path: str, **options: object) -> ImageClassifier:
-    """Train one step."""
     torch.manual_seed(0)
     data = ImageDataModule(
         "digits", image_size=8, val_size=0, batch_size=32, num_workers=0, crop_padding=1, cutout_size=0
@@ -71,25 +69,20 @@ def train(tmp_path: str, **options: object) -> ImageClassifier:
     return module
 
 
-def test_a_training_step_goes_by_the_groups(tmp_path: str) -> None:
-    common, free = train(tmp_path), train(tmp_path, norm_weight_decay=0.0)
+def test_training_step_uses_the_groups(tmp_path: str) -> None:
+    common, exempt = train(tmp_path), train(tmp_path, norm_weight_decay=0.0)
     fast = train(tmp_path, norm_weight_decay=0.0, norm_bias_lr_mult=8.0)
-    ours, theirs, fasts = (module.net.backbone.bn1 for module in (free, common, fast))
-    assert torch.allclose(ours.weight, theirs.weight + 0.1)  # each began as 1 and decays by lr times decay
-    assert torch.equal(free.net.backbone.conv1.weight, common.net.backbone.conv1.weight)
-    assert torch.allclose(fasts.bias, 8 * ours.bias)  # each began as 0
+    ours, theirs, fasts = (module.net.backbone.bn1 for module in (exempt, common, fast))
+    assert torch.allclose(ours.weight, theirs.weight + 0.1)  # initially 1, decays by lr times weight decay
+    assert torch.equal(exempt.net.backbone.conv1.weight, common.net.backbone.conv1.weight)
+    assert torch.allclose(fasts.bias, 8 * ours.bias)  # initially 0
 
 
 @pytest.mark.parametrize("name", ["step", "onecycle", "cosine"])
-def test_schedules_keep_the_ratio_of_the_rates(name: str, net: Classifier) -> None:
+def test_schedules_keep_the_ratio_of_learning_rates(name: Any, net: ResNet18) -> None:
     optimizer = SGD(parameter_groups(net, norm_bias_lr_mult=4), lr=0.5)
     set_learning_rates(optimizer)
-    schedule = Schedule(name=name, step_size=1)
-    make: Callable[[], torch.optim.lr_scheduler.LRScheduler | None] = {
-        True: lambda: schedule.per_step(optimizer, 3),
-        False: lambda: schedule.per_epoch(optimizer),
-    }[schedule.goes_by_steps]
-    scheduler = make()
+    scheduler = Schedule(name=name, step_size=1).build(optimizer, lambda: 3)
     assert scheduler
     for _ in range(2):
         optimizer.step()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lit.models.resnet import Classifier, Normalize, smallest_strided
+from cifar_lit.models.resnet import Normalize, ResNet18, smallest_strided
 
 STATISTICS: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
@@ -15,8 +15,8 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() -> None:
-    net = Classifier(10, **STATISTICS)
+def test_cifar_stem_keeps_the_resolution() -> None:
+    net = ResNet18(10, **STATISTICS)
     assert parameters(net) == 11_173_962
     sizes = []
     for layer in ("layer1", "layer2", "layer3", "layer4"):
@@ -25,10 +25,10 @@ def test_cifar_stem_has_the_known_number_of_parameters_and_keeps_resolution() ->
     assert sizes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
 
 
-def test_imagenet_stem_is_torchvisions() -> None:
+def test_imagenet_stem_equals_torchvision() -> None:
     from torchvision.models import resnet18
 
-    net = Classifier(10, **STATISTICS, stem="imagenet")
+    net = ResNet18(10, **STATISTICS, stem="imagenet")
     assert parameters(net) == parameters(resnet18(num_classes=10))
     theirs = resnet18(num_classes=10).eval()
     theirs.load_state_dict(net.backbone.state_dict())
@@ -38,8 +38,8 @@ def test_imagenet_stem_is_torchvisions() -> None:
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("image_size", [8, 16, 17, 32, 33])
-def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
-    net = Classifier(10, **STATISTICS, stem=stem).eval()
+def test_smallest_strided_is_the_input_size_of_layer4(stem: Any, image_size: int) -> None:
+    net = ResNet18(10, **STATISTICS, stem=stem).eval()
     sizes = []
     net.layer("layer4").register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[2:]))
     net(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
@@ -47,16 +47,16 @@ def test_the_smallest_maps_are_told(stem: Any, image_size: int) -> None:
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_layer_norm_leaves_no_other_normalisation(stem: Any) -> None:
-    net = Classifier(10, **STATISTICS, stem=stem, norm="layer")
+def test_layer_norm_replaces_every_batch_norm(stem: Any) -> None:
+    net = ResNet18(10, **STATISTICS, stem=stem, norm="layer")
     assert not [m for m in net.modules() if isinstance(m, NORMS)]
     assert sum(isinstance(m, nn.LayerNorm) for m in net.modules()) == 20
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=1e-4, atol=1e-4)  # no image depends on its batch
+    torch.testing.assert_close(net(images), alone, rtol=1e-4, atol=1e-4)  # images of a batch are independent
 
 
-def test_normalize_standardises_each_channel() -> None:
+def test_normalize_standardizes_each_channel() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
     expected = (images / 255 - STATISTICS["mean"]) / STATISTICS["std"]
     got = Normalize(**STATISTICS)(torch.from_numpy(images))
@@ -64,14 +64,14 @@ def test_normalize_standardises_each_channel() -> None:
     np.testing.assert_allclose(got.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_travel_in_the_state_dict() -> None:
-    other = Classifier(10, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    other.load_state_dict(Classifier(10, **STATISTICS).state_dict())
+def test_statistics_are_in_the_state_dict() -> None:
+    other = ResNet18(10, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    other.load_state_dict(ResNet18(10, **STATISTICS).state_dict())
     assert other.normalize.mean.ravel().tolist() == pytest.approx(STATISTICS["mean"])
 
 
 def test_memory_format_changes_the_layout_not_the_result() -> None:
-    last, first = Classifier(10, **STATISTICS), Classifier(10, **STATISTICS, memory_format="contiguous")
+    last, first = ResNet18(10, **STATISTICS), ResNet18(10, **STATISTICS, memory_format="contiguous")
     first.load_state_dict(last.state_dict())
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     torch.testing.assert_close(last.eval()(images), first.eval()(images), rtol=1e-3, atol=1e-4)
@@ -82,15 +82,15 @@ def test_memory_format_changes_the_layout_not_the_result() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_zero_init_makes_residual_blocks_the_identity(norm: Any) -> None:
-    net = Classifier(10, **STATISTICS, norm=norm, zero_init_residual=True).eval()
+    net = ResNet18(10, **STATISTICS, norm=norm, zero_init_residual=True).eval()
     features = torch.rand(2, 64, 8, 8)
     torch.testing.assert_close(net.backbone.layer1(features), features)
-    assert not torch.equal(Classifier(10, **STATISTICS, norm=norm).eval().backbone.layer1(features), features)
+    assert not torch.equal(ResNet18(10, **STATISTICS, norm=norm).eval().backbone.layer1(features), features)
 
 
 @pytest.mark.parametrize("init, variance", [("he", 2 / (9 * 512)), ("torch", 1 / (3 * 9 * 512))])
 def test_init_sets_the_variance_of_the_convolutions(init: Any, variance: float) -> None:
-    net = Classifier(10, **STATISTICS, init=init)
+    net = ResNet18(10, **STATISTICS, init=init)
     weights = net.get_submodule("backbone.layer4.1.conv2").weight
     assert weights.var().item() == pytest.approx(variance, rel=0.02)
     assert weights.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ import torch
 
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.dataset import DataSplits, Split
-from cifar_lit.models.resnet import Classifier
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report import html as page
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
@@ -93,7 +93,7 @@ def analysis(splits: DataSplits) -> Any:
         test=test,
         train=test,
         data=SimpleNamespace(splits=splits, image_size=32, train_dataset=splits.train),
-        net=Classifier(3, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False),
+        net=ResNet18(3, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False),
         trainer=SimpleNamespace(
             limit_train_batches=1.0, strategy=SimpleNamespace(root_device="cpu"), is_global_zero=True
         ),
@@ -209,7 +209,7 @@ def test_many_classes_do_not_make_the_page_heavy(analysis: Any, tmp_path: Path) 
     analysis.test = Predictions(rows, (rows * 7) % classes, np.log(table / table.sum(axis=1, keepdims=True)))
     names = tuple(f"class {number}" for number in range(classes))
     analysis.data.splits = DataSplits(splits.train, splits.test, names, splits.mean, splits.std)
-    analysis.net = Classifier(classes, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False)
+    analysis.net = ResNet18(classes, splits.mean, splits.std, stem="imagenet").eval().requires_grad_(False)
     html = build(analysis, tmp_path, num_cams=1, num_road=1)
     assert analysis.problems == {} and len(html) < 3e6
     for item, row in zip(embedded(html)["items"], analysis.test.errors, strict=False):

@@ -1,34 +1,39 @@
-"""What augmentation may do to a training image; augment.py does it in workers, device_augment.py in batches."""
+"""Options of the training augmentation, shared by cpu.py (albumentations) and device.py (batched)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cifar_lit.utils.errors import UsageError
+
 PaddingMode = Literal["constant", "reflect"]
 FlipMode = Literal["random", "alternate"]
 
 
+def check_option(name: str, value: object, valid: bool, allowed: str) -> None:
+    """Raise UsageError naming the option `data.<name>` and its allowed values unless the value is valid."""
+    if not valid:
+        raise UsageError(f"data.{name} must be {allowed}, got {value}")
+
+
 @dataclass(frozen=True)
-class AugmentOptions:
-    """The random changes of a training image, in the order in which they happen.
+class AugmentConfig:
+    """Random augmentation of training images: crop, rotation, flip and cutout.
 
     Args:
         image_size: Height and width in pixels.
-        mean: Channel means in 0..1, the colour of the cutout.
-        crop_padding: Pixels added on each side before cropping back; 0 turns it off.
-        padding_mode: What is added: black, or the image reflected at its border pixels (which are not repeated).
-        rotate_degrees: Largest angle in either direction, borders reflected; 0 turns it off.
-        flip: Probability of a horizontal flip; 0 turns it off.
-        flip_mode: `random` draws anew for each image and epoch. `alternate` draws for the first epoch, and from then
-            on every image is flipped in every other epoch, so that two epochs show both sides of each
-            (arXiv 2404.00498, section 3.6).
-        cutout_size: Side of the square in pixels; 0 turns it off.
-        cutout_warmup_epochs: Epochs in which the square grows from nothing: progressive regularisation
-            (arXiv 2104.00298, section 4). 0 gives it its size from the beginning.
+        crop_padding: Pixels added on each side before a random crop, 0 to image_size; 0 disables the crop.
+        padding_mode: `constant` pads with black, `reflect` mirrors the image without repeating its border pixels.
+        rotate_degrees: Largest angle of the random rotation in either direction, 0 to 180; 0 disables it.
+        flip: Probability of a horizontal flip, 0 to 1; 0 disables it.
+        flip_mode: `random` draws for each image and epoch; `alternate` draws in the first epoch, then flips each image
+            in every other epoch (arXiv 2404.00498, section 3.6).
+        cutout_size: Side of the cutout square in pixels, 0 to twice image_size; 0 disables it.
+        cutout_warmup_epochs: Epochs in which the square grows linearly from 0 to cutout_size, 0 or more
+            (progressive regularization, arXiv 2104.00298, section 4); 0 uses cutout_size from the start.
     """
 
     image_size: int
-    mean: Sequence[float]
     crop_padding: int = 4
     padding_mode: PaddingMode = "constant"
     rotate_degrees: float = 5.0
@@ -37,23 +42,30 @@ class AugmentOptions:
     cutout_size: int = 16
     cutout_warmup_epochs: int = 0
 
-    @property
-    def color(self) -> list[int]:
-        """The cutout's red, green and blue, 0..255."""
-        return [round(255 * m) for m in self.mean]
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        size, padding, side, epochs = self.image_size, self.crop_padding, self.cutout_size, self.cutout_warmup_epochs
+        check_option("crop_padding", padding, 0 <= padding <= size, f"0 to image_size, {size}")
+        fits = self.padding_mode == "constant" or padding < size
+        check_option("padding_mode", self.padding_mode, fits, f"constant if crop_padding is image_size, {size}")
+        check_option("rotate_degrees", self.rotate_degrees, 0 <= self.rotate_degrees <= 180, "between 0 and 180")
+        check_option("flip", self.flip, 0 <= self.flip <= 1, "between 0 and 1")
+        check_option("flip_mode", self.flip_mode, self.flip_mode == "random" or self.flip > 0, "random if flip is 0")
+        check_option("cutout_size", side, 0 <= side <= 2 * size, f"0 to twice image_size, {2 * size}")
+        warmup = epochs == 0 or (epochs > 0 and side > 0)
+        check_option("cutout_warmup_epochs", epochs, warmup, "0 or more, and 0 if cutout_size is 0")
 
-    def cutout_side(self, epoch: int) -> int:
-        """Return the side of the cutout's square in an epoch, in pixels."""
-        grown = min(1.0, epoch / self.cutout_warmup_epochs) if self.cutout_warmup_epochs else 1.0
-        return round(self.cutout_size * grown)
+    def cutout_size_at(self, epoch: int) -> int:
+        """Return the side of the cutout square in an epoch, in pixels."""
+        fraction = min(1.0, epoch / self.cutout_warmup_epochs) if self.cutout_warmup_epochs else 1.0
+        return round(self.cutout_size * fraction)
+
+
+def fill_color(mean: Sequence[float]) -> list[int]:
+    """Convert channel means in 0..1 to the cutout's color, 0 to 255."""
+    return [round(255 * m) for m in mean]
 
 
 def augmentation_key(seed: int, epoch: int, index: int) -> int:
-    """Return the number that all randomness of one image in one epoch comes from."""
+    """Combine seed, epoch and image index into the seed of one image's augmentation."""
     return seed << 64 | epoch << 32 | index
-
-
-def first_epoch(key: int) -> tuple[int, int]:
-    """Return the epoch of a key, and the key of the same image in the first epoch."""
-    epoch = key >> 32 & 0xFFFFFFFF
-    return epoch, key ^ epoch << 32

@@ -1,6 +1,6 @@
-"""The augmentation of augment.py for whole batches on any device: pad-and-crop, rotate, flip, cutout as pure functions.
+"""Augmentation of entire batches on any device, with the same distribution as cpu.py.
 
-The images wait as words, one int32 a pixel, so that moving a pixel moves one number instead of three.
+Images are stored packed, one int32 per pixel, so that moving a pixel copies one number instead of three.
 """
 
 import math
@@ -12,146 +12,149 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_lit.data.augment.config import AugmentOptions, PaddingMode
+from cifar_lit.data.augment.config import AugmentConfig, PaddingMode, fill_color
 
-FLIP = 3  # the place of the flip's number among those of a image
+FLIP = 3  # the column of the flip among the random numbers of an image
 
 
 def pack(images: Tensor) -> Tensor:
-    """Map uint8 images `(B, H, W, 3)` to words `(B, H, W)`, int32: red in the lowest byte, then green, then blue."""
+    """Pack uint8 images `(B, H, W, 3)` into int32 `(B, H, W)`: red in the lowest byte, then green, then blue."""
     red, green, blue = images.int().unbind(-1)
     return red | green << 8 | blue << 16
 
 
-def unpack(words: Tensor) -> Tensor:
-    """Map words `(B, H, W)` to uint8 planes `(B, 3, H, W)`."""
-    return torch.stack([(words >> shift).to(torch.uint8) for shift in (0, 8, 16)], dim=1)
+def unpack(packed: Tensor) -> Tensor:
+    """Unpack int32 `(B, H, W)` into uint8 images `(B, 3, H, W)`."""
+    return torch.stack([(packed >> shift).to(torch.uint8) for shift in (0, 8, 16)], dim=1)
 
 
 def crop_and_flip(
-    words: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, border: PaddingMode = "constant"
+    packed: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, mode: PaddingMode = "constant"
 ) -> Tensor:
-    """Add a border, cut a window of the old size out of it, and mirror some images from left to right.
+    """Pad, crop back to the original size, and flip some images horizontally.
 
     Args:
-        words: Shape `(B, H, W)`, int32.
-        tops: Shape `(B,)`, int32, first row of the window in the bordered image, 0 to 2 * padding.
-        lefts: Shape `(B,)`, int32, first column of it, in the same range.
+        packed: Shape `(B, H, W)`, int32.
+        tops: Shape `(B,)`, int32, first row of the crop in the padded image, 0 to 2 * padding.
+        lefts: Shape `(B,)`, int32, first column of the crop, 0 to 2 * padding.
         flipped: Shape `(B,)`, bool.
-        padding: Pixels of the border on each side.
-        border: Black, or the image reflected without its border pixel.
+        padding: Pixels added on each side.
+        mode: Black, or the image reflected without repeating its border pixels.
     """
-    count, height, width = words.shape
-    across = torch.arange(width, dtype=torch.int32, device=words.device)
-    down = torch.arange(height, dtype=torch.int32, device=words.device)
-    columns = torch.where(flipped[:, None], across.flip(0), across) + lefts[:, None]  # (B, W), of the bordered image
-    rows = down + tops[:, None]  # (B, H)
-    if border == "reflect":  # nothing need be added to find what lies there
-        columns, rows = _reflected(columns - padding, width), _reflected(rows - padding, height)
+    count, height, width = packed.shape
+    x = torch.arange(width, dtype=torch.int32, device=packed.device)
+    y = torch.arange(height, dtype=torch.int32, device=packed.device)
+    columns = torch.where(flipped[:, None], x.flip(0), x) + lefts[:, None]  # (B, W), in the padded image
+    rows = y + tops[:, None]  # (B, H)
+    if mode == "reflect":  # index the mirrored pixels instead of padding
+        columns, rows = _reflect(columns - padding, width), _reflect(rows - padding, height)
     else:
-        words = F.pad(words, (padding,) * 4)
-    first = torch.arange(count, dtype=torch.int32, device=words.device)[:, None] * words.shape[1]
-    # (B, H, W), positions among all pixels of the batch
-    source = ((rows + first) * words.shape[2])[:, :, None] + columns[:, None, :]
-    return words.reshape(-1).index_select(0, source.view(-1)).view_as(source)
+        packed = F.pad(packed, (padding,) * 4)
+    first_row = torch.arange(count, dtype=torch.int32, device=packed.device)[:, None] * packed.shape[1]
+    source = ((rows + first_row) * packed.shape[2])[:, :, None] + columns[:, None, :]  # (B, H, W), flat indices
+    return packed.reshape(-1).index_select(0, source.view(-1)).view_as(source)
 
 
-def _reflected(places: Tensor, length: int) -> Tensor:
-    """Map places up to `length - 1` outside of 0 to `length - 1` to those that they mirror."""
-    return length - 1 - (length - 1 - places.abs()).abs()
+def _reflect(positions: Tensor, length: int) -> Tensor:
+    """Map positions up to `length - 1` outside of 0..length-1 to the positions that they mirror."""
+    return length - 1 - (length - 1 - positions.abs()).abs()
 
 
-def rotate(planes: Tensor, degrees: Tensor) -> Tensor:
-    """Turn images about their centres, bilinear, what comes in from outside reflected without its border pixel.
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate about the center, bilinear, with borders reflected without repeating the border pixels.
 
     Args:
-        planes: Shape `(B, 3, H, H)`, uint8.
-        degrees: Shape `(B,)`, float32, counter-clockwise.
+        images: Shape `(B, 3, H, H)`, uint8.
+        degrees: Shape `(B,)`, float32, counterclockwise.
     """
-    count, _, height, width = planes.shape
+    count, _, height, width = images.shape
     radians = degrees * (math.pi / 180)
     cos, sin = radians.cos()[:, None], radians.sin()[:, None]
-    axis = torch.linspace(-1, 1, width, device=planes.device)
-    grid = torch.empty(count, height, width, 2, device=planes.device)  # (x, y) that each pixel comes from
+    axis = torch.linspace(-1, 1, width, device=images.device)
+    grid = torch.empty(count, height, width, 2, device=images.device)  # source (x, y) of each pixel
     torch.add((axis * cos)[:, None, :], (axis * -sin)[:, :, None], out=grid[..., 0])
     torch.add((axis * sin)[:, None, :], (axis * cos)[:, :, None], out=grid[..., 1])
-    turned = F.grid_sample(planes.float(), grid, "bilinear", "reflection", align_corners=True)
-    return turned.round_().to(torch.int16).to(torch.uint8)  # on a CPU far faster than straight to uint8
+    rotated = F.grid_sample(images.float(), grid, "bilinear", "reflection", align_corners=True)
+    return rotated.round_().to(torch.int16).to(torch.uint8)  # on a CPU much faster than a direct cast to uint8
 
 
-def cutout(planes: Tensor, rows: Tensor, columns: Tensor, size: int, color: Sequence[int]) -> Tensor:
+def cutout(images: Tensor, rows: Tensor, columns: Tensor, size: int, color: Sequence[int]) -> Tensor:
     """Fill one square of each image, which may overlap the border (arXiv 1708.04552).
 
     Args:
-        planes: Shape `(B, 3, H, W)`, uint8.
-        rows: Shape `(B,)`, int32, the squares' centres.
-        columns: Shape `(B,)`, int32.
+        images: Shape `(B, 3, H, W)`, uint8.
+        rows: Shape `(B,)`, int32, centers of the squares.
+        columns: Shape `(B,)`, int32, centers of the squares.
         size: Side of the square in pixels.
         color: Red, green and blue, 0 to 255.
     """
-    down = _within(rows, planes.shape[2], size)[:, :, None]
-    across = _within(columns, planes.shape[3], size)[:, None, :]
-    inside = (down & across)[:, None]  # (B, 1, H, W), 255 inside and 0 outside: masking bits beats torch.where by far
-    fill = torch.tensor(color, dtype=torch.uint8, device=planes.device).view(3, 1, 1)
-    return planes & ~inside | fill & inside
+    vertical = _mask(rows, images.shape[2], size)[:, :, None]
+    horizontal = _mask(columns, images.shape[3], size)[:, None, :]
+    mask = (vertical & horizontal)[:, None]  # (B, 1, H, W); bit operations are much faster than torch.where
+    fill = torch.tensor(color, dtype=torch.uint8, device=images.device).view(3, 1, 1)
+    return images & ~mask | fill & mask
 
 
-def _within(centres: Tensor, length: int, size: int) -> Tensor:
-    """Mark the places `(B, length)` of the squares on one axis: uint8, 255 inside and 0 outside."""
-    places = torch.arange(length, device=centres.device)
-    starts = centres[:, None] - size // 2
-    return ((places >= starts) & (places < starts + size)).to(torch.uint8).neg()
+def _mask(centers: Tensor, length: int, size: int) -> Tensor:
+    """Return the extent of the squares along an axis: `(B, length)`, uint8, 255 inside and 0 outside."""
+    positions = torch.arange(length, device=centers.device)
+    starts = centers[:, None] - size // 2
+    return ((positions >= starts) & (positions < starts + size)).to(torch.uint8).neg()
 
 
 class DeviceAugmentation:
-    """The random changes of training images, for batches; the same distribution as `augment.Augmentation`.
+    """Random augmentation of batches; the same distribution as `cpu.Augmentation`.
 
     Args:
-        options: Which changes.
+        config: Which transforms.
+        mean: Channel means in 0..1, the cutout's color.
     """
 
-    DRAWS = 6  # random numbers that a image takes
+    DRAWS = 6  # random numbers per image
 
-    def __init__(self, options: AugmentOptions) -> None:
-        self.options = options
+    def __init__(self, config: AugmentConfig, mean: Sequence[float]) -> None:
+        self.config = config
+        self.color = fill_color(mean)
 
-    def draw(self, seed: int, epoch: int, images: int) -> NDArray[np.float32]:
-        """Return `(images, DRAWS)` numbers, uniform in 0..1 without 1, the same for the same seed and epoch.
+    def draw(self, seed: int, epoch: int, count: int) -> NDArray[np.float32]:
+        """Return the random numbers of all images, a function of seed and epoch.
 
-        Those of alternating flips are 0 or 1.
+        Returns:
+            Shape `(count, DRAWS)`, float32, uniform in [0, 1); column FLIP is 0 or 1 for alternating flips.
         """
-        draws = self._uniform(seed, epoch, images)
-        if self.options.flip_mode == "alternate":
-            first = self._uniform(seed, 0, images)[:, FLIP] < self.options.flip
-            draws[:, FLIP] = first == (epoch % 2 == 1)
+        draws = self._uniform(seed, epoch, count)
+        if self.config.flip_mode == "alternate":
+            first_epoch = self._uniform(seed, 0, count)[:, FLIP] < self.config.flip
+            draws[:, FLIP] = first_epoch == (epoch % 2 == 1)
         return draws
 
-    def _uniform(self, seed: int, epoch: int, images: int) -> NDArray[np.float32]:
-        generator = np.random.default_rng((seed, epoch, self.DRAWS))  # not the one that shuffles
-        return generator.random((images, self.DRAWS), np.float32)
+    def _uniform(self, seed: int, epoch: int, count: int) -> NDArray[np.float32]:
+        generator = np.random.default_rng((seed, epoch, self.DRAWS))  # differs from the sampler's (seed, epoch)
+        return generator.random((count, self.DRAWS), np.float32)
 
-    def __call__(self, words: Tensor, draws: Tensor, epoch: int) -> Tensor:
-        """Return changed images, uint8 `(B, H, W, 3)` (planes in memory).
+    def __call__(self, packed: Tensor, draws: Tensor, epoch: int) -> Tensor:
+        """Return augmented images, uint8 `(B, H, W, 3)`, channels first in memory.
 
         Args:
-            words: Shape `(B, H, W)`, int32, from `pack`; not written to.
-            draws: Shape `(B, DRAWS)`, float32, a row for each image, of the same epoch.
-            epoch: From 0.
+            packed: Shape `(B, H, W)`, int32, from `pack`.
+            draws: Shape `(B, DRAWS)`, float32, the images' rows of `draw`.
+            epoch: The epoch of the draws, from 0.
         """
         top, left, angle, flip, row, column = draws.unbind(1)
-        options = self.options
-        places = 2 * options.crop_padding + 1
-        flipped = flip < options.flip  # comes later in augment.py, but earlier it only changes the angle's sign
-        tops, lefts = _below(places, top), _below(places, left)
-        planes = unpack(crop_and_flip(words, tops, lefts, flipped, options.crop_padding, options.padding_mode))
-        if options.rotate_degrees:
-            planes = rotate(planes, (2 * angle - 1) * options.rotate_degrees)
-        if side := options.cutout_side(epoch):
-            rows, columns = _below(options.image_size, row), _below(options.image_size, column)
-            planes = cutout(planes, rows, columns, side, options.color)
-        return planes.permute(0, 2, 3, 1)
+        config = self.config
+        offsets = 2 * config.crop_padding + 1
+        # cpu.py flips after the rotation: flipping before it only changes the sign of the random angle.
+        flipped = flip < config.flip
+        tops, lefts = _integers(top, offsets), _integers(left, offsets)
+        images = unpack(crop_and_flip(packed, tops, lefts, flipped, config.crop_padding, config.padding_mode))
+        if config.rotate_degrees:
+            images = rotate(images, (2 * angle - 1) * config.rotate_degrees)
+        if size := config.cutout_size_at(epoch):
+            rows, columns = _integers(row, config.image_size), _integers(column, config.image_size)
+            images = cutout(images, rows, columns, size, self.color)
+        return images.permute(0, 2, 3, 1)
 
 
-def _below(count: int, draws: Tensor) -> Tensor:
-    """Map numbers in 0..1 to integers below `count`."""
+def _integers(draws: Tensor, count: int) -> Tensor:
+    """Map numbers in [0, 1) to integers below `count`."""
     return (draws * count).int()
