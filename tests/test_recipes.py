@@ -37,7 +37,7 @@ def test_recipe_runs(recipe: Path, fit: Callable[..., Path]) -> None:
 def test_recipe_is_complete(recipe: Path) -> None:
     text = recipe.read_text()
     assert text.startswith(f"# Command:  scripts/fit --config configs/{recipe.name}")
-    assert "# What for:" in text
+    assert "# Purpose:" in text
     config = yaml.safe_load(text)
     assert set(config) >= {"seed_everything", "trainer", "data", "model", "misclassified"}
     assert {"source", "val_size", "batch_size", "crop_padding", "flip", "rotate_degrees", "cutout_size"} <= set(

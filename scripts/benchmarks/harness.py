@@ -1,4 +1,4 @@
-"""How everything here is measured: side by side in one run, alternating, several times."""
+"""Measurements side by side: contenders alternate in one process, for several rounds."""
 
 import contextlib
 import io
@@ -14,21 +14,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)  # roughly CIFAR-10's
+NO_EXTRAS = ("--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0")
 
 
 @dataclass
 class Settings:
-    """What the parts are told.
+    """Options of a part.
 
     Attributes:
-        quick: Check that everything works, on tiny sizes; the figures mean nothing.
-        root: A folder of real images (train/, test/), or of generated ones.
-        scratch: An empty folder for what has to be written.
+        quick: Only check that everything runs, on tiny sizes.
+        root: Image folder (train/, test/), real or synthetic.
+        scratch: Empty folder for output.
     """
 
     quick: bool
     root: Path
     scratch: Path
+
+    @property
+    def cache(self) -> Path:
+        """Cache of decoded images, shared by all parts."""
+        return self.scratch.parent / "cache"
 
 
 @dataclass
@@ -47,13 +54,14 @@ class Row:
     """One comparison.
 
     Attributes:
-        part: Where it belongs.
-        ours: What was measured, with its unit.
-        peer: What it is measured against, with its unit.
-        result: What came out of the two.
-        goal: What has to come out, and what is aimed at; empty where nothing was set.
-        met: Whether it did; None where nothing was set, or where this machine cannot show it.
-        seconds: All rounds, for the JSON file.
+        part: Name of the part.
+        what: What was measured.
+        ours: Our measurement, with its unit.
+        peer: The reference, with its unit.
+        result: Comparison of the two.
+        goal: Required and desired result; empty if there is none.
+        met: Whether the required result was reached; None if there is none or this machine cannot show it.
+        seconds: Times of all rounds, for the JSON file.
     """
 
     part: str
@@ -66,19 +74,21 @@ class Row:
     seconds: Mapping[str, list[float]] = field(default_factory=dict)
 
 
-def alternate(rounds: int, **contenders: Callable[[], float | None]) -> dict[str, Times]:
-    """Run each contender in turn, `rounds` times after one warm-up, and return its times.
+def alternate(rounds: int, **contenders: Callable[[], object]) -> dict[str, Times]:
+    """Time each contender in turn.
 
-    A contender may return the seconds that count; else its whole call does. With 0 rounds the warm-up counts.
+    Args:
+        rounds: Rounds after one warm-up round; 0 counts the warm-up round.
+        contenders: Functions to time. If one returns a float, that is taken as its time in seconds.
     """
     times = {name: Times() for name in contenders}
     for turn in range(0 if rounds else 1, rounds + 1 if rounds else 2):
         for name, contender in contenders.items():
-            began = time.perf_counter()
-            told = contender()
-            took = time.perf_counter() - began if told is None else told
+            start = time.perf_counter()
+            result = contender()
+            seconds = time.perf_counter() - start
             if turn:
-                times[name].seconds.append(took)
+                times[name].seconds.append(result if isinstance(result, float) else seconds)
     return times
 
 
@@ -92,7 +102,7 @@ def faster(
     must: float | None = None,
     aim: float | None = None,
 ) -> Row:
-    """Compare two ways to do the same: how many times faster is ours?"""
+    """Compare two ways to do the same work on `images` images: how many times faster is ours?"""
     ratio = peer.median / ours.median
     return Row(
         part,
@@ -107,10 +117,17 @@ def faster(
 
 
 def slower_by(
-    part: str, what: str, ours: Times, peer: Times, against: str, must: float | None, aim: float | None, per: int = 1
+    part: str,
+    what: str,
+    ours: Times,
+    peer: Times,
+    against: str,
+    must: float | None = None,
+    aim: float | None = None,
+    steps: int = 1,
 ) -> Row:
-    """Compare with less work: how much does ours add? `per` is the number of steps, for times a step."""
-    unit, factor = ("ms a step", 1000 / per) if per > 1 else ("s", 1.0)
+    """Compare with less work: how much time does ours add? In ms a step if `steps` is above 1, else in seconds."""
+    unit, factor = ("ms a step", 1000 / steps) if steps > 1 else ("s", 1.0)
     added = (ours.median - peer.median) * factor
     return Row(
         part,
@@ -125,10 +142,11 @@ def slower_by(
 
 
 def _speed(images: int, times: Times) -> str:
-    from cifar_lit.callbacks.history import three_digits
+    def text(value: float) -> str:  # three significant digits, without an exponent
+        return f"{float(f'{value:.3g}'):,.10g}"
 
     low, high = images / max(times.seconds), images / min(times.seconds)
-    return f"{three_digits(images / times.median)} ({three_digits(low)} to {three_digits(high)})"
+    return f"{text(images / times.median)} ({text(low)} to {text(high)})"
 
 
 def _spread(times: Times, factor: float = 1.0) -> str:
@@ -136,31 +154,36 @@ def _spread(times: Times, factor: float = 1.0) -> str:
     return f"{times.median * factor:.3g} ({low:.3g} to {high:.3g})"
 
 
-def python(code: str, *args: str, threads: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a piece of Python in a process of its own, with cifar_lit importable."""
+def python(
+    *args: str, cwd: Path | None = None, threads: int | None = None, exit_code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a new process, with cifar_lit importable, and check its exit code."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     if threads:
         env["OMP_NUM_THREADS"] = str(threads)
-    return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, *args], env=env, cwd=cwd, capture_output=True, text=True)
+    assert process.returncode == exit_code, process.stderr
+    return process
+
+
+def newest_run(folder: Path) -> Path:
+    """Return the newest run of a recipe in `folder`."""
+    return max(folder.glob("lightning_logs/*/version_*"), key=os.path.getctime)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Keep what is printed and logged off the screen."""
+def quiet() -> Iterator[None]:
+    """Suppress output and log messages."""
     logging.disable(logging.WARNING)
     try:
-        yield from _redirected()
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+            yield
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _redirected() -> Iterator[io.StringIO]:
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        yield said
-
-
 def table(rows: list[Row]) -> str:
-    """Write a Markdown table: median (slowest to fastest round, or least to most seconds)."""
+    """Format a Markdown table: median (slowest to fastest round, or least to most seconds)."""
     lines = ["| part | what | ours | measured against | result | goal | met |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         met = {True: "yes", False: "no", None: ""}[row.met]
@@ -168,6 +191,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def save(path: Path, notes: Mapping[str, object], rows: list[Row]) -> None:
+def save(path: Path, provenance: Mapping[str, object], rows: list[Row]) -> None:
     """Write everything as JSON."""
-    path.write_text(json.dumps({**notes, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+    content = {**provenance, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

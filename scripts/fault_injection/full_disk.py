@@ -1,4 +1,4 @@
-"""Fill the disk while training, saving, decoding and reporting: nothing good may be lost, and there is a word."""
+"""Fill the disk in four situations: there must be an error message, and nothing valid may be lost."""
 
 import errno
 import os
@@ -12,40 +12,42 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fork_server
 import numpy as np
-import zygote
+from comparison import SMALL, TIMEOUT_S, run_folder, wait_and_compare
 from harness import Row, Settings, WrappedFile
 from PIL import Image
-from resuming import LIMIT, SMALL, differences, newest
 
-from cifar_lit.training import checkpoint_files
+from cifar_lit.training import checkpoints
 
-FULL = os.strerror(errno.ENOSPC)
+DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 @dataclass
 class Disk:
-    """A small file system, mounted, or made up where that is not allowed: writing then fails after so many bytes.
+    """A small file system: a mounted tmpfs or, without the permission to mount, a simulated one.
 
     Attributes:
-        folder: Where it is.
-        mounted: Whether it is a real one.
-        megabytes: Its size.
+        folder: Mount point.
+        mounted: Whether it is mounted; else `write` fails in the runs after `megabytes`.
+        megabytes: Size.
     """
 
     folder: Path
     mounted: bool
     megabytes: float
 
-    def run(self, args: list[str], where: Path, env: dict[str, str] | None = None, before: str = "") -> zygote.Group:
-        """Begin a run that writes to it."""
+    def run(
+        self, args: list[str], folder: Path, env: dict[str, str] | None = None, before: str = ""
+    ) -> fork_server.Group:
+        """Start a run that writes to this disk."""
         if self.mounted:
-            return zygote.run(args, where, env=env, before=before or None)
-        room = {"ROOM": str(round(self.megabytes * 2**20)), **(env or {})}
-        return zygote.run(args, where, env=room, before=before or "full_disk:made_up")
+            return fork_server.run(args, folder, env=env, before=before or None)
+        env = {"FREE_BYTES": str(round(self.megabytes * 2**20)), **(env or {})}
+        return fork_server.run(args, folder, env=env, before=before or "full_disk:simulate_full_disk")
 
     def resize(self, megabytes: float) -> None:
-        """Make room."""
+        """Change the size."""
         self.megabytes = megabytes
         if self.mounted:
             _mount(self.folder, f"remount,size={round(megabytes * 1024)}k")
@@ -53,7 +55,7 @@ class Disk:
 
 @contextmanager
 def disk(folder: Path, mounted: bool, megabytes: float) -> Iterator[Disk]:
-    """Make a small file system at a folder; to mount one needs the right to."""
+    """Create a small file system at `folder`; mounting requires root permissions."""
     folder.mkdir(parents=True)
     if mounted:
         _mount(folder, f"size={round(megabytes * 1024)}k")
@@ -68,8 +70,7 @@ def _mount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
 
 
-def can_mount(scratch: Path) -> bool:
-    """Tell whether a small file system can be mounted here."""
+def _can_mount(scratch: Path) -> bool:
     try:
         with disk(scratch / "probe", True, 1):
             return True
@@ -78,20 +79,26 @@ def can_mount(scratch: Path) -> bool:
 
 
 class LimitedFile(WrappedFile):
-    """A file on a disk that gets full: `ROOM` in the environment is what is left of it, in bytes."""
+    """A file on a disk with `FREE_BYTES` (an environment variable) left."""
 
-    def write(self, content: Any) -> Any:
-        room = int(os.environ["ROOM"])
-        os.environ["ROOM"] = str(max(0, room - len(content)))
-        self.file.write(content[:room])
-        if len(content) > room:
-            raise OSError(errno.ENOSPC, FULL)
+    def write(self, content: Any) -> int:
+        if not isinstance(content, str):
+            content = memoryview(content).cast("B")
+        free = int(os.environ["FREE_BYTES"])
+        os.environ["FREE_BYTES"] = str(max(0, free - len(content)))
+        self.file.write(content[:free])
+        if len(content) > free:
+            raise OSError(errno.ENOSPC, DISK_FULL)
         return len(content)
 
+    def writelines(self, contents: Any) -> None:
+        for content in contents:
+            self.write(content)
 
-def made_up() -> None:
-    """Let the files that this process writes lie on such a disk."""
-    from cifar_lit.data.datamodule import decode
+
+def simulate_full_disk() -> None:
+    """Limit what this process can write; called in a run before it starts."""
+    from cifar_lit.data import decode
     from cifar_lit.utils import files
 
     def limited(path: Any, mode: str = "r", **options: Any) -> Any:
@@ -102,133 +109,117 @@ def made_up() -> None:
         mock.patch.object(module, "open", limited, create=True).start()
 
 
-def measure(settings: Settings) -> list[Row]:
-    """Fill it at each of four places."""
-    mounted = not settings.made_up and can_mount(settings.scratch)
-    draw = random.Random(settings.seed)
-    rows = []
-    for part in (_reporting, _saving, _decoding, _logging)[: 2 if settings.quick else 4]:
-        rows.append(part(settings, draw, mounted))
-        settings.tell(rows[-1])
-    return rows
+def fill_before_report() -> None:
+    """Leave `LEAVE` bytes on the disk of `FILLER` when the report starts; called in a run before it starts."""
+    from cifar_lit.callbacks.report import CombinedReport
 
-
-def fill_later() -> None:
-    """Let the disk be filled when the training of this process is over, up to `LEAVE` bytes, with the file `FILLER`."""
-    from cifar_lit.report import writer as report
-
-    make = report.CombinedReport.on_fit_end
+    original = CombinedReport.on_fit_end
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])
 
-    def full(self: report.CombinedReport, *args: Any) -> None:
-        if "ROOM" in os.environ:
-            made_up()
-            os.environ["ROOM"] = str(leave)
+    def on_fit_end(self: CombinedReport, *args: Any) -> None:
+        if "FREE_BYTES" in os.environ:
+            simulate_full_disk()
+            os.environ["FREE_BYTES"] = str(leave)
         else:
             filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
-        make(self, *args)
+        original(self, *args)
 
-    mock.patch.object(report.CombinedReport, "on_fit_end", full).start()
-
-
-def _verdict(full: Disk, what: str, how: str, wrong: list[str]) -> Row:
-    how = f"a {'mounted' if full.mounted else 'made-up'} disk {how}"
-    return Row("full_disk", what, how, "; ".join(wrong) or "a word, and the same after making room", not wrong)
+    mock.patch.object(CombinedReport, "on_fit_end", on_fit_end).start()
 
 
-def _said_so(run: zygote.Group) -> list[str]:
-    wrong = [] if run.wait(LIMIT) == 1 else [f"ended with {run.code}"]
-    if "error:" not in run.said or FULL not in run.said:
-        wrong.append("did not say that the disk is full")
-    return wrong + ["a traceback"] * ("Traceback" in run.said)
+def inject(settings: Settings) -> Iterator[Row]:
+    """Fill the disk in each situation."""
+    mounted = not settings.simulate_disk and _can_mount(settings.scratch)
+    rng = random.Random(settings.seed)
+    for case in (_report, _checkpoints, _cache, _logs)[: 2 if settings.quick else 4]:
+        what, fault, failures = case(settings.scratch, rng, mounted)
+        fault = f"a {'mounted' if mounted else 'simulated'} disk {fault}"
+        yield Row.of("full_disk", what, fault, failures, "an error message; identical after freeing space")
 
 
-def _same(args: list[str], whole: Path, folder: Path) -> list[str]:
-    """Compare with an undisturbed run."""
-    run = zygote.run(args, whole)
-    assert run.wait(LIMIT) == 0, run.said
-    return differences(whole, folder)
+Case = tuple[str, str, list[str]]  # what was disturbed, how, the failures
 
 
-def _logging(settings: Settings, draw: random.Random, mounted: bool) -> Row:
-    """So small that not even the logs fit."""
-    kilobytes = draw.choice([4, 8, 16])
-    small = settings.scratch / "logging"
-    with disk(small, mounted, kilobytes / 1024) as full:
-        run = full.run([*SMALL, "--trainer.default_root_dir", str(small)], settings.scratch / "logging_log")
-        return _verdict(full, "the run's first files", f"of {kilobytes} kB", _said_so(run))
+def _report(scratch: Path, rng: random.Random, mounted: bool) -> Case:
+    """Fill the disk after the training."""
+    folder, log = scratch / "report", scratch / "report_log"
+    leave = rng.choice([0, 20, 200])
+    filler = folder / "filler"
+    env = {"FILLER": str(filler), "LEAVE": str(leave * 1024)}
+    args = [*SMALL, "--trainer.default_root_dir", str(folder)]
+    with disk(folder, mounted, 400) as small:
+        failures = _check_error(small.run(args, log, env, "full_disk:fill_before_report"))
+        for name in ("last", "best"):
+            checkpoints.read(run_folder(folder) / "checkpoints" / f"{name}.ckpt")  # raises if damaged
+        filler.unlink(missing_ok=True)
+        small.resize(800)
+        resumed = small.run([*args, "--ckpt_path", "last"], log)
+        failures += wait_and_compare(resumed, _undisturbed(SMALL, scratch / "report_undisturbed"), folder)
+    return "the report", f"with {leave} kB left after the training", failures
 
 
-def _saving(settings: Settings, draw: random.Random, mounted: bool) -> Row:
-    """Room for some checkpoints, not for the next; then there is."""
-    small = settings.scratch / "saving"
+def _checkpoints(scratch: Path, rng: random.Random, mounted: bool) -> Case:
+    """Leave space for some checkpoints, but not for all."""
+    folder, log = scratch / "checkpoints", scratch / "checkpoints_log"
+    megabytes = rng.choice([150, 200, 300])
     args = [*SMALL, "--checkpoint.every_n_train_steps", "1"]
-    room = draw.choice([150, 200, 300])
-    with disk(small, mounted, room) as full:
-        run = full.run([*args, "--trainer.default_root_dir", str(small)], settings.scratch / "saving_log")
-        wrong = _said_so(run) if room < 250 else []  # two checkpoints and the next one
-        run.wait(LIMIT)
-        last = newest(small) / "checkpoints" / "last.ckpt"
+    disk_args = [*args, "--trainer.default_root_dir", str(folder)]
+    with disk(folder, mounted, megabytes) as small:
+        run = small.run(disk_args, log)
+        failures = _check_error(run) if megabytes < 250 else []  # two checkpoints and the next
+        run.wait(TIMEOUT_S)
+        last = run_folder(folder) / "checkpoints" / "last.ckpt"
         if last.exists():
-            checkpoint_files.read(last)  # raises where it is damaged
-        if list(small.rglob("*.part")):
-            wrong.append("left a part behind")
-        full.resize(20_000 if not mounted else 2000)
-        again = [*args, "--trainer.default_root_dir", str(small), "--ckpt_path", "last"]
-        run = full.run(again, settings.scratch / "saving_again")
-        if run.wait(LIMIT) != 0:
-            wrong.append(f"going on ended with {run.code}")
-        else:
-            wrong += _same(args, settings.scratch / "saving_whole", small)
-    return _verdict(full, "checkpoints", f"of {room} MB", wrong)
+            checkpoints.read(last)  # raises if damaged
+        if list(folder.rglob("*.part")):
+            failures.append("left an incomplete file")
+        small.resize(2000 if mounted else 20_000)
+        resumed = small.run([*disk_args, "--ckpt_path", "last"], log)
+        failures += wait_and_compare(resumed, _undisturbed(args, scratch / "checkpoints_undisturbed"), folder)
+    return "checkpoints", f"of {megabytes} MB", failures
 
 
-def _decoding(settings: Settings, draw: random.Random, mounted: bool) -> Row:
-    """Decode a folder of images into a cache that does not fit."""
-    small, images = settings.scratch / "decoding", settings.scratch / "images"
-    random_pixels = np.random.default_rng(0)
+def _cache(scratch: Path, rng: random.Random, mounted: bool) -> Case:
+    """Decode an image folder into a cache that is larger than the disk."""
+    folder, log, images = scratch / "cache", scratch / "cache_log", scratch / "images"
+    pixels = np.random.default_rng(0)
     for split, count in (("train", 60), ("test", 20)):
         for name in ("ant", "bee"):
             (images / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = random_pixels.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(images / split / name / f"{number}.png")
-    kilobytes = draw.randint(8, 360)
+                image = Image.fromarray(pixels.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+                image.save(images / split / name / f"{number}.png")
+    kilobytes = rng.randint(8, 360)
     args = [*SMALL, "--data.source", "folder", "--data.root", str(images), "--data.image_size", "32"]
-    args += ["--data.cutout_size", "8", "--data.val_size", "20", "--data.cache_dir", str(small / "cache")]
-    with disk(small, mounted, kilobytes / 1024) as full:
-        folder = settings.scratch / "decoding_log"
-        wrong = _said_so(full.run(args, folder))
-        left = [path for path in small.rglob("*") if path.is_file() and path.suffix != ".lock"]
-        if left:
-            wrong.append(f"left {left[0].name} behind")
-        full.resize(2000)
-        folder = settings.scratch / "decoding_again"
-        run = full.run(args, folder)
-        if run.wait(LIMIT) != 0:
-            wrong.append(f"starting again ended with {run.code}")
-        else:
-            args[args.index("--data.cache_dir") + 1] = str(settings.scratch / "another_cache")
-            wrong += _same(args, settings.scratch / "decoding_whole", folder)
-    return _verdict(full, "the cache of decoded images", f"of {kilobytes} kB for 480 kB", wrong)
+    args += ["--data.cutout_size", "8", "--data.val_size", "20", "--data.cache_dir"]
+    with disk(folder, mounted, kilobytes / 1024) as small:
+        failures = _check_error(small.run([*args, str(folder / "cache")], log))
+        if left := [path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]:
+            failures.append(f"left {left[0]}")
+        small.resize(2000)
+        again = small.run([*args, str(folder / "cache")], scratch / "cache_again")
+        undisturbed = _undisturbed([*args, str(scratch / "other_cache")], scratch / "cache_undisturbed")
+        failures += wait_and_compare(again, undisturbed, scratch / "cache_again")
+    return "the cache of decoded images", f"of {kilobytes} kB for 480 kB", failures
 
 
-def _reporting(settings: Settings, draw: random.Random, mounted: bool) -> Row:
-    """Fill the disk when the training is over."""
-    small = settings.scratch / "reporting"
-    leave = draw.choice([0, 20, 200])
-    filler = small / "filler"
-    env = {"FILLER": str(filler), "LEAVE": str(leave * 1024)}
-    with disk(small, mounted, 400) as full:
-        args = [*SMALL, "--trainer.default_root_dir", str(small)]
-        wrong = _said_so(full.run(args, settings.scratch / "reporting_log", env, "full_disk:fill_later"))
-        for name in ("last", "best"):
-            checkpoint_files.read(newest(small) / "checkpoints" / f"{name}.ckpt")
-        filler.unlink(missing_ok=True)
-        full.resize(800)
-        run = full.run([*args, "--ckpt_path", "last"], settings.scratch / "reporting_again")
-        if run.wait(LIMIT) != 0:
-            wrong.append(f"going on ended with {run.code}")
-        else:
-            wrong += _same(SMALL, settings.scratch / "reporting_whole", small)
-    return _verdict(full, "the report", f"with {leave} kB left after the training", wrong)
+def _logs(scratch: Path, rng: random.Random, mounted: bool) -> Case:
+    """Leave too little space even for the logs."""
+    folder = scratch / "logs"
+    kilobytes = rng.choice([4, 8, 16])
+    with disk(folder, mounted, kilobytes / 1024) as small:
+        run = small.run([*SMALL, "--trainer.default_root_dir", str(folder)], scratch / "logs_log")
+        return "the run's first files", f"of {kilobytes} kB", _check_error(run)
+
+
+def _check_error(run: fork_server.Group) -> list[str]:
+    failures = [] if run.wait(TIMEOUT_S) == 1 else [f"ended with exit code {run.exit_code}"]
+    if "error:" not in run.output or DISK_FULL not in run.output:
+        failures.append("no message that the disk is full")
+    return failures + ["a traceback"] * ("Traceback" in run.output)
+
+
+def _undisturbed(args: list[str], folder: Path) -> Path:
+    run = fork_server.run(args, folder)
+    assert run.wait(TIMEOUT_S) == 0, run.output
+    return folder

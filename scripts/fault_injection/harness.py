@@ -1,36 +1,60 @@
-"""What the tortures share: what they are told, and what they report."""
+"""Settings and results shared by all parts."""
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
+
+
+@dataclass
+class Settings:
+    """Options of a part.
+
+    Attributes:
+        seed: Seed of all random choices.
+        runs: Number of runs to kill.
+        writes: Number of kills during checkpoint writes.
+        scratch: Empty folder for the runs.
+        quick: Skip cases that are similar to others.
+        simulate_disk: Do not mount file systems, even where that is permitted.
+    """
+
+    seed: int
+    runs: int
+    writes: int
+    scratch: Path
+    quick: bool = False
+    simulate_disk: bool = False
 
 
 @dataclass
 class Row:
-    """One torture.
+    """Result of one injected fault.
 
     Attributes:
-        part: Where it belongs.
-        what: What was tortured.
-        how: What was done to it.
-        result: What came out.
-        survived: Whether nothing was lost and nothing differed.
+        part: Name of the part.
+        what: What was disturbed.
+        fault: What was done to it.
+        result: What happened.
+        survived: Whether nothing was lost and nothing differs from an undisturbed run.
     """
 
     part: str
     what: str
-    how: str
+    fault: str
     result: str
     survived: bool
 
+    @classmethod
+    def of(cls, part: str, what: str, fault: str, failures: list[str], success: str = "identical") -> "Row":
+        """Create a row from a list of failures; an empty list means success."""
+        return cls(part, what, fault, "; ".join(failures) or success, not failures)
+
 
 class WrappedFile:
-    """A file with a `write` of another kind."""
+    """Forward everything to an open file; subclasses override `write`."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -45,33 +69,7 @@ class WrappedFile:
         return getattr(self.file, name)
 
 
-@dataclass
-class Settings:
-    """What the parts are told.
-
-    Attributes:
-        seed: Of all random choices.
-        runs: How many runs to kill.
-        writes: How many times to kill while a checkpoint is written.
-        scratch: An empty folder for the runs.
-        quick: Leave out what is much like the rest.
-        made_up: Do not mount file systems, even where that is allowed.
-    """
-
-    seed: int
-    runs: int
-    writes: int
-    scratch: Path
-    quick: bool = False
-    made_up: bool = False
-
-    def tell(self, row: Row) -> None:
-        """Say on the screen what came out."""
-        verdict = "survived" if row.survived else "LOST"
-        print(f"  {verdict}: {row.what}; {row.how}: {row.result}", file=sys.stderr, flush=True)
-
-    def done(self, *folders: Path, keep: bool = False) -> None:
-        """Remove what is not needed any more; keep it for a look where something went wrong."""
-        for folder in folders:
-            if not keep:
-                shutil.rmtree(folder, ignore_errors=True)
+def remove(*folders: Path) -> None:
+    """Delete the folders of runs that survived; the others are kept for inspection."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

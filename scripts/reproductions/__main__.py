@@ -1,25 +1,24 @@
-"""Train recipes, seed after seed, and write down what they reach: `scripts/reproduce`.
+"""Train recipes with several seeds and record the results: scripts/reproduce.
 
-Finished trainings are kept and interrupted ones gone on with, so the same command can be given again at any time. The
-trainings are ordinary runs in lightning_logs/ of the folder you are in; those of the very same command that
-lie there already count, too. The tables go into RESULTS.md, after its lines <!-- results --> and <!-- tried -->, and
-everything into results.json.
+Finished runs are kept and interrupted ones are resumed, so the same command can be repeated at any time. The runs are
+ordinary ones in lightning_logs/ of the current folder; existing runs of exactly the same command count. Tables are
+written to RESULTS.md, after its lines <!-- results --> and <!-- ablations -->, and all numbers to results.json.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ablations import CHANGES, SPLIT
+from ablations import CHANGES, VALIDATION
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_MEASURED = {"demo"}
-OURS = {
+EXCLUDED = {"demo"}
+RESERVED = {
     "--config": "the recipes come before it",
     "-c": "the recipes come before it",
     "--seed_everything": "--seeds N trains with the seeds 0 to N - 1",
     "--trainer.max_epochs": "--epochs shortens the training",
-    "--ckpt_path": "the same command goes on by itself",
+    "--ckpt_path": "interrupted runs are resumed automatically",
 }
 EXAMPLES = """examples:
   scripts/reproduce --all --seeds 5
@@ -28,88 +27,86 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    """Train what is not trained yet."""
-    recipes = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem not in NOT_MEASURED}
+    """Train what has not been trained yet."""
+    recipes = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem not in EXCLUDED}
     parser = argparse.ArgumentParser(
         "scripts/reproduce",
         usage="%(prog)s [options] RECIPE ... [-- OPTIONS OF python -m cifar_lit.fit]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"recipes: {', '.join(recipes)}\n\n{EXAMPLES}\nwhat --try tries, besides the recipe as it is:\n"
-        + "\n".join(f"  {name:28} {' '.join(args)}" for name, args in CHANGES.items() if args),
+        epilog=f"recipes: {', '.join(recipes)}\n\n{EXAMPLES}\nchanges of --ablations, besides the unchanged recipe:\n"
+        + "\n".join(f"  {name:30} {' '.join(args)}" for name, args in CHANGES.items() if args),
     )
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which recipes")
-    parser.add_argument("--all", action="store_true", help="all recipes")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="shorten every training to so many; marked in the table")
-    parser.add_argument("--data", metavar="NAME", help="what the table calls the images, if not CIFAR-10 itself")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="recipes to train")
+    parser.add_argument("--all", action="store_true", help="train all recipes")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, help="shorten each training to this many epochs; marked in the table")
     parser.add_argument(
-        "--try",
+        "--data", metavar="NAME", help="name of the data set in the table, if it is not CIFAR-10 itself"
+    )
+    parser.add_argument(
+        "--ablations",
         action="store_true",
-        dest="tries",
-        help="change one thing at a time, with 5000 training images held out to judge it by",
+        help="change one option at a time, and compare by accuracy on 5000 held-out training images",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(), help="existing folder of RESULTS.md and results.json (default: here)"
+        "--out", type=Path, default=Path(), help="existing folder for RESULTS.md and results.json (default: current)"
     )
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     options, unknown_args = parser.parse_known_intermixed_args(given[:cut])
-    further = tuple(given[cut + 1 :])
+    fit_args = tuple(given[cut + 1 :])
     if unknown_args:
         parser.error(f"unrecognized arguments: {' '.join(unknown_args)}; options of fit go after --")
-    options.recipes = [Path(name).stem if name.endswith(".yaml") else name for name in options.recipes]
-    if unknown := set(options.recipes) - set(recipes):
-        parser.error(f"no recipe {', '.join(sorted(unknown))}; there are {', '.join(recipes)}")
-    if options.all == bool(options.recipes):
-        parser.error(f"give recipes, of {', '.join(recipes)}, or --all")
+    names = [Path(name).stem if name.endswith(".yaml") else name for name in options.recipes]
+    if unknown := set(names) - set(recipes):
+        parser.error(f"unknown recipe {', '.join(sorted(unknown))}; choose from {', '.join(recipes)}")
+    if options.all == bool(names):
+        parser.error(f"give recipes ({', '.join(recipes)}) or --all")
     for name in ("seeds", "epochs"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be 1 or more, got {value}")
-    for arg in further:
-        if remedy := OURS.get(arg.split("=")[0]):
+    for arg in fit_args:
+        if remedy := RESERVED.get(arg.split("=")[0]):
             parser.error(f"{arg} cannot be given after --: {remedy}")
     if not options.out.is_dir():
-        parser.error(f"--out {options.out}: there is no such folder")
-    sys.path.insert(0, str(ROOT))  # the project itself, where it is not installed
+        parser.error(f"--out {options.out}: no such folder")
+    sys.path.insert(0, str(ROOT))  # cifar_lit, if it is not installed
     from cifar_lit.utils.errors import short_errors
 
     with short_errors():
-        _train(options, [recipes[name] for name in options.recipes or recipes], further)
+        _train_all(options, [recipes[name] for name in names or recipes], fit_args)
 
 
-def _train(options: argparse.Namespace, recipes: list[Path], further: tuple[str, ...]) -> None:
-    from results import keep, record, tell, text_of, write  # here, because they wait for torch
-    from training import Training, finished
+def _train_all(options: argparse.Namespace, recipes: list[Path], fit_args: tuple[str, ...]) -> None:
+    from results import add, read_text, record, summary, write_tables  # here, because they import torch
+    from training import Training
 
     from cifar_lit.utils.errors import RunError
 
-    text_of(options.out / "RESULTS.md")  # not only after hours
-    changes = CHANGES if options.tries else {"": ()}
-    split = SPLIT if options.tries else ()
-    wanted = [
-        Training(recipe, seed, options.epochs, (*split, *further, *args), change)
+    read_text(options.out / "RESULTS.md")  # fail before the training, not after it
+    changes = CHANGES if options.ablations else {"": ()}
+    validation = VALIDATION if options.ablations else ()
+    trainings = [
+        Training(recipe, seed, options.epochs, (*validation, *fit_args, *args), change)
         for recipe in recipes
         for change, args in changes.items()
         for seed in range(options.seeds)
     ]
     failed = []
-    for training in wanted:
-        run = training.begun()
-        done = kept = finished(run)
-        if not kept:
-            if training.train(run) == 2:
-                sys.exit(2)  # the options are the same for all
-            run = training.begun()
-            done = finished(run)
-        if not run or not done:
+    for training in trainings:
+        kept = training.finished_run()
+        if not kept and training.train() == 2:
+            sys.exit(2)  # the options are the same for all
+        run = kept or training.finished_run()
+        if not run:
             failed.append(training.name)
             continue
-        new = record(training, done, run, options.data)
-        write(options.out / "RESULTS.md", keep(options.out / "results.json", new))
-        print(f"{training.name}{', kept' if kept else ''}: {tell(new)} ({run})", flush=True)
+        new = record(training, run, options.data)
+        write_tables(options.out / "RESULTS.md", add(options.out / "results.json", new))
+        print(f"{training.name}{' (kept)' if kept else ''}: {summary(new)} ({run})", flush=True)
     if failed:
-        raise RunError("without a result, for the reasons above:\n" + "\n".join(failed))
+        raise RunError("these trainings have no result, see the messages above:\n" + "\n".join(failed))
     print(f"\n{options.out / 'RESULTS.md'}, {options.out / 'results.json'}")
 
 

@@ -1,24 +1,24 @@
-"""What is tried one at a time on a recipe, judged on held-out training images."""
+"""Changes of a recipe that are tried one at a time, compared by validation accuracy."""
 
-SPLIT = ("--data.val_size", "5000")
+VALIDATION = ("--data.val_size", "5000")
 
-RATE = "--model.optimizer.init_args.lr"
+LR = "--model.optimizer.init_args.lr"
 CHANGES: dict[str, tuple[str, ...]] = {
-    "as it is": (),
-    "peak 0.1": (RATE, "0.1"),
-    "peak 0.4": (RATE, "0.4"),
-    "batch 512, peak 0.4": ("--data.batch_size", "512", RATE, "0.4"),
-    "batch 1024, peak 0.8": ("--data.batch_size", "1024", RATE, "0.8"),
+    "none": (),
+    "peak lr 0.1": (LR, "0.1"),
+    "peak lr 0.4": (LR, "0.4"),
+    "batch 512, peak lr 0.4": ("--data.batch_size", "512", LR, "0.4"),
+    "batch 1024, peak lr 0.8": ("--data.batch_size", "1024", LR, "0.8"),
     "no label smoothing": ("--model.label_smoothing", "0"),
-    "no mean of weights": ("--trainer.callbacks", "[]"),
-    "weight decay everywhere": ("--model.norm_weight_decay", "null"),
-    "norm biases 64 times as fast": ("--model.norm_bias_lr_mult", "64"),
-    "last norms begin as 1": ("--model.zero_init_residual", "false"),
-    "convolutions begin as He's": ("--model.init", "he"),
+    "no EMA of the weights": ("--trainer.callbacks", "[]"),
+    "weight decay on all parameters": ("--model.norm_weight_decay", "null"),
+    "norm bias lr times 64": ("--model.norm_bias_lr_mult", "64"),
+    "no zero-initialized residuals": ("--model.zero_init_residual", "false"),
+    "He initialization": ("--model.init", "he"),
     "random flips": ("--data.flip_mode", "random"),
     "constant padding": ("--data.padding_mode", "constant"),
     "no cutout": ("--data.cutout_size", "0"),
     "cutout 12": ("--data.cutout_size", "12"),
     "cutout 16": ("--data.cutout_size", "16"),
-    "cutout grows to 16 in 20 epochs": ("--data.cutout_size", "16", "--data.cutout_warmup_epochs", "20"),
+    "cutout 16, 20 warm-up epochs": ("--data.cutout_size", "16", "--data.cutout_warmup_epochs", "20"),
 }

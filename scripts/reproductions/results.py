@@ -1,4 +1,4 @@
-"""`results.json`, what each training reached, and the tables that RESULTS.md makes of it."""
+"""`results.json`, with the results of each training, and the tables in RESULTS.md."""
 
 import json
 import statistics
@@ -9,82 +9,78 @@ from typing import Any
 from training import Training
 
 from cifar_lit.cli.arguments import without
-from cifar_lit.report.comparison import Run
+from cifar_lit.report import comparison
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
 
 Record = dict[str, Any]
-NEVER_SHOWN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # the name of the data tells
-WHERE = ("hardware", "precision", "processes", "versions")
-SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", *WHERE)
+HIDDEN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # implied by the name of the data
+ENVIRONMENT = ("hardware", "precision", "processes", "versions")
+SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", *ENVIRONMENT)
 SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-MARKS = ("results", "tried")  # where the tables go
-HEAD = "# Results\n\n<!-- results -->\n<!-- /results -->\n\n## What was tried\n\n<!-- tried -->\n<!-- /tried -->\n"
+TEMPLATE = """# Results
+
+<!-- results -->
+<!-- /results -->
+
+## Ablations
+
+<!-- ablations -->
+<!-- /ablations -->
+"""
 
 
-def record(training: Training, run: Run, folder: Path, data: str | None) -> Record:
-    """Return what is kept of a finished training.
+def record(training: Training, folder: Path, data: str | None) -> Record:
+    """Return the results of a finished run.
 
     Args:
-        training: What was asked for.
-        run: What it left.
-        folder: Its folder.
-        data: What the images are called; None for the name of their source.
+        training: What was trained.
+        folder: The run's folder.
+        data: Name of the data set; None for that of its source.
     """
-    begun, done = folder / "provenance.json", folder / "report" / "index.html"
+    run = comparison.read(str(folder))
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("provenance*.json"))]
-    notes = run.notes
-    reached = {
+    provenance = run.notes
+    scores = {
         "test_accuracy": run.metrics["test"]["accuracy"],
         "test_accuracy_flip_tta": run.metrics.get("test_flip_tta", {}).get("accuracy"),
         "weights": run.metrics["weights"],
     }
-    if training.change:  # what is tried is judged on the validation images: nobody need know the rest
-        reached = {"val_accuracy": run.history[-1]["val/accuracy"]}
+    if training.change:  # ablations must not be selected by test accuracy
+        scores = {"val_accuracy": run.history[-1]["val/accuracy"]}
+    start, end = ((folder / name).stat().st_mtime for name in ("provenance.json", "report/index.html"))
     return {
         "recipe": training.recipe.stem,
         "change": training.change,
         "seed": training.seed,
         "epochs": run.epochs,
         "full_epochs": training.full_epochs,
-        "command": notes["command"],
-        "options": " ".join(without(training.options, *NEVER_SHOWN)),
+        "command": provenance["command"],
+        "options": " ".join(without(training.options, *HIDDEN)),
         "data": data or SOURCES.get(run.config["data.source"], run.config["data.source"]),
         "fingerprints": run.metrics["fingerprints"],
         "held_out": run.config["data.val_size"],
-        **reached,
+        **scores,
         "parameters": run.metrics["parameters"],
         "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
-        "seconds_of_training": run.seconds,
-        # When it began and when its page was written; what lies between is not all work if it was gone on with.
-        "seconds_in_all": done.stat().st_mtime - begun.stat().st_mtime if len(parts) == 1 else None,
-        "hardware": ", ".join(notes["gpus"]) or f"{notes['cpu']}, {notes['threads']} threads",
-        "processes": notes.get("processes", 1),
-        "precision": notes["precision"],
-        "versions": {name: notes[name] for name in ("python", "torch", "torchvision", "pytorch-lightning")},
-        "commits": list(dict.fromkeys(str(one["commit"]) for one in parts)),
+        "seconds_training": run.seconds,
+        "seconds_total": end - start if len(parts) == 1 else None,  # unknown if the run was interrupted
+        "hardware": ", ".join(provenance["gpus"]) or f"{provenance['cpu']}, {provenance['threads']} threads",
+        "processes": provenance.get("processes", 1),
+        "precision": provenance["precision"],
+        "versions": {name: provenance[name] for name in ("python", "torch", "torchvision", "pytorch-lightning")},
+        "commits": list(dict.fromkeys(str(part["commit"]) for part in parts)),
     }
 
 
-def keep(file: Path, new: Record) -> list[Record]:
-    """Put a record in place of the one of the same training, if there is one, and return all."""
+def add(file: Path, new: Record) -> list[Record]:
+    """Add a record to the file, replacing an earlier one of the same training; return all records."""
     records = load(file)
-    same = (*SAME_ROW, "seed")
-    records = [one for one in records if any(one[key] != new[key] for key in same)]
+    records = [old for old in records if any(old[key] != new[key] for key in (*SAME_ROW, "seed"))]
     records.append(new)
-    records.sort(key=lambda one: (one["recipe"], one["change"], -one["epochs"], one["seed"]))
+    records.sort(key=lambda record: (record["recipe"], record["change"], -record["epochs"], record["seed"]))
     atomic_write_text(file, json.dumps(records, indent=1) + "\n")
     return records
-
-
-def tell(one: Record) -> str:
-    """Return what a training reached, in a few words."""
-    if one["change"]:
-        return f"validation accuracy {one['val_accuracy']:.2%}"
-    averaged = one["test_accuracy_flip_tta"]
-    return f"test accuracy {one['test_accuracy']:.2%}" + (
-        f", with flip TTA {averaged:.2%}" if averaged is not None else ""
-    )
 
 
 def load(file: Path) -> list[Record]:
@@ -92,104 +88,111 @@ def load(file: Path) -> list[Record]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
-def text_of(file: Path) -> str:
-    """Read RESULTS.md, or begin it.
+def summary(record: Record) -> str:
+    """Return the accuracy of a training as text."""
+    if record["change"]:
+        return f"validation accuracy {record['val_accuracy']:.2%}"
+    flip_tta = record["test_accuracy_flip_tta"]
+    return f"test accuracy {record['test_accuracy']:.2%}" + (
+        f", with flip TTA {flip_tta:.2%}" if flip_tta is not None else ""
+    )
+
+
+def read_text(file: Path) -> str:
+    """Read RESULTS.md, or return a template.
 
     Raises:
-        UsageError: It has no place for the tables.
+        UsageError: The file has no markers for the tables.
     """
-    text = file.read_text(encoding="utf-8") if file.exists() else HEAD
-    for mark in MARKS:
-        if f"<!-- /{mark} -->" not in text.partition(f"<!-- {mark} -->\n")[2]:
+    text = file.read_text(encoding="utf-8") if file.exists() else TEMPLATE
+    for name in ("results", "ablations"):
+        if f"<!-- /{name} -->" not in text.partition(f"<!-- {name} -->\n")[2]:
             raise UsageError(
-                f"{file} has no lines <!-- {mark} --> and <!-- /{mark} --> to put a table between; add them, or give "
+                f"{file} has no lines <!-- {name} --> and <!-- /{name} --> to put a table between; add them, or give "
                 "another folder as --out"
             )
     return text
 
 
-def write(file: Path, records: Sequence[Record]) -> None:
-    """Put the tables between the marks of RESULTS.md; what stands around them stays."""
-    text = text_of(file)
-    results, tried = MARKS
-    for mark, table in (
-        (results, _results([one for one in records if not one["change"]])),
-        (tried, _tried([one for one in records if one["change"]])),
+def write_tables(file: Path, records: Sequence[Record]) -> None:
+    """Replace the tables in RESULTS.md, and keep everything else."""
+    text = read_text(file)
+    for name, table in (
+        ("results", _results_table([record for record in records if not record["change"]])),
+        ("ablations", _ablations_table([record for record in records if record["change"]])),
     ):
-        before, _, rest = text.partition(f"<!-- {mark} -->\n")
-        _, end, after = rest.partition(f"<!-- /{mark} -->")
-        text = f"{before}<!-- {mark} -->\n{table}{end}{after}"
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}{start}{table}{end}{after}"
     atomic_write_text(file, text)
 
 
-def _rows(records: Sequence[Record]) -> list[list[Record]]:
-    """Put together what differs in the seed only."""
-    rows: dict[tuple[Any, ...], list[Record]] = {}
-    for one in records:
-        rows.setdefault(tuple(str(one[key]) for key in SAME_ROW), []).append(one)
+def _by_row(records: Sequence[Record]) -> list[list[Record]]:
+    """Group the records that differ only in the seed."""
+    rows: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        rows.setdefault(tuple(str(record[key]) for key in SAME_ROW), []).append(record)
     return list(rows.values())
 
 
-def _results(records: Sequence[Record]) -> str:
+def _results_table(records: Sequence[Record]) -> str:
     lines = [
         "| no. | recipe | data | held out | epochs | seeds | test accuracy | with flip TTA | an epoch | a run |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    where = []
-    for number, row in enumerate(_rows(records), 1):
-        one = row[0]
+    environments = []
+    for number, row in enumerate(_by_row(records), 1):
+        first = row[0]
         lines.append(
-            f"| {number} | {_name(one)} | {one['data']} | {one['held_out']:,} | "
-            f"{_epochs(one)} | {len(row)} | "
+            f"| {number} | {_name(first)} | {first['data']} | {first['held_out']:,} | {_epochs(first)} | {len(row)} | "
             f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_tta')} | "
-            f"{_time(row, 'seconds_per_epoch')} | "
-            f"{_time(row, 'seconds_in_all') or _time(row, 'seconds_of_training') + ', epochs alone'} |"
+            f"{_median(row, 'seconds_per_epoch')} | "
+            f"{_median(row, 'seconds_total') or _median(row, 'seconds_training') + ', epochs only'} |"
         )
-        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-        commits = ", ".join(dict.fromkeys(commit[:7] for each in row for commit in each["commits"]))
-        where.append(
-            f"{number}. {one['hardware']}"
-            + (f", {one['processes']} processes" if one["processes"] > 1 else "")
-            + f"; {one['precision']}; {versions}; commit {commits}; {one['weights'].split(',')[0]}; test images "
-            f"{one['fingerprints']['test']}"
+        processes = f", {first['processes']} processes" if first["processes"] > 1 else ""
+        versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        commits = ", ".join(dict.fromkeys(commit[:7] for record in row for commit in record["commits"]))
+        environments.append(
+            f"{number}. {first['hardware']}{processes}; {first['precision']}; {versions}; commit {commits}; "
+            f"{first['weights'].split(',')[0]}; test images {first['fingerprints']['test']}"
         )
-    return "\n".join([*lines, "", *where, ""]) + "\n" if records else ""
+    return "\n".join([*lines, "", *environments, ""]) + "\n" if records else ""
 
 
-def _tried(records: Sequence[Record]) -> str:
+def _ablations_table(records: Sequence[Record]) -> str:
     lines = [
         "| recipe | change | data | epochs | seeds | validation accuracy | hardware |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in _rows(records):
-        one = row[0]
+    for row in _by_row(records):
+        first = row[0]
         lines.append(
-            f"| {_name(one)} | {one['change']} | {one['data']} | {_epochs(one)} | {len(row)} | "
-            f"{_mean(row, 'val_accuracy')} | {one['hardware']} |"
+            f"| {_name(first)} | {first['change']} | {first['data']} | {_epochs(first)} | {len(row)} | "
+            f"{_mean(row, 'val_accuracy')} | {first['hardware']} |"
         )
     return "\n".join(lines) + "\n" if records else ""
 
 
-def _name(one: Record) -> str:
-    return f"`{one['recipe']}`" + (f" `{one['options']}`" if one["options"] and not one["change"] else "")
+def _name(record: Record) -> str:
+    options = f" `{record['options']}`" if record["options"] and not record["change"] else ""
+    return f"`{record['recipe']}`{options}"
 
 
-def _epochs(one: Record) -> str:
-    if one["epochs"] == one["full_epochs"]:
-        return str(one["epochs"])
-    return f"**{one['epochs']} of {one['full_epochs']}**"
+def _epochs(record: Record) -> str:
+    epochs, full = record["epochs"], record["full_epochs"]
+    return str(epochs) if epochs == full else f"**{epochs} of {full}**"
 
 
 def _mean(row: Sequence[Record], key: str) -> str:
     """Return mean and standard deviation over the seeds, in percent."""
-    values = [100 * one[key] for one in row if one[key] is not None]
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread} %" if values else "not asked for"
+    values = [100 * record[key] for record in row if record[key] is not None]
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation} %" if values else "not computed"
 
 
-def _time(row: Sequence[Record], key: str) -> str:
-    """Return the median over the seeds; nothing where it is not known."""
-    values = [one[key] for one in row if one[key] is not None]
+def _median(row: Sequence[Record], key: str) -> str:
+    """Return the median over the seeds as text; empty if unknown."""
+    values = [record[key] for record in row if record[key] is not None]
     if not values:
         return ""
     seconds = statistics.median(values)

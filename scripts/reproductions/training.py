@@ -1,5 +1,6 @@
-"""One training: whether it was done already, how to go on with it, and doing it."""
+"""One training of a recipe: find its run, resume it, or start it."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -10,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from cifar_lit.report.comparison import Run, flat, read
-from cifar_lit.training import run_folder as runs
+from cifar_lit.training import run_folder
 from cifar_lit.utils.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe with a seed.
+    """A recipe and a seed.
 
     Args:
-        recipe: Its file.
-        seed: For everything that is random.
-        epochs: In place of the recipe's own; None for those.
-        options: Further ones of `python -m cifar_lit.fit`.
-        change: What is tried on the recipe, in words; empty for the recipe as it is.
+        recipe: YAML file.
+        seed: Seed of everything random.
+        epochs: Number of epochs; None for the recipe's own.
+        options: Further options of `python -m cifar_lit.fit`.
+        change: Name of the ablation; empty for the recipe itself.
     """
 
     recipe: Path
@@ -36,25 +36,19 @@ class Training:
     change: str = ""
 
     @property
-    def args(self) -> list[str]:
-        """The command line."""
-        shortened = [] if self.epochs is None else ["--trainer.max_epochs", str(self.epochs)]
-        recipe = os.path.relpath(self.recipe)
-        return ["--config", recipe, "--seed_everything", str(self.seed), *shortened, *self.options]
+    def name(self) -> str:
+        """Recipe, ablation and seed."""
+        return ", ".join([self.recipe.stem, *([self.change] if self.change else []), f"seed {self.seed}"])
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the recipe's file says, flattened to dotted names, without what the command line changes."""
-        changed = tuple(arg.removeprefix("--").split("=")[0] for arg in self.args if arg.startswith("--"))
-        return {
-            name: value
-            for name, value in flat(self._recipe, lists=True).items()
-            if not any(name == one or name.startswith(f"{one}.") for one in changed)
-        }
+    def args(self) -> list[str]:
+        """Command-line arguments of `cifar_lit.fit`."""
+        epochs = [] if self.epochs is None else ["--trainer.max_epochs", str(self.epochs)]
+        return ["--config", os.path.relpath(self.recipe), "--seed_everything", str(self.seed), *epochs, *self.options]
 
     @property
     def full_epochs(self) -> int:
-        """How many epochs the recipe has."""
+        """Number of epochs in the recipe."""
         epochs: int = self._recipe["trainer"]["max_epochs"]
         return epochs
 
@@ -62,43 +56,53 @@ class Training:
     def _recipe(self) -> Any:
         return yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
 
-    def begun(self) -> Path | None:
-        """Return the newest run of this very command with the recipe as it is now, finished or not."""
+    def run(self) -> Path | None:
+        """Return the newest run of this command, finished or not; None if the recipe has changed since."""
         command = " ".join(["python -m cifar_lit.fit", *self.args])
-        for run in reversed(runs.versions(Path("lightning_logs") / self.recipe.stem)):
+        overridden = tuple(arg.removeprefix("--").split("=")[0] for arg in self.args if arg.startswith("--"))
+        settings = {
+            name: value
+            for name, value in _flatten(self._recipe).items()
+            if not any(name == option or name.startswith(f"{option}.") for option in overridden)
+        }
+        for run in reversed(run_folder.versions(Path("lightning_logs") / self.recipe.stem)):
             try:
-                notes = yaml.safe_load((run / "provenance.json").read_text(encoding="utf-8"))
-                config = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), lists=True)
-            except OSError:  # stopped before it began, or another one's that begins right now
+                provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+                config = _flatten(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+            except OSError:  # interrupted before it started, or about to start in another process
                 continue
-            if notes["command"] == command and self.settings.items() <= config.items():
+            if provenance["command"] == command and settings.items() <= config.items():
                 return run
         return None
 
-    @property
-    def name(self) -> str:
-        """What tells it from the others."""
-        return ", ".join([self.recipe.stem, *([self.change] if self.change else []), f"seed {self.seed}"])
+    def finished_run(self) -> Path | None:
+        """Return the newest run of this command if its report is complete."""
+        run = self.run()
+        if run and (run / "report" / "index.html").exists() and not (run / "report" / "problems.txt").exists():
+            return run
+        return None
 
-    def train(self, begun: Path | None) -> int:
-        """Train, or go on with a run; return the exit code."""
-        going_on = ["--ckpt_path", str(begun)] if begun else []
-        command = [sys.executable, "-m", "cifar_lit.fit", *self.args, *going_on]
+    def train(self) -> int:
+        """Train, or resume an interrupted run; return the exit code."""
+        run = self.run()
+        command = [sys.executable, "-m", "cifar_lit.fit", *self.args, *(["--ckpt_path", str(run)] if run else [])]
         print(f"\n== {shlex.join(['python', *command[1:]])}", flush=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        # In a session of its own, or the terminal's Ctrl-C would reach it a second time, which means at once.
+        # In its own session: otherwise Ctrl-C would reach it twice, which ends it without saving.
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
         try:
             return process.wait()
         except Interrupted as stop:
             process.send_signal(stop.signum)
             process.wait()
-            raise Interrupted(stop.signum, "what is done is kept, and the same command goes on") from None
+            advice = "finished runs are kept, and the same command resumes the interrupted one"
+            raise Interrupted(stop.signum, advice) from None
 
 
-def finished(run: Path | None) -> Run | None:
-    """Read a run if its report is complete."""
-    # The page is what is written last.
-    if run and (run / "report" / "index.html").exists() and not (run / "report" / "problems.txt").exists():
-        return read(str(run))
-    return None
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries and lists to dotted names."""
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
+        return {prefix.rstrip("."): config}
+    return {key: value for name, part in config.items() for key, value in _flatten(part, f"{prefix}{name}.").items()}

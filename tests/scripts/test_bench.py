@@ -1,3 +1,5 @@
+"""scripts/bench with --quick: every part runs and measures both sides."""
+
 import json
 import subprocess
 import sys
@@ -5,39 +7,27 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-PARTS = {
-    "augmentation",
-    "loop",
-    "start",
-    "step",
-    "throughput",
-    "folder",
-    "memory",
-    "ending",
-    "processes",
-    "growth",
-    "whole",
-}
+PARTS = "augmentation loop startup step throughput folder memory report processes scaling end_to_end".split()
 
 
-def bench(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def bench(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(ROOT / "scripts" / "benchmarks"), *args]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_every_part_measures_both_sides(tmp_path: Path) -> None:
+def test_quick_run_measures_every_part(tmp_path: Path) -> None:
     done = bench("--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    notes = json.loads((tmp_path / "bench.json").read_text())
-    assert {row["part"] for row in notes["rows"]} == PARTS
-    for row in notes["rows"]:
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert {row["part"] for row in results["rows"]} == set(PARTS)
+    for row in results["rows"]:
         assert row["result"] and f"| {row['part']} | {row['what']} | {row['ours']} |" in done.stdout
         assert all(min(seconds) > 0 for seconds in row["seconds"].values())
-    assert notes["commit"] and notes["cpu"] and notes["torch"] and notes["quick"]
+    assert results["commit"] and results["cpu"] and results["torch"] and results["quick"]
 
 
-def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_part(tmp_path: Path) -> None:
     done = bench("augmentations", folder=tmp_path)
     assert done.returncode == 2
-    assert "no part augmentations; there are augmentation, loop" in done.stderr
+    assert "unknown part augmentations; choose from augmentation, loop" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The short forms of scripts/inject_faults: nothing is lost when a run is killed, starved or cut off."""
+"""scripts/inject_faults with --quick: runs that are killed or whose disk is full lose nothing."""
 
 import subprocess
 import sys
@@ -8,25 +8,29 @@ import pytest
 
 from tests.conftest import ROOT
 
+PARTS = ("resume", "checkpoint_writes", "full_disk", "process_agreement", "process_death")
 
-@pytest.mark.parametrize("part", ["resuming", "writing", "full_disk", "agreeing", "dying"])
+
+def inject_faults(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "scripts" / "fault_injection"), *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_nothing_is_lost(part: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "fault_injection"),
-        part,
-        "--quick",
-        "--scratch",
-        str(tmp_path / "runs"),
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = inject_faults(part, "--quick", "--scratch", "runs", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {part} |" in done.stdout and "survived (" in done.stdout
 
 
-def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "fault_injection"), "drowning"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+def test_simulated_full_disk(tmp_path: Path) -> None:
+    done = inject_faults("full_disk", "--quick", "--simulate-disk", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a simulated disk" in done.stdout
+
+
+def test_unknown_part(tmp_path: Path) -> None:
+    done = inject_faults("flood", folder=tmp_path)
     assert done.returncode == 2
-    assert "no part drowning; there are resuming, writing" in done.stderr
+    assert "unknown part flood; choose from resume, checkpoint_writes" in done.stderr
     assert not list(tmp_path.iterdir())

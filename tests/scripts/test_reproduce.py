@@ -1,197 +1,197 @@
-"""scripts/reproduce: real trainings of seconds, the tables they leave, and going on after an interruption."""
+"""scripts/reproduce: short trainings, their tables, and resumption."""
 
 import json
+import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cifar_lit.fit import main as fit
 from tests.conftest import CONFIGS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts" / "reproductions"))
 
-from ablations import CHANGES, SPLIT
-from results import Record, keep, write
-from training import Training, finished
+from ablations import CHANGES, VALIDATION
+from results import Record, add, load, write_tables
+from training import Training
 
-PROGRAM = [sys.executable, str(ROOT / "scripts" / "reproductions")]
+COMMAND = [sys.executable, str(ROOT / "scripts" / "reproductions")]
 SHORT = [
     *("--data.source", "digits", "--data.image_size", "8", "--data.num_workers", "0", "--data.crop_padding", "1"),
     *("--model.stem", "imagenet", "--trainer.limit_train_batches", "2", "--trainer.limit_test_batches", "2"),
     *("--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0", "--data.cutout_size", "2"),
 ]
+TWO_SEEDS = ["baseline", "--seeds", "2", "--epochs", "1", "--data", "digits", "--", *SHORT]
 
 
 def reproduce(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*PROGRAM, *args], cwd=folder, capture_output=True, text=True)
-
-
-def records(folder: Path) -> list[Record]:
-    found: list[Record] = json.loads((folder / "results.json").read_text())
-    return found
+    return subprocess.run([*COMMAND, *args], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two seeds of a recipe were trained."""
+    """A folder in which two seeds of a recipe were trained."""
     folder = tmp_path_factory.mktemp("reproduced")
-    made = reproduce(folder, "baseline", "--seeds", "2", "--epochs", "1", "--data", "digits", "--", *SHORT)
-    assert made.returncode == 0, made.stdout + made.stderr
+    process = reproduce(folder, *TWO_SEEDS)
+    assert process.returncode == 0, process.stdout + process.stderr
     return folder
 
 
-def test_the_row_is_what_the_runs_reached(done: Path) -> None:
-    reached = [
-        json.loads((done / "lightning_logs" / "baseline" / f"version_{seed}" / "report" / "metrics.json").read_text())
-        for seed in range(2)
-    ]
-    plain, averaged = ([100 * one[split]["accuracy"] for one in reached] for split in ("test", "test_flip_tta"))
+def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
+    runs = [done / "lightning_logs" / "baseline" / f"version_{seed}" for seed in range(2)]
+    metrics = [json.loads((run / "report" / "metrics.json").read_text()) for run in runs]
     text = (done / "RESULTS.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| 1 ")]
     assert "| digits |" in row and "| **1 of 26** | 2 |" in row and "`baseline`" in row
-    assert f"| {statistics.mean(plain):.2f} ± {statistics.stdev(plain):.2f} %" in row
-    assert f"| {statistics.mean(averaged):.2f} ± {statistics.stdev(averaged):.2f} %" in row
-    first, second = records(done)
+    for split in ("test", "test_flip_tta"):
+        accuracies = [100 * one[split]["accuracy"] for one in metrics]
+        assert f"| {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %" in row
+    first, second = load(done / "results.json")
     assert (first["seed"], second["seed"]) == (0, 1)
-    assert first["fingerprints"] == reached[0]["fingerprints"] and first["seconds_in_all"] > 0
+    assert first["fingerprints"] == metrics[0]["fingerprints"] and first["seconds_total"] > 0
     assert first["hardware"] in text and first["precision"] in text and first["versions"]["torch"] in text
     assert all(commit[:7] in text for commit in first["commits"])
 
 
-def test_what_is_done_is_not_done_again_and_words_around_the_tables_stay(done: Path) -> None:
-    runs = {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
-    before = records(done)
-    text = (done / "RESULTS.md").read_text()
-    (done / "RESULTS.md").write_text(text.replace("# Results\n", "# Results\n\nSome words.\n"))
-    again = reproduce(done, "baseline", "--seeds", "2", "--epochs", "1", "--data", "digits", "--", *SHORT)
-    assert again.returncode == 0, again.stderr
-    assert "baseline, seed 0, kept: test accuracy" in again.stdout
-    assert runs == {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
-    assert records(done) == before
-    assert (done / "RESULTS.md").read_text() == text.replace("# Results\n", "# Results\n\nSome words.\n")
+def test_repeated_command_keeps_finished_runs_and_text(done: Path) -> None:
+    def modified() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
+
+    runs, records = modified(), load(done / "results.json")
+    text = (done / "RESULTS.md").read_text().replace("# Results\n", "# Results\n\nSome text.\n")
+    (done / "RESULTS.md").write_text(text)
+    process = reproduce(done, *TWO_SEEDS)
+    assert process.returncode == 0, process.stderr
+    assert "baseline, seed 0 (kept): test accuracy" in process.stdout
+    assert modified() == runs and load(done / "results.json") == records
+    assert (done / "RESULTS.md").read_text() == text
 
 
-def test_the_time_of_an_interrupted_training_is_that_of_its_epochs(done: Path, tmp_path: Path) -> None:
-    interrupted = {**records(done)[0], "seconds_in_all": None, "seconds_of_training": 7200.0}
-    write(tmp_path / "RESULTS.md", [interrupted])
-    assert "| 120 min, epochs alone |" in (tmp_path / "RESULTS.md").read_text()
+def test_interrupted_run_shows_time_of_epochs(done: Path, tmp_path: Path) -> None:
+    interrupted = {**load(done / "results.json")[0], "seconds_total": None, "seconds_training": 7200.0}
+    write_tables(tmp_path / "RESULTS.md", [interrupted])
+    assert "| 120 min, epochs only |" in (tmp_path / "RESULTS.md").read_text()
 
 
-def test_only_the_same_training_counts(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_runs_of_the_same_command_count(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
     training = Training(CONFIGS / "baseline.yaml", 1, 1, tuple(SHORT))
-    assert training.begun() == Path("lightning_logs/baseline/version_1")
-    assert finished(training.begun())
-    assert not finished(None)
+    assert training.finished_run() == Path("lightning_logs/baseline/version_1")
     for other in (replace(training, seed=2), replace(training, epochs=2), replace(training, options=())):
-        assert other.begun() is None
-    text = (CONFIGS / "baseline.yaml").read_text()
-    assert "momentum: 0.9" in text
-    configs = done / "configs"  # a recipe that was changed since
-    configs.mkdir()
-    notes = json.loads((done / "lightning_logs/baseline/version_1/provenance.json").read_text())
-    for momentum, found in (("0.8", False), ("0.9", True)):
-        (configs / "baseline.yaml").write_text(text.replace("momentum: 0.9", f"momentum: {momentum}"))
-        mine = replace(training, recipe=configs / "baseline.yaml")
-        command = " ".join(["python -m cifar_lit.fit", *mine.args])
-        Path("lightning_logs/baseline/version_1/provenance.json").write_text(json.dumps({**notes, "command": command}))
-        assert (mine.begun() is not None) == found
-    Path("lightning_logs/baseline/version_1/provenance.json").write_text(json.dumps(notes))
+        assert other.run() is None
 
 
-def test_an_interrupted_training_is_gone_on_with(tmp_path: Path) -> None:
+def test_runs_of_an_edited_recipe_do_not_count(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(done / "lightning_logs", tmp_path / "lightning_logs")
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "baseline.yaml"
+    training = Training(recipe, 1, 1, tuple(SHORT))
+    file = tmp_path / "lightning_logs" / "baseline" / "version_1" / "provenance.json"
+    recipe.write_text((CONFIGS / "baseline.yaml").read_text())
+    provenance = {**json.loads(file.read_text()), "command": " ".join(["python -m cifar_lit.fit", *training.args])}
+    file.write_text(json.dumps(provenance))
+    assert training.run()
+    recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    assert training.run() is None
+
+
+def interrupt_after_epoch(folder: Path, args: list[str]) -> str:
+    """Start the command, send SIGTERM after the first epoch that it prints, and return the output."""
+    process = subprocess.Popen(
+        [*COMMAND, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    timeout = threading.Timer(300, process.kill)
+    timeout.start()
+    assert process.stdout
+    output = ""
+    for line in process.stdout:
+        output += line
+        if re.match(r"epoch \d+/300", line):
+            process.send_signal(signal.SIGTERM)
+            break
+    output += process.communicate()[0]
+    timeout.cancel()
+    assert process.returncode == 143, output
+    return output
+
+
+def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
     args = ["onecycle", "--epochs", "300", "--", *SHORT, "--data.val_size", "100"]
-    process = subprocess.Popen(
-        [*PROGRAM, *args], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
-    while "epoch 2/" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    assert "the same command goes on" in said
+    output = interrupt_after_epoch(tmp_path, args)
+    assert "the same command resumes the interrupted one" in output
     assert not (tmp_path / "results.json").exists()
+    interrupt_after_epoch(tmp_path, args)
     run = tmp_path / "lightning_logs" / "onecycle" / "version_0"
-    config = run / "config.yaml"
-    assert yaml.safe_load(config.read_text())["trainer"]["max_epochs"] == 300
-    process = subprocess.Popen(
-        [*PROGRAM, *args], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
-    said = ""
-    end = time.monotonic() + 120
-    while "epoch " not in said.partition("going on with")[2]:
-        said += process.stdout.readline()
-        assert time.monotonic() < end and process.poll() is None, said
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
     assert [path.name for path in run.parent.iterdir() if path.is_dir()] == ["version_0"]
     assert len(list(run.glob("provenance*.json"))) == 2
 
 
-def test_a_failing_training_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    options = [*SHORT, "--model.optimizer.init_args.lr", "1e30"]
-    made = reproduce(tmp_path, "baseline", "--epochs", "2", "--", *options)
-    assert made.returncode == 1
-    assert "without a result, for the reasons above" in made.stderr and "baseline, seed 0" in made.stderr
+def test_failed_training_is_reported(tmp_path: Path) -> None:
+    process = reproduce(tmp_path, "baseline", "--epochs", "2", "--", *SHORT, "--model.optimizer.init_args.lr", "1e30")
+    assert process.returncode == 1
+    assert "these trainings have no result" in process.stderr and "baseline, seed 0" in process.stderr
     assert not (tmp_path / "RESULTS.md").exists()
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "message"),
     [
-        ([], "give recipes, of baseline, best"),
-        (["bestest"], "no recipe bestest; there are baseline"),
+        ([], "give recipes (baseline, best"),
+        (["bestest"], "unknown recipe bestest; choose from baseline"),
         (["best", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["best", "--all"], "give recipes, of baseline, best, best_40, imagenet_stem"),
+        (["best", "--all"], "give recipes (baseline, best, best_40, imagenet_stem"),
         (["best", "--data.source", "digits"], "options of fit go after --"),
         (["best", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
         (["best", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
-        (["best", "--out", "nowhere"], "--out nowhere: there is no such folder"),
+        (["best", "--out", "nowhere"], "--out nowhere: no such folder"),
         (["best", "--", "--data.flipp", "1"], "data.flipp"),
     ],
 )
-def test_usage(args: list[str], words: str, tmp_path: Path) -> None:
-    made = reproduce(tmp_path, *args)
-    assert made.returncode == 2
-    assert words in made.stderr and "Traceback" not in made.stderr
+def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> None:
+    process = reproduce(tmp_path, *args)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_every_change_is_one_that_fit_understands(change: str, capsys: pytest.CaptureFixture[str]) -> None:
-    best = CONFIGS / "best.yaml"
-    with pytest.raises(SystemExit, match="0"):
-        fit(["--config", str(best), *SPLIT, *CHANGES[change], "--print_config"])
-    with_it = capsys.readouterr().out
-    with pytest.raises(SystemExit, match="0"):
-        fit(["--config", str(best), *SPLIT, "--print_config"])
-    assert (capsys.readouterr().out == with_it) == (not CHANGES[change])
+def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    def config(*args: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            fit(["--config", str(CONFIGS / "best.yaml"), *VALIDATION, *args, "--print_config"])
+        return capsys.readouterr().out
+
+    unchanged = config()
+    assert [name for name, args in CHANGES.items() if config(*args) == unchanged] == ["none"]
 
 
-def test_a_file_without_a_place_for_the_tables_is_refused_before_the_training(tmp_path: Path) -> None:
+def test_results_file_without_markers(tmp_path: Path) -> None:
     (tmp_path / "RESULTS.md").write_text("# Mine\n")
-    made = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
-    assert made.returncode == 2
-    assert "has no lines <!-- results --> and <!-- /results -->" in made.stderr and "--out" in made.stderr
+    process = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
+    assert process.returncode == 2
+    assert "has no lines <!-- results --> and <!-- /results -->" in process.stderr and "--out" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
 
 
-def test_what_was_tried_is_told_by_its_validation_accuracy(done: Path, tmp_path: Path) -> None:
-    (one, _) = records(done)
+def test_ablations_table_shows_validation_accuracy(done: Path, tmp_path: Path) -> None:
+    record: Record = {**load(done / "results.json")[0], "change": "no cutout", "options": "--data.val_size 5000"}
     for key in ("test_accuracy", "test_accuracy_flip_tta", "weights"):
-        del one[key]
-    tried = {**one, "change": "no cutout", "val_accuracy": 0.8125, "options": "--data.val_size 5000"}
-    write(tmp_path / "RESULTS.md", keep(tmp_path / "results.json", tried))
-    better = {**tried, "seed": 1, "val_accuracy": 0.8325}
-    write(tmp_path / "RESULTS.md", keep(tmp_path / "results.json", better))
+        del record[key]
+    for seed, accuracy in enumerate((0.8125, 0.8325)):
+        records = add(tmp_path / "results.json", {**record, "seed": seed, "val_accuracy": accuracy})
+        write_tables(tmp_path / "RESULTS.md", records)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| `baseline` | no cutout | digits | **1 of 26** | 2 | 82.25 ± 1.41 % |" in text
+
+
+def test_tables_in_the_repository_match_results_json(tmp_path: Path) -> None:
+    text = (ROOT / "RESULTS.md").read_text()
+    (tmp_path / "RESULTS.md").write_text(text)
+    write_tables(tmp_path / "RESULTS.md", load(ROOT / "results.json"))
+    assert (tmp_path / "RESULTS.md").read_text() == text

@@ -16,16 +16,16 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts" / "fault_injection"))
 
-import zygote
-from resuming import SMALL, fingerprint, newest
+import fork_server
+from comparison import SMALL, fingerprint, run_folder
 
 LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
 
 
-def begin(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> zygote.Group:
+def begin(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> fork_server.Group:
     """Start a run and wait until it has printed something."""
-    run = zygote.run(args, folder, env=env)
-    wait(lambda: until in run.said or run.code is not None)
+    run = fork_server.run(args, folder, env=env)
+    wait(lambda: until in run.output or run.exit_code is not None)
     return run
 
 
@@ -42,13 +42,13 @@ def test_a_signal_saves_and_says_how_to_go_on(signum: signal.Signals, tmp_path: 
     run = begin(tmp_path, *LONG, "1000")
     run.kill(signum)
     assert run.wait(60) == 128 + signum
-    assert f"stopped by {signum.name}; saved in" in run.said and "Traceback" not in run.said
-    command = shlex.split(run.said.strip().splitlines()[-1])
+    assert f"stopped by {signum.name}; saved in" in run.output and "Traceback" not in run.output
+    command = shlex.split(run.output.strip().splitlines()[-1])
     folder = f"lightning_logs{os.sep}demo{os.sep}version_0"
     assert command[1:3] == ["-m", "cifar_lit.fit"] and command[-2:] == ["--ckpt_path", folder]
     again = begin(tmp_path, *command[3:], until="going on with")
     again.kill()
-    assert f"going on with {folder}" in again.said
+    assert f"going on with {folder}" in again.output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -56,7 +56,7 @@ def test_a_signal_to_the_workers_too_loses_nothing(signum: signal.Signals, tmp_p
     run = begin(tmp_path, *LONG, "1000")
     os.killpg(run.processes[0].pid, signum)  # as a terminal, `timeout` and job schedulers do
     assert run.wait(60) == 128 + signum
-    assert f"stopped by {signum.name}; saved in" in run.said and "error:" not in run.said
+    assert f"stopped by {signum.name}; saved in" in run.output and "error:" not in run.output
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epoch of")
     time.sleep(0.3)
     run.kill(signal.SIGINT)
-    wait(lambda: "SIGINT: saving after this step" in run.said)
+    wait(lambda: "SIGINT: saving after this step" in run.output)
     began = time.monotonic()
     run.kill(signal.SIGINT)
     assert run.wait(60) == 130
     assert time.monotonic() - began < 2
-    assert not (newest(tmp_path) / "checkpoints" / "last.ckpt").exists()
+    assert not (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Pat
     wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # what is written before the page
     run.kill(signal.SIGTERM)
     assert run.wait(60) == 143
-    assert "the training is finished and kept; " in run.said
+    assert "the training is finished and kept; " in run.output
 
 
 @pytest.fixture
@@ -110,16 +110,16 @@ def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: di
     first.kill(signal.SIGUSR1)
     assert first.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
-    shutil.rmtree(newest(tmp_path) / "report", ignore_errors=True)
+    shutil.rmtree(run_folder(tmp_path) / "report", ignore_errors=True)
     args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
     run = begin(tmp_path, *args, until="its report is made again", env={**slurm, "SLURM_JOB_ID": "78"})
-    wait(lambda: (newest(tmp_path) / "report").exists())
+    wait(lambda: (run_folder(tmp_path) / "report").exists())
     run.kill(signal.SIGUSR1)
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\nrequeue 78\n"
     env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
     again = begin(tmp_path, *args, until="never", env=env)
-    assert again.code == 0 and "this training is finished; its report is made again" in again.said
+    assert again.exit_code == 0 and "this training is finished; its report is made again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 
@@ -130,23 +130,23 @@ def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path, slur
     run.kill(signal.SIGUSR1)  # in the middle of an epoch
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
-    assert "requeued the SLURM job" in run.said
+    assert "given back to SLURM" in run.output
     again = begin(tmp_path / "cut", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
-    assert again.code == 0, again.said
-    assert f"going on with lightning_logs{os.sep}demo{os.sep}version_0" in again.said
+    assert again.exit_code == 0, again.output
+    assert f"going on with lightning_logs{os.sep}demo{os.sep}version_0" in again.output
     whole = begin(tmp_path / "whole", *args, until="never")
-    assert whole.code == 0
-    assert fingerprint(newest(tmp_path / "cut")) == fingerprint(newest(tmp_path / "whole"))
-    assert json.loads((newest(tmp_path / "cut") / "provenance.json").read_text())["slurm_job"] == "77"
+    assert whole.exit_code == 0
+    assert fingerprint(run_folder(tmp_path / "cut")) == fingerprint(run_folder(tmp_path / "whole"))
+    assert json.loads((run_folder(tmp_path / "cut") / "provenance.json").read_text())["slurm_job"] == "77"
 
 
 def test_two_runs_that_begin_together_get_two_folders_and_one_cannot_be_trained_twice(tmp_path: Path) -> None:
-    both = [zygote.run([*LONG, "1000"], tmp_path) for _ in range(2)]
-    wait(lambda: both[0].said.count("epoch 1/") == 2)
+    both = [fork_server.run([*LONG, "1000"], tmp_path) for _ in range(2)]
+    wait(lambda: both[0].output.count("epoch 1/") == 2)
     assert {run.name for run in tmp_path.glob("lightning_logs/demo/*")} == {"version_0", "version_1"}
-    third = zygote.run([*LONG, "1000", "--ckpt_path", "last"], tmp_path)
+    third = fork_server.run([*LONG, "1000", "--ckpt_path", "last"], tmp_path)
     assert third.wait(60) == 2
-    assert "version_1 is being trained by another process" in third.said
+    assert "version_1 is being trained by another process" in third.output
     for run in both:
         run.kill()
         run.wait(60)

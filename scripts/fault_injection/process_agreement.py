@@ -1,0 +1,64 @@
+"""Compare runs with different numbers of processes: metrics and misclassified images must not depend on it."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fork_server
+from comparison import SMALL, TIMEOUT_S, differences, fingerprint, run_folder
+from harness import Row, Settings
+
+MAX_RELATIVE_DIFFERENCE = 1e-4  # of losses after 21 steps in float32, from rounding
+
+
+def inject(settings: Settings) -> Iterator[Row]:
+    """Compare reports, then training runs."""
+    yield _reports(settings.scratch)
+    yield from _training(settings.scratch)
+
+
+def _reports(scratch: Path) -> Row:
+    """Report on one checkpoint with 1, 2 and 3 processes; none of them divides the number of images."""
+    args = [*SMALL, "--trainer.max_epochs", "1", "--trainer.limit_test_batches", "0.97"]
+    hashes = []
+    for processes in (1, 2, 3):
+        folder = scratch / str(processes)
+        if processes > 1:
+            shutil.copytree(scratch / "1", folder)
+        run = fork_server.run([*args, *(["--ckpt_path", "last"] if processes > 1 else [])], folder, processes)
+        assert run.wait(TIMEOUT_S) == 0, run.output
+        hashes.append(fingerprint(run_folder(folder)))
+    names = ("misclassified.csv", "predictions.csv")
+    failures = [
+        f"{name} of {n}" for n, other in enumerate(hashes, 1) for name in names if other[name] != hashes[0][name]
+    ]
+    what = "the report of one checkpoint, 349 test images"
+    return Row.of("process_agreement", what, "1, 2 and 3 processes", failures)
+
+
+def _training(scratch: Path) -> Iterator[Row]:
+    """Train with one process of 16 images a step, two of 8, and two machines of 8."""
+    args = [*SMALL, "--model.norm", "layer", "--data.batch_size"]  # BatchNorm depends on the batch of each process
+    one, two, machines = (scratch / name for name in ("one", "two", "machines"))
+    for run in (
+        fork_server.run([*args, "16"], one),
+        fork_server.run([*args, "8"], two, 2),
+        fork_server.run([*args, "8"], machines, 2, machines=True),
+    ):
+        assert run.wait(TIMEOUT_S) == 0, run.output
+    difference = max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(_losses(one), _losses(two), strict=True))
+    yield Row(
+        "process_agreement",
+        "three epochs, LayerNorm",
+        "1 process of 16 images a step, 2 of 8",
+        f"largest relative difference of the losses {difference:.1e}, must be below {MAX_RELATIVE_DIFFERENCE:.0e}",
+        difference < MAX_RELATIVE_DIFFERENCE,
+    )
+    fault = "2 processes on one machine, on two machines without a shared disk"
+    yield Row.of("process_agreement", "three epochs, LayerNorm", fault, differences(two, machines))
+
+
+def _losses(folder: Path) -> list[float]:
+    with open(run_folder(folder) / "report" / "history.csv", newline="", encoding="utf-8") as file:
+        return [float(value) for row in csv.DictReader(file) for key, value in row.items() if key.endswith("/loss")]
