@@ -13,8 +13,8 @@ from unittest import mock
 import torch
 from harness import Row, Settings, WrappedFile
 
-from cifar_lit.training import checkpoints
-from cifar_lit.training.checkpointing import AtomicCheckpointIO
+from cifar_lit.training import checkpoint_files
+from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
 from cifar_lit.utils import files
 
 CHUNK = 1 << 16  # bytes
@@ -53,7 +53,7 @@ def inject(settings: Settings) -> Iterator[Row]:
             saved = max([first, *(int(line) for line in reported)])
         during_write += path.with_name("last.ckpt.part").exists()
         try:
-            checkpoint = checkpoints.read(path)
+            checkpoint = checkpoint_files.read(path)
             weights = checkpoint["state_dict"]["weights"]
             newest = checkpoint["global_step"]
             damaged += not bool((weights == newest).all())

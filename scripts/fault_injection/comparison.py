@@ -10,7 +10,7 @@ from fork_server import Group
 from harness import ROOT
 
 TIMEOUT_S = 600  # a run takes about 10 s
-TIMING = {"seconds", "train/images_per_second", "train/data_time_fraction"}  # columns that differ between any two runs
+TIMING = {"seconds", "images_per_second", "data_time_fraction"}  # columns that differ between any two runs
 SMALL = [
     *("--config", str(ROOT / "configs" / "demo.yaml"), "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"),
     *("--data.image_size", "8", "--data.cutout_size", "3", "--data.crop_padding", "1", "--data.batch_size", "16"),
@@ -56,9 +56,12 @@ def fingerprint(run: Path) -> dict[str, str]:
             hashes[f"{name}: {part}"] = _hash(checkpoint[part])
     for name in ("metrics.csv", "report/history.csv"):
         with open(run / name, newline="", encoding="utf-8") as file:
-            rows = [{k: v for k, v in row.items() if k not in TIMING and v} for row in csv.DictReader(file)]
+            rows = [
+                {k: v for k, v in row.items() if k.removeprefix("train/") not in TIMING and v}
+                for row in csv.DictReader(file)
+            ]
         hashes[name] = _hash([row for row in rows if len(row) > 2])  # more than step and epoch
-    for name in ("misclassified.csv", "predictions.csv", "metrics.json"):
+    for name in ("misclassified.csv", "predictions.csv", "predictions_train.csv", "metrics.json"):
         hashes[name] = _hash((run / "report" / name).read_bytes())
     return hashes
 

@@ -18,7 +18,7 @@ from comparison import SMALL, TIMEOUT_S, run_folder, wait_and_compare
 from harness import Row, Settings, WrappedFile
 from PIL import Image
 
-from cifar_lit.training import checkpoints
+from cifar_lit.training import checkpoint_files
 
 DISK_FULL = os.strerror(errno.ENOSPC)
 
@@ -111,12 +111,12 @@ def simulate_full_disk() -> None:
 
 def fill_before_report() -> None:
     """Leave `LEAVE` bytes on the disk of `FILLER` when the report starts; called in a run before it starts."""
-    from cifar_lit.callbacks.report import CombinedReport
+    from cifar_lit.callbacks.report import Report
 
-    original = CombinedReport.on_fit_end
+    original = Report.on_fit_end
     filler, leave = Path(os.environ["FILLER"]), int(os.environ["LEAVE"])
 
-    def on_fit_end(self: CombinedReport, *args: Any) -> None:
+    def on_fit_end(self: Report, *args: Any) -> None:
         if "FREE_BYTES" in os.environ:
             simulate_full_disk()
             os.environ["FREE_BYTES"] = str(leave)
@@ -124,7 +124,7 @@ def fill_before_report() -> None:
             filler.write_bytes(bytes(max(0, shutil.disk_usage(filler.parent).free - leave)))
         original(self, *args)
 
-    mock.patch.object(CombinedReport, "on_fit_end", on_fit_end).start()
+    mock.patch.object(Report, "on_fit_end", on_fit_end).start()
 
 
 def inject(settings: Settings) -> Iterator[Row]:
@@ -150,7 +150,7 @@ def _report(scratch: Path, rng: random.Random, mounted: bool) -> Case:
     with disk(folder, mounted, 400) as small:
         failures = _check_error(small.run(args, log, env, "full_disk:fill_before_report"))
         for name in ("last", "best"):
-            checkpoints.read(run_folder(folder) / "checkpoints" / f"{name}.ckpt")  # raises if damaged
+            checkpoint_files.read(run_folder(folder) / "checkpoints" / f"{name}.ckpt")  # raises if damaged
         filler.unlink(missing_ok=True)
         small.resize(800)
         resumed = small.run([*args, "--ckpt_path", "last"], log)
@@ -170,7 +170,7 @@ def _checkpoints(scratch: Path, rng: random.Random, mounted: bool) -> Case:
         run.wait(TIMEOUT_S)
         last = run_folder(folder) / "checkpoints" / "last.ckpt"
         if last.exists():
-            checkpoints.read(last)  # raises if damaged
+            checkpoint_files.read(last)  # raises if damaged
         if list(folder.rglob("*.part")):
             failures.append("left an incomplete file")
         small.resize(2000 if mounted else 20_000)

@@ -9,7 +9,7 @@ from typing import Any
 from training import Training
 
 from cifar_lit.cli.arguments import without
-from cifar_lit.report import comparison
+from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
 
@@ -38,38 +38,38 @@ def record(training: Training, folder: Path, data: str | None) -> Record:
         folder: The run's folder.
         data: Name of the data set; None for that of its source.
     """
-    run = comparison.read(str(folder))
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("provenance*.json"))]
-    provenance = run.notes
+    run = RunResults.load(folder)
+    first, options = run.provenance.parts[0], run.provenance.options["data"]
     scores = {
-        "test_accuracy": run.metrics["test"]["accuracy"],
-        "test_accuracy_flip_tta": run.metrics.get("test_flip_tta", {}).get("accuracy"),
-        "weights": run.metrics["weights"],
+        "test_accuracy": run.test.accuracy,
+        "test_accuracy_flip_tta": run.test_flip_tta.accuracy if run.test_flip_tta else None,
+        "weights": run.weights,
     }
     if training.change:  # ablations must not be selected by test accuracy
-        scores = {"val_accuracy": run.history[-1]["val/accuracy"]}
+        scores = {"val_accuracy": run.epochs[-1].val_accuracy}
     start, end = ((folder / name).stat().st_mtime for name in ("provenance.json", "report/index.html"))
     return {
         "recipe": training.recipe.stem,
         "change": training.change,
         "seed": training.seed,
-        "epochs": run.epochs,
+        "epochs": len(run.epochs),
         "full_epochs": training.full_epochs,
-        "command": provenance["command"],
+        "command": first["command"],
         "options": " ".join(without(training.options, *HIDDEN)),
-        "data": data or SOURCES.get(run.config["data.source"], run.config["data.source"]),
-        "fingerprints": run.metrics["fingerprints"],
-        "held_out": run.config["data.val_size"],
+        "data": data or SOURCES.get(options["source"], options["source"]),
+        "fingerprints": run.fingerprints,
+        "held_out": options["val_size"],
         **scores,
-        "parameters": run.metrics["parameters"],
-        "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
+        "parameters": run.parameters,
+        "seconds_per_epoch": statistics.median(row.seconds for row in run.epochs),
         "seconds_training": run.seconds,
-        "seconds_total": end - start if len(parts) == 1 else None,  # unknown if the run was interrupted
-        "hardware": ", ".join(provenance["gpus"]) or f"{provenance['cpu']}, {provenance['threads']} threads",
-        "processes": provenance.get("processes", 1),
-        "precision": provenance["precision"],
-        "versions": {name: provenance[name] for name in ("python", "torch", "torchvision", "pytorch-lightning")},
-        "commits": list(dict.fromkeys(str(part["commit"]) for part in parts)),
+        # Unknown if the run was interrupted.
+        "seconds_total": end - start if len(run.provenance.parts) == 1 else None,
+        "hardware": ", ".join(first["gpus"]) or f"{first['cpu']}, {first['threads']} threads",
+        "processes": first.get("processes", 1),
+        "precision": first["precision"],
+        "versions": {name: first[name] for name in ("python", "torch", "torchvision", "pytorch-lightning")},
+        "commits": list(dict.fromkeys(str(part["commit"]) for part in run.provenance.parts)),
     }
 
 

@@ -78,7 +78,7 @@ class Training:
     def finished_run(self) -> Path | None:
         """Return the newest run of this command if its report is complete."""
         run = self.run()
-        if run and (run / "report" / "index.html").exists() and not (run / "report" / "problems.txt").exists():
+        if run and (run / "report" / "index.html").exists() and not (run / "report" / "failures.txt").exists():
             return run
         return None
 
