@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cifar_lit.training.checkpoints import net_state
 from PIL import Image
 
 from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.training.checkpoint_files import net_state
 from tests.cli.refused import refused
 from tests.conftest import QUICK
 

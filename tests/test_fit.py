@@ -132,12 +132,12 @@ def test_failed_part_of_the_report_does_not_stop_the_others(
     message = capsys.readouterr().err
     assert "Scores could not be made: no room for the matrix" in message
     assert "evaluate --ckpt_path lightning_logs/demo/version_0" in message
-    assert "MemoryError" in (report / "problems.txt").read_text()
+    assert "MemoryError" in (report / "failures.txt").read_text()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--ckpt_path", "lightning_logs/demo/version_0"])
     again = report.parent / "evaluation_1"
-    assert (again / "confusion.png").exists() and not (again / "problems.txt").exists()
+    assert (again / "confusion.png").exists() and not (again / "failures.txt").exists()
 
 
 def test_final_train_metrics_exclude_augmentation_and_validation_images(run: Path) -> None:
@@ -230,7 +230,7 @@ def test_val_size_0_reports_the_last_weights(fit: Callable[..., Path]) -> None:
     run = fit(*QUICK, "--data.val_size=0")
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == "last weights, epoch 1"
-    assert not any("val" in row for row in rows(run / "report" / "history.csv"))
+    assert not any(row["val_loss"] for row in rows(run / "report" / "history.csv"))
 
 
 def test_command_line_overrides_the_recipe_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +244,7 @@ def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) 
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
     worst = [callback, "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=min"]
     run = fit(*QUICK, "--trainer.max_epochs=3", "--trainer.limit_train_batches=8", *worst)
-    accuracies = [float(row["val/accuracy"]) for row in rows(run / "report" / "history.csv")]
+    accuracies = [float(row["val_accuracy"]) for row in rows(run / "report" / "history.csv")]
     assert max(accuracies) > min(accuracies)
     best = accuracies.index(max(accuracies)) + 1
     assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == f"best weights, epoch {best}"

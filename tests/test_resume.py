@@ -74,7 +74,7 @@ def test_best_checkpoint_starts_a_new_run(fit: Fit) -> None:
     assert (first.name, second.name) == ("version_0", "version_1")
     earlier, later = (rows(run / "report" / "history.csv") for run in (first, second))
     assert [row["epoch"] for row in later] == ["0", "1", "2"]
-    for name in ("lr", "train/loss", "val/accuracy"):
+    for name in ("lr", "train_loss", "val_accuracy"):
         before = [float(row[name] or "nan") for row in earlier]
         assert [float(row[name] or "nan") for row in later[:2]] == pytest.approx(before, nan_ok=True)
 

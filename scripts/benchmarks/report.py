@@ -47,7 +47,7 @@ def measure(settings: Settings) -> list[Row]:
     with quiet():
         times = alternate(0, forward=forward, report=fit_and_report)
     # What remains are the passes over test and training images.
-    passes = times["report"].values[0] - sum(seconds.values())
+    passes = times["report"].seconds[0] - sum(seconds.values())
     image_parts = Times([passes + sum(seconds[name] for name in IMAGE_PARTS)])
     against = f"bare forward pass over {len(images):,} test images"
     parts = ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items())
