@@ -105,18 +105,18 @@ def test_total_steps_with_accumulation_and_max_steps(name: str, options: dict[st
 def test_plateau_follows_the_validation_loss_also_when_resumed(tmp_path: Path) -> None:
     schedule = Schedule("plateau", factor=0.5, patience=0)
     options = {"max_epochs": 6, "limit_train_batches": 1}
-    whole = train(schedule, tmp_path, **options)
+    complete = train(schedule, tmp_path, **options)
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
     expected = []
-    for loss in whole.losses:
+    for loss in complete.losses:
         expected.append(optimizer.param_groups[0]["lr"])
         scheduler.step(loss)
-    assert whole.lrs == pytest.approx(expected)
+    assert complete.lrs == pytest.approx(expected)
     for epoch in range(5):
         resumed = train(schedule, tmp_path / "again", ckpt_path=str(tmp_path / f"{epoch}.ckpt"), **options)
-        assert resumed.lrs == pytest.approx(whole.lrs[epoch + 1 :])
-        assert resumed.losses == whole.losses[epoch + 1 :]
+        assert resumed.lrs == pytest.approx(complete.lrs[epoch + 1 :])
+        assert resumed.losses == complete.losses[epoch + 1 :]
 
 
 def test_plateau_needs_a_validation(tmp_path: Path) -> None:
