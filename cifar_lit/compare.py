@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from cifar_lit.utils.errors import short_errors
 
 
-def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run with command-line arguments, by default those of the process.
+
+    Raises:
+        SystemExit: With 2 for unusable options or runs, with 1 for a failure.
+    """
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.compare",
         description="Compare runs on the same test images: a table on the screen, compare.json and compare.html. For "
@@ -21,17 +25,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         help="folder of a run, lightning_logs/RECIPE/version_N, or of a later report in it, such as RUN/evaluation_1",
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
-    return parser.parse_args(args)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments, by default those of the process.
-
-    Raises:
-        SystemExit: With 2 for unusable options or runs, with 1 for a failure.
-    """
     with short_errors():
-        options = parse(args)
+        options = parser.parse_args(args)
         from cifar_lit.report.comparison import compare
 
         compare(options.runs, options.out)

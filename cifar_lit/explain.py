@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from cifar_lit.utils.errors import short_errors
 
 
-def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run with command-line arguments, by default those of the process.
+
+    Raises:
+        SystemExit: With 2 for an unusable option or file, with 1 if an image could not be read.
+    """
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.explain",
         description="Show what a trained network predicts for images, and the evidence for it by Grad-CAM. Writes an "
@@ -28,17 +32,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", default="GradCAM", help="method of the grad-cam package (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (default: %(default)s)")
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
-    return parser.parse_intermixed_args(args)  # images may follow an option that takes a list
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments, by default those of the process.
-
-    Raises:
-        SystemExit: With 2 for an unusable option or file, with 1 if an image could not be read.
-    """
     with short_errors():
-        options = parse(args)
+        options = parser.parse_intermixed_args(args)  # images may follow an option that takes a list
         from cifar_lit.report.explanation import explain_all
 
         explain_all(**vars(options))

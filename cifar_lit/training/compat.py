@@ -11,6 +11,7 @@ Not in this module, but also tested there:
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
 """
 
+import logging
 import warnings
 from typing import Any
 
@@ -19,13 +20,16 @@ from pytorch_lightning import Trainer
 
 
 def hide_warnings() -> None:
-    """Hide warnings of Lightning that give wrong advice here; all others stay."""
+    """Hide messages of Lightning that give wrong advice here or none at all; all others stay."""
     for message in (
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
+        "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message=message)
+    # Advertisements of a service.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in str(record.msg))
 
 
 def secure_jsonargparse() -> None:

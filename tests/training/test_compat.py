@@ -127,7 +127,12 @@ def test_lightning_gives_wrong_advice(hidden: bool, tmp_path: Path, monkeypatch:
         resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
         resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
     messages = " ".join(str(warning.message) for warning in caught)
-    for advice in ("'val_dataloader' does not have many workers", "Total length of `list`", "before the epoch ended"):
+    for advice in (
+        "'val_dataloader' does not have many workers",
+        "Total length of `list`",
+        "before the epoch ended",
+        "LeafSpec",
+    ):
         assert (advice in messages) != hidden
 
 
