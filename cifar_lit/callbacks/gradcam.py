@@ -2,12 +2,12 @@
 
 from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import default_layer
-from cifar_lit.callbacks.options import at_least
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.models.resnet import Layer
 from cifar_lit.report import figures
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.utils.errors import at_least
 
 
 class GradCAMGrid(ReportCallback):

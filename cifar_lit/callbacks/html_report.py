@@ -1,11 +1,11 @@
 """The report on one page."""
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.callbacks.options import at_least
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report import html
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.utils.errors import at_least
 
 
 class HTMLReport(ReportCallback):

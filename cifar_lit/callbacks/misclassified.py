@@ -1,10 +1,10 @@
 """The misclassified test images."""
 
-from cifar_lit.callbacks.options import at_least
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report import figures, tables
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.utils.errors import at_least
 
 
 class MisclassifiedImages(ReportCallback):

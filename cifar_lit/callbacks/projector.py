@@ -3,11 +3,11 @@
 import numpy as np
 
 from cifar_lit.analysis import scores
-from cifar_lit.callbacks.options import at_least
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report.drawing import thumbnails
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.utils.errors import at_least
 
 THUMBNAIL_PX = 40  # 10,000 larger ones would exceed the one texture that the Projector makes of them
 

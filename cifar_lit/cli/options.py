@@ -90,7 +90,8 @@ class FitCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise parse_error(str(error), [action.dest for action in parser._actions]) from None
+            options = vars(parser.get_defaults(skip_validation=True).as_flat())
+            raise parse_error(str(error), options) from None
         except UnicodeDecodeError as error:
             raise UsageError(f"--config: the file is not UTF-8 text ({error}); the recipes are in configs/") from None
         for group in GROUPS:

@@ -13,7 +13,7 @@ from cifar_lit.analysis import faithfulness, scores
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.analysis.label_issues import find_label_issues
 from cifar_lit.models.resnet import LAYERS, Layer
-from cifar_lit.report import figures
+from cifar_lit.report import figures, tables
 from cifar_lit.report.inline import colour_table, encode_cam, svg, thumbnail
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
@@ -44,8 +44,8 @@ class Options:
 class Quality:
     """How good the network is: scores of each split and of each class, and the reliability diagram as SVG."""
 
-    splits: list[dict[str, Any]]
-    classes: list[tuple[str, float, float, float, float]]
+    splits: dict[str, dict[str, Any]]
+    classes: list[tuple[Any, ...]]
     reliability: str
 
 
@@ -59,10 +59,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Confusion matrix, counts and fractions of each row, and the most frequent confusions."""
+    """Confusion matrix, empty if it is too large, and the most frequent confusions."""
 
     counts: list[list[int]]
-    fractions: list[list[float]]
     pairs: list[tuple[int, int, int]]
 
 
@@ -133,14 +132,10 @@ def render(template: str, **context: Any) -> str:
 
 
 def _quality(results: RunResults) -> Quality:
-    test = results.test
-    found = scores.class_scores(scores.confusion(test))
-    counts = np.bincount(test.labels, minlength=len(results.classes))
-    columns = (column.tolist() for column in (counts, found.recall, found.precision, found.f1))
-    splits = {"test": test, "test, flip TTA": results.test_flip_tta, "train": results.train}
+    splits = {"test": results.test, "test, flip TTA": results.test_flip_tta, "train": results.train}
     return Quality(
-        [{"name": name, **scores.summary(split)} for name, split in splits.items() if split],
-        list(zip(results.classes, *columns, strict=True)),
+        {name: scores.summary(split) for name, split in splits.items() if split},
+        list(tables.class_accuracy(results)[1]),
         svg(lambda: figures.reliability(results)),
     )
 
@@ -154,10 +149,8 @@ def _training(results: RunResults) -> Training:
 
 def _confusion(results: RunResults) -> Confusion:
     table = scores.confusion(results.test)
-    pairs = scores.confused_pairs(table)
-    if len(table) > MAX_CONFUSION_CLASSES:
-        return Confusion([], [], pairs)
-    return Confusion(table.tolist(), (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist(), pairs)
+    counts = table.tolist() if len(table) <= MAX_CONFUSION_CLASSES else []
+    return Confusion(counts, scores.confused_pairs(table))
 
 
 def _errors(results: RunResults, options: Options) -> Errors:

@@ -15,8 +15,8 @@ from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.training.checkpoint_files import load_network
 from cifar_lit.training.lr_finder import LRRange
-from cifar_lit.training.trained import load_network
 from cifar_lit.utils.errors import UsageError
 
 

@@ -4,6 +4,7 @@ import io
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from cifar_lit.data.dataset import Split
+from cifar_lit.models.resnet import ResNet18
 from cifar_lit.training.run_folder import versions
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write
@@ -172,3 +174,38 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> Non
 def net_state(state: dict[str, Any]) -> dict[str, Any]:
     """Return the network's part of the `state_dict` of a checkpoint."""
     return {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with what it was trained for.
+
+    Attributes:
+        net: In evaluation mode, in float32, without gradients, on the CPU.
+        classes: The class names.
+        image_size: Height and width in pixels of the images that it was trained on.
+    """
+
+    net: ResNet18
+    classes: tuple[str, ...]
+    image_size: int
+
+
+def load_network(path: str) -> TrainedNetwork:
+    """Load the network of a run's folder (its best weights, else the last ones) or of a checkpoint.
+
+    Raises:
+        UsageError: There is no such checkpoint, or it is not one of this project.
+    """
+    file = of_run(path)
+    checkpoint = read(file)
+    try:
+        built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
+        net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
+        net.load_state_dict(net_state(checkpoint["state_dict"]))
+        return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
+    except (KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"--ckpt_path {path}: {file} does not say what its network was trained for ({error}); give a checkpoint "
+            "of python -m cifar_lit.fit"
+        ) from None

@@ -17,6 +17,13 @@ class UsageError(ValueError):
     """An invalid option or file: exit code 2. The message names the option and the remedy."""
 
 
+def at_least(option: str, value: int, least: int) -> int:
+    """Return the value, or raise UsageError if it is below the least one."""
+    if value < least:
+        raise UsageError(f"{option} must be {least} or more, got {value}")
+    return value
+
+
 class RunError(RuntimeError):
     """A failure at run time (network, disk, diverging training): exit code 1. The message says what to do next."""
 
