@@ -90,7 +90,7 @@ class FitCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise parse_error(str(error), [action.dest for action in parser._actions]) from None
+            raise parse_error(str(error), list(parser.get_defaults(skip_validation=True).keys())) from None
         except UnicodeDecodeError as error:
             raise UsageError(f"--config: the file is not UTF-8 text ({error}); the recipes are in configs/") from None
         for group in GROUPS:
