@@ -1,9 +1,8 @@
 """One process or two, on the same cores, with the same number of images a step."""
 
-import csv
 import os
 
-from harness import NO_EXTRAS, ROOT, Row, Settings, alternate, faster, newest_run, python
+from harness import NO_EXTRAS, ROOT, Row, Settings, alternate, epochs_of_newest_run, faster, python
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -21,9 +20,8 @@ def measure(settings: Settings) -> list[Row]:
             cwd=settings.scratch,
             threads=max(1, cores // processes),
         )
-        with open(newest_run(settings.scratch) / "report" / "history.csv", newline="", encoding="utf-8") as file:
-            speed = float(next(csv.DictReader(file))["train/images_per_second"])
-        return batch * steps / speed
+        (epoch,) = epochs_of_newest_run(settings.scratch)
+        return batch * steps / epoch.images_per_second
 
     times = alternate(0, one=lambda: train(1), two=lambda: train(2))
     what = f"2 CPU processes of {max(1, cores // 2)} threads, 7x7 stem, {batch} images a step"

@@ -1,11 +1,13 @@
 """The report at the end of a training, compared with a bare forward pass over the test set."""
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from harness import Row, Settings, Times, alternate, quiet, slower_by
 
+from cifar_lit.callbacks import evaluation
 from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli.options import FitCLI
 
@@ -37,6 +39,7 @@ def measure(settings: Settings) -> list[Row]:
     seconds: dict[str, float] = {}
     report = find_report(cli.trainer)
     _time_calls(report, "on_fit_end", seconds, "all")
+    _time_calls(evaluation, "predict", seconds, "pass")
     for part in report.parts:
         _time_calls(part, "write", seconds, type(part).__name__)
 
@@ -46,9 +49,7 @@ def measure(settings: Settings) -> list[Row]:
 
     with quiet():
         times = alternate(0, forward=forward, report=fit_and_report)
-    # What remains are the passes over test and training images.
-    passes = times["report"].seconds[0] - sum(seconds.values())
-    image_parts = Times([passes + sum(seconds[name] for name in IMAGE_PARTS)])
+    image_parts = Times([seconds["final pass, test"] + sum(seconds[name] for name in IMAGE_PARTS)])
     against = f"bare forward pass over {len(images):,} test images"
     parts = ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items())
     return [
@@ -58,12 +59,14 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def _time_calls(owner: object, method: str, seconds: dict[str, float], key: str) -> None:
-    """Add the time of each call of a method to `seconds[key]`."""
+    """Add the time of each call of a function to `seconds`, under `key` or its argument `progress`."""
     original = getattr(owner, method)
 
-    def timed(*args: object) -> None:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        original(*args)
-        seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - start
+        result = original(*args, **kwargs)
+        name = kwargs.get("progress", key)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        return result
 
     setattr(owner, method, timed)

@@ -1,10 +1,9 @@
 """Training with data loading: the default recipe compared with a plain loop and torchvision's transforms."""
 
-import csv
 import time
 
 import torch
-from harness import MEAN, NO_EXTRAS, STD, Row, Settings, alternate, faster, newest_run, quiet
+from harness import MEAN, NO_EXTRAS, STD, Row, Settings, alternate, epochs_of_newest_run, faster, quiet
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
@@ -67,10 +66,9 @@ def measure(settings: Settings) -> list[Row]:
                     *("--model.stem", "imagenet") * settings.quick,
                 ]
             )
-        with open(newest_run(settings.scratch) / "report" / "history.csv", newline="", encoding="utf-8") as file:
-            _, epoch = csv.DictReader(file)  # the first epoch warms up
-        data_time.append(float(epoch["train/data_time_fraction"]))
-        return batch * steps / float(epoch["train/images_per_second"])
+        _, epoch = epochs_of_newest_run(settings.scratch)  # the first one warms up
+        data_time.append(epoch.data_time_fraction)
+        return batch * steps / epoch.images_per_second
 
     times = alternate(0 if settings.quick or not on_gpu else 3, plain=plain, ours=ours)
     what = f"training with data loading, batch {batch}, {steps} steps"

@@ -1,6 +1,5 @@
 """Compare runs with different numbers of processes: metrics and misclassified images must not depend on it."""
 
-import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import fork_server
 from comparison import SMALL, TIMEOUT_S, differences, fingerprint, run_folder
 from harness import Row, Settings
+
+from cifar_lit.report.results import read_epochs
 
 MAX_RELATIVE_DIFFERENCE = 1e-4  # of losses after 21 steps in float32, from rounding
 
@@ -60,5 +61,5 @@ def _training(scratch: Path) -> Iterator[Row]:
 
 
 def _losses(folder: Path) -> list[float]:
-    with open(run_folder(folder) / "report" / "history.csv", newline="", encoding="utf-8") as file:
-        return [float(value) for row in csv.DictReader(file) for key, value in row.items() if key.endswith("/loss")]
+    epochs = read_epochs(run_folder(folder) / "report" / "history.csv")
+    return [loss for epoch in epochs for loss in (epoch.train_loss, epoch.val_loss)]
