@@ -1,3 +1,3 @@
-"""Train a ResNet-18 on CIFAR-10, show what it gets wrong, and show why."""
+"""Train a ResNet-18 on CIFAR-10, list the images that it misclassifies, and show why."""
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.compare",
-        description="Compare runs on the same test images: a table on the screen, compare.json and compare.html. For "
-        "two runs also which errors were fixed, which are new and which remain, with an exact McNemar test.",
+        description="Compare runs on the same test images: print a table, write compare.json and compare.html. For "
+        "two runs, also list which errors were fixed, which are new and which remain, with an exact McNemar test.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -25,7 +25,9 @@ def main(args: Sequence[str] | None = None) -> None:
         metavar="RUN_OR_FILE",
         help="folder of a run (lightning_logs/RECIPE/version_N), for its best weights, or a .ckpt file",
     )
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: the predicted)")
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="class to explain (default: the predicted class)"
+    )
     parser.add_argument(
         "--layers", nargs="+", metavar="LAYER", help="layer1 to layer4 (default: the deepest with a heatmap above 5 px)"
     )

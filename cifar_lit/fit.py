@@ -1,4 +1,4 @@
-"""Train, list the misclassified images and show why: `python -m cifar_lit.fit`."""
+"""Train, list the misclassified images, and show why: `python -m cifar_lit.fit`."""
 
 import sys
 from collections.abc import Sequence

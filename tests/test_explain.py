@@ -103,7 +103,7 @@ def test_unreadable_image_is_named_and_the_others_explained(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--class", "cow"], "--class cow: the network knows ape, bee"),
+        (["--class", "cow"], "--class cow: the network's classes are ape, bee"),
         (["--method", "GradCam"], "did you mean GradCAM?"),
         (["--out", "mine"], "--out mine"),
         (["--top", "0"], "--top must be 1 or more"),

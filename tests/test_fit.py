@@ -130,7 +130,7 @@ def test_failed_part_of_the_report_does_not_stop_the_others(
     report = tmp_path / "lightning_logs" / "demo" / "version_0" / "report"
     assert (report / "misclassified.png").exists() and (report / "curves.png").exists()
     message = capsys.readouterr().err
-    assert "Scores could not be made: no room for the matrix" in message
+    assert "Scores could not be created: no room for the matrix" in message
     assert "evaluate --ckpt_path lightning_logs/demo/version_0" in message
     assert "MemoryError" in (report / "failures.txt").read_text()
     monkeypatch.undo()

@@ -34,7 +34,7 @@ def methods() -> dict[str, Any]:
 
 
 def check(option: str, method: str) -> str:
-    """Return the method's name as the package spells it.
+    """Return the method's name as spelled in the package.
 
     Raises:
         UsageError: There is no such method; the message lists all.
@@ -44,8 +44,8 @@ def check(option: str, method: str) -> str:
     name = ALIASES.get(method, method)
     if name not in methods():
         close = difflib.get_close_matches(name, methods(), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"{option}={method}: no such method{hint} There are: {', '.join(sorted(methods()))}")
+        hint = f"; did you mean {close[0]}?" if close else "."
+        raise UsageError(f"{option}={method}: no such method{hint} Available: {', '.join(sorted(methods()))}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs): which places of an image are evidence for a class.
+"""Class activation maps (CAMs): which regions of an image are evidence for a class.
 
 Grad-CAM (arXiv 1610.02391) takes a forward pass, and a backward pass per class for all layers; the grad-cam package
 runs once per layer and class, with the same result. The other methods are the package's.
@@ -30,7 +30,7 @@ def activation_maps(
     """Compute CAMs.
 
     Args:
-        net: In evaluation mode, in float32. Not changed: no gradient is stored, no hook stays.
+        net: In evaluation mode, in float32. Not changed: no gradients are stored, no hooks remain.
         images: Shape `(B, H, W, 3)`, uint8.
         classes: Shape `(B, K)`, the classes to explain for each image.
         layers: Names among `layer1` to `layer4`.

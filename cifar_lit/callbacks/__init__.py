@@ -1,4 +1,4 @@
-"""Thin adapters of analysis and report to Lightning, one a file."""
+"""Thin adapters of analysis and report to Lightning, one per file."""
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.gradcam import GradCAMGrid

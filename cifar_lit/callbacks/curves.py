@@ -7,7 +7,7 @@ from cifar_lit.report.writer import ReportWriter
 
 
 class Curves(ReportCallback):
-    """Writes `history.csv` and `curves.png`; `lr_find.csv` and `lr_find.png` where the learning-rate finder ran."""
+    """Writes `history.csv` and `curves.png`; `lr_find.csv` and `lr_find.png` if the learning-rate finder ran."""
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write tables and figures."""

@@ -36,7 +36,7 @@ def evaluate_network(
         trainer: For its device, precision, processes and limits.
         data: The images.
         net: Moved to the device, and set to evaluation mode and float32.
-        name: As in `RunResults`, like all that follow.
+        name: As in `RunResults`, like the following arguments.
         weights: Which weights `net` has.
         epochs: Metrics of each epoch.
         provenance: Default: this process.

@@ -16,8 +16,8 @@ from cifar_lit.report.results import EpochRow
 
 MIN_HINT_S = 5.0
 HINT = (
-    "hint: the training waits for its images; --data.augment_on device prepares them on the device itself, "
-    "--data.num_workers N in more processes (if there are cores for them)"
+    "hint: the training waits for data; --data.augment_on device augments on the device itself, --data.num_workers N "
+    "uses more worker processes (if there are cores for them)"
 )
 
 

@@ -9,7 +9,7 @@ from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import at_least
 
-THUMBNAIL_PX = 40  # 10,000 larger ones would exceed the one texture that the Projector makes of them
+THUMBNAIL_PX = 40  # 10,000 larger ones would not fit into the Projector's single texture
 
 
 class Projector(ReportCallback):

@@ -1,4 +1,4 @@
-"""What a run was: its options, and what ran them on which hardware."""
+"""Provenance of a run: options, command, commit, versions and hardware."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ class SaveProvenance(SaveConfigCallback):
     provenance: Provenance | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Collect what runs; all processes must ask for the run's folder together."""
+        """Collect the provenance; every process must call `log_dir`."""
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
         part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}

@@ -1,4 +1,4 @@
-"""The report at the end of fitting: its parts, and the callback that makes all of them."""
+"""The report at the end of fitting: its parts, and the callback that writes all of them."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class ReportCallback(Callback, ABC):
     flip_tta = False  # whether this part needs predictions with flip TTA
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, unless another part does it for this one."""
+        """Write the report, unless another part does."""
         parts = [one for one in _callbacks(trainer, Callback) if isinstance(one, ReportCallback)]
         if self is parts[0]:
             Report(parts).on_fit_end(trainer, pl_module)
@@ -45,13 +45,13 @@ class Report(Callback):
     """Evaluates the network once at the end of fitting, and lets each part write.
 
     The best weights are evaluated if a ModelCheckpoint monitors a metric, else the last ones. Under `fast_dev_run`
-    nothing is reported. A part that fails is recorded and does not keep the others from being written.
+    nothing is reported. A part that fails is recorded; the others are still written.
 
     Args:
-        parts: In the order in which they write.
+        parts: In the order in which they are written.
 
     Attributes:
-        lr_range: Curve of the learning-rate finder, where it ran; kept in checkpoint_files.
+        lr_range: Curve of the learning-rate finder, if it ran; saved in checkpoints.
         writer: Of the last report, with its failures.
     """
 
@@ -64,7 +64,7 @@ class Report(Callback):
         """Evaluate in all processes, write in the first."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask together
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # every process must call this
         self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
         try:
             results = self._results(trainer, pl_module, folder)
@@ -99,7 +99,7 @@ class Report(Callback):
         return any(part.flip_tta for part in self.parts)
 
     def raise_if_failed(self, remedy: str) -> None:
-        """Raise RunError, with the remedy, if parts of the last report could not be made."""
+        """Raise RunError, with the remedy, if parts of the last report could not be created."""
         if self.writer:
             self.writer.raise_if_failed(remedy)
 
@@ -111,8 +111,8 @@ class Report(Callback):
                 "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
             )
         for averaging in _callbacks(trainer, WeightAveraging):
-            averaging.on_train_end(trainer, module)  # Lightning skips it where a finished training is resumed
-        net = copy.deepcopy(module.net)  # the module stays as the training leaves it
+            averaging.on_train_end(trainer, module)  # Lightning skips it if a finished training is resumed
+        net = copy.deepcopy(module.net)  # the module stays as it is after training
         weights = _load_best(trainer, net)
         return evaluate_network(
             trainer,
@@ -139,7 +139,7 @@ class Report(Callback):
 
 
 def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # Lightning's types do not know it
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 

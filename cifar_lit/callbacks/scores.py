@@ -10,9 +10,9 @@ class Scores(ReportCallback):
     """Writes accuracy, loss and calibration, overall and class by class, and the prediction for every image.
 
     Args:
-        flip_tta: Whether to report test-time augmentation, too: the mean of the logits of each test image and its
-            mirror image (arXiv 2404.00498, section 3.5). It takes one more pass over the test set; everything else
-            is about the images as they are. Not for things that change when mirrored, such as digits.
+        flip_tta: Whether to also report test-time augmentation: the mean of the logits of each test image and its
+            mirror image (arXiv 2404.00498, section 3.5). It takes one more pass over the test set; all other
+            results are without it. Do not use it for classes that change when mirrored, such as digits.
     """
 
     def __init__(self, flip_tta: bool = False) -> None:

@@ -58,7 +58,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_trainer(trainer: Namespace) -> None:
-    """Refuse what Lightning accepts without training anything, or fails at without saying why."""
+    """Refuse options with which Lightning trains nothing, or fails with an unclear error."""
     if trainer.overfit_batches:
         raise UsageError(
             "trainer.overfit_batches replaces this project's sampler; give a small trainer.limit_train_batches instead"
@@ -82,7 +82,7 @@ def check_trainer(trainer: Namespace) -> None:
     most = max(8, hardware.available_cores(), torch.cuda.device_count())
     if str(trainer.devices).isdigit() and int(trainer.devices) > most:
         raise UsageError(
-            f"trainer.devices={trainer.devices} starts as many processes; give at most {most} on this machine"
+            f"trainer.devices={trainer.devices} starts one process per device; use at most {most} on this machine"
         )
     if trainer.sync_batchnorm and (str(trainer.accelerator) == "cpu" or not torch.cuda.is_available()):
         raise UsageError(

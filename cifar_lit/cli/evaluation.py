@@ -80,7 +80,7 @@ class EvaluateCLI(FitCLI):
 
     @property
     def run(self) -> Path:
-        """The run's folder, or the folder of a checkpoint that lies alone."""
+        """The run's folder, or the folder of a checkpoint that belongs to no run."""
         file = self.start.file
         assert file is not None
         return file.parent.parent if checkpoint_files.config_of(file) else file.parent

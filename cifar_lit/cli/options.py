@@ -50,8 +50,9 @@ class FitCLI(LightningCLI):
     prog = "python -m cifar_lit.fit"
     description = "Train a ResNet-18, list the images that it misclassifies, and show why."
     ckpt_path_help = (
-        "Checkpoint to resume from: the folder of a run of this recipe, to continue it there; `last`, for the newest "
-        "run; a .ckpt file, for a new run; or `best`, of the newest run. Loaded without running code from it."
+        "Checkpoint to resume from: the folder of a run of this recipe, which is resumed there; `last`, to resume "
+        "the newest run; or, for a new run, a .ckpt file, or `best`, that of the newest run. Loaded without running code "
+        "from it."
     )
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -69,7 +70,7 @@ class FitCLI(LightningCLI):
             trainer_class=builder.build,
             seed_everything_default=0,
             parser_kwargs={
-                "allow_abbrev": False,  # a misspelled option must not pass for a short one
+                "allow_abbrev": False,  # a misspelled option must not be accepted as an abbreviation
                 "exit_on_error": False,
                 "prog": self.prog,
                 "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
@@ -107,15 +108,15 @@ class FitCLI(LightningCLI):
             type=int,
             default=0,
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; it "
-            "replaces the optimizer's lr by the learning rate up to which the loss falls. 0 turns it off. A training "
-            "that resumes from a checkpoint keeps its learning rate.",
+            "replaces the optimizer's lr with the learning rate at which the smoothed loss is lowest. 0 turns it off. "
+            "A run that starts from a checkpoint keeps its learning rate.",
         )
         parser.add_argument(
             "--process_timeout",
             type=int,
             default=600,
-            help="Seconds, 1 or more, after which a process of several stops waiting for one that does not answer, "
-            "and the run ends with an error.",
+            help="With several processes: seconds, 1 or more, that a process waits for another that does not answer "
+            "before the run ends with an error.",
         )
         for name, group in GROUPS.items():
             parser.add_lightning_class_args(group, name)

@@ -30,7 +30,7 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
     """
     chosen: dict[str, Any] = {"precision": choose_precision(config)}
     if trainer.benchmark is None and not trainer.deterministic:
-        chosen["benchmark"] = True  # cuDNN tries its convolutions: all batches but the last have the same shape
+        chosen["benchmark"] = True  # for cuDNN: all batches but the last have the same shape
     if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
         chosen["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
     if trainer.enable_progress_bar is None and not sys.stderr.isatty():
@@ -55,7 +55,7 @@ def choose_precision(config: Namespace) -> str | int:
         return precision
     if re.search("bf16|^16", str(given)) and hardware.corrupts_bfloat16_gradients(device, smallest):
         raise UsageError(
-            f"trainer.precision={given} computes wrong gradients on this CPU where feature maps shrink to 1 px; give "
+            f"trainer.precision={given} computes incorrect gradients on this CPU if feature maps shrink to 1 px; use "
             "trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
         )
     return given

@@ -81,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.mirrors = mirrors or []
         self.cache_dir = cache_dir
-        # seed_everything documents this variable as the place of the global seed.
+        # seed_everything documents that it stores the global seed in this variable.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
     @cached_property
@@ -154,7 +154,7 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Augment where the run started to: workers and device use different random numbers."""
+        """Keep augmenting where the run started to (workers or device): the two use different random numbers."""
         self._on_device = state_dict.get("on_device")
 
     def train_dataloader(self) -> LazyDataLoader | DeviceLoader:

@@ -43,7 +43,7 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
         OSError: The disk is full.
     """
     if not root:
-        raise UsageError("data.root is empty: give the folder with the images with --data.root")
+        raise UsageError("data.root is empty: set --data.root to the folder with the images")
     root = os.path.realpath(os.path.expanduser(root))
     train, test, fingerprint = scan(root, image_size)
     digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()

@@ -12,7 +12,7 @@ from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, ImageDataset
 from cifar_lit.data.sampling import TrainSampler
 
-AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch few kernels
+AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch fewer kernels
 
 
 class LazyDataLoader(DataLoader[Batch]):

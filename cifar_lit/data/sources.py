@@ -76,7 +76,7 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
     from cifar_lit.data.download import download
 
     if not options.root:
-        raise UsageError(f"data.root is empty: give the folder for {name} with --data.root")
+        raise UsageError(f"data.root is empty: set --data.root to the folder for {name}")
     root = os.path.expanduser(options.root)
     dataset = getattr(datasets, name)
     archive = os.path.join(root, dataset.filename)

@@ -36,15 +36,15 @@ class ImageClassifier(LightningModule):
             convolution of stride 2 with pooling.
         norm: `batch` for BatchNorm, `layer` for LayerNorm.
         init: Initialization of the convolutions: `he` as in torchvision (arXiv 1502.01852), `torch` with PyTorch's
-            default, smaller weights, which turn faster before a BatchNorm (arXiv 1706.05350): for short trainings.
-        zero_init_residual: Whether to initialize every residual block as the identity, which steadies the first steps
-            at a high learning rate (arXiv 1706.02677).
-        optimizer: Any class of torch.optim with its arguments. The schedule starts from its lr (onecycle: peaks there).
+            default, smaller weights, which learn faster before a BatchNorm (arXiv 1706.05350); for short runs.
+        zero_init_residual: Whether to initialize every residual block as the identity, which stabilizes the first
+            steps at a high learning rate (arXiv 1706.02677).
+        optimizer: Any class of torch.optim with its arguments. The schedule starts at its lr (onecycle: peaks at it).
         schedule: How the learning rate changes; see its own options.
         norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 exempts them
             (arXiv 1812.01187, section 3.1).
-        norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0; a larger one shortens short
-            trainings, 64 in arXiv 2404.00498, section 3.4.
+        norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0; larger values speed up
+            short runs; arXiv 2404.00498, section 3.4, uses 64.
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         memory_format: Memory format of the weights; channels_last is faster on most devices.
@@ -115,7 +115,7 @@ class ImageClassifier(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the learning rate."""
         step, last_step = self.global_step + 1, self.trainer.max_steps
-        every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # Lightning's types do not know it
+        every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # missing from Lightning's type annotations
         if step % every == 0 or step == last_step or self.trainer.is_last_batch:
             log_to_loggers(self, {"lr": self._current_lr()}, step - 1)
 
@@ -148,10 +148,10 @@ class ImageClassifier(LightningModule):
             self.net.compile()
 
     def on_train_start(self) -> None:
-        """Refuse a schedule that cannot work, and warn of options without effect."""
+        """Refuse a schedule that cannot work, and warn about options without effect."""
         self.schedule.check(self.trainer)
         if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
-            rank_zero_warn("model.compile makes nothing faster on a CPU without AMX, see BENCHMARKS.md")
+            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see BENCHMARKS.md")
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
 

@@ -58,7 +58,7 @@ class EpochMetrics(Metric):
 
 
 def log_epoch(module: LightningModule, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:
-    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them; train only for callbacks."""
+    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them; train only to callbacks."""
     named = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
     # The values are the same in every process already; sync_dist only keeps Lightning from warning.
     module.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
@@ -99,7 +99,7 @@ class NonFiniteGuard:
             return
         step, lr, _ = seen[int(finite.int().argmin())]
         raise RunError(
-            f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: the training diverged. "
+            f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: training diverged. "
             "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
-            "or give trainer.gradient_clip_val"
+            "or set trainer.gradient_clip_val"
         )

@@ -66,7 +66,7 @@ def init_momentum(optimizer: Optimizer) -> None:
 
 
 def clip_gradients(trainer: Trainer, optimizer: Optimizer, value: float, algorithm: str | None) -> None:
-    """Clip gradients as `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm` say."""
+    """Clip gradients as set by `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm`."""
     if trainer.scaler is not None and optimizer.param_groups[0].get("fused"):
         trainer.scaler.unscale_(optimizer)  # Lightning leaves it to the step of a fused optimizer
     precision = trainer.precision_plugin

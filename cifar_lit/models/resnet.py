@@ -64,7 +64,7 @@ class ResNet18(nn.Module):
             (arXiv 2201.03545).
         init: Initialization of the convolutions. `he` is torchvision's, normal with variance 2 / fan out
             (arXiv 1502.01852); `torch` is that of torch.nn.Conv2d, uniform with variance 1 / (3 fan in), whose smaller
-            weights are turned further by a step before a BatchNorm (arXiv 1706.05350).
+            weights change direction more in a step before a BatchNorm (arXiv 1706.05350).
         zero_init_residual: Initialize every residual block as the identity (arXiv 1706.02677, section 5.1).
         memory_format: Memory format of images and weights; changes the speed, not the result.
     """

@@ -49,10 +49,10 @@ class Schedule:
     """A schedule and its options, named as in torch.optim.lr_scheduler.
 
     Args:
-        name: `constant`; `step`: times gamma every step_size epochs; `onecycle`: up to the optimizer's learning rate
-            and down again, once, per step (arXiv 1708.07120); `plateau`: times factor when the validation loss
-            stops falling; `cosine`: from the optimizer's learning rate to eta_min along half a cosine, per step
-            (arXiv 1608.03983).
+        name: `constant`; `step`: multiplied by gamma every step_size epochs; `onecycle`: rises to the optimizer's
+            learning rate and falls again, updated every step (arXiv 1708.07120); `plateau`: multiplied by factor when
+            the validation loss stops falling; `cosine`: falls from the optimizer's learning rate to eta_min along half
+            a cosine, updated every step (arXiv 1608.03983).
         step_size: step: epochs between two reductions, 1 or more.
         gamma: step: factor of each reduction, above 0.
         pct_start: onecycle: fraction of the steps in which the learning rate rises, 0 to 1.
@@ -102,7 +102,7 @@ class Schedule:
             total_steps: Returns the number of optimizer steps of the training.
 
         Raises:
-            UsageError: The schedule needs the number of steps, and the training has no end.
+            UsageError: The schedule needs the number of steps, and the training is not limited.
         """
         entry = SCHEDULES[self.name]
         options = {name: getattr(self, name) for name in entry.options}
@@ -111,7 +111,7 @@ class Schedule:
         steps = total_steps()
         if not 1 <= steps < float("inf"):
             raise UsageError(
-                f"model.schedule.name={self.name} needs an end: give trainer.max_epochs or trainer.max_steps"
+                f"model.schedule.name={self.name} needs a limited training: set trainer.max_epochs or trainer.max_steps"
             )
         return entry.build(optimizer, int(steps), **options)
 
@@ -121,20 +121,20 @@ class Schedule:
         return SCHEDULES[self.name].interval
 
     def check(self, trainer: Trainer) -> None:
-        """Warn of options without effect; raise UsageError if the schedule cannot work in this training."""
+        """Warn about options without effect; raise UsageError if the schedule cannot work in this training."""
         steps = trainer.estimated_stepping_batches
         for config in trainer.lr_scheduler_configs:  # as in the checkpoint
             planned = getattr(config.scheduler, "total_steps", getattr(config.scheduler, "T_max", steps))
             if steps > planned:
                 raise UsageError(
-                    f"model.schedule.name={self.name} was planned for {planned} steps, and this training has "
-                    f"{steps:.0f}: give the same trainer.max_epochs, data and batch size as before, or start a new "
-                    "training without --ckpt_path"
+                    f"model.schedule.name={self.name} was planned for {planned} steps, and this run has "
+                    f"{steps:.0f}: use the same trainer.max_epochs, data and batch size as before, or start a new run "
+                    "without --ckpt_path"
                 )
         if self.interval == "validation" and not any(trainer.num_val_batches):
             raise UsageError(
-                f"model.schedule.name={self.name} needs the validation loss, but there is no validation: give "
-                "data.val_size above 0 or another schedule"
+                f"model.schedule.name={self.name} needs the validation loss, but there is no validation: set "
+                "data.val_size above 0 or use another schedule"
             )
         changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         for option in sorted(changed - {"name", *SCHEDULES[self.name].options}):

@@ -1,4 +1,4 @@
-"""Runs side by side: their scores, the options that differ, and whose errors the other makes, too."""
+"""Runs side by side: their scores, the options that differ, and which errors they have in common."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Changes:
         fixed: Misclassified by the first run only, the highest loss of it first.
         new: Misclassified by the second run only, the highest loss of it first.
         stay: Misclassified by both, the highest loss of the second first.
-        p_value: Of the exact McNemar test that both are wrong equally often.
+        p_value: Of the exact McNemar test; the null hypothesis is that both have the same error rate.
     """
 
     fixed: NDArray[np.int64]
@@ -46,7 +46,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class ChangedImages:
-    """The images of one kind of change on the page.
+    """The images of a kind of change, for the page.
 
     Attributes:
         heading: What the kind is.
@@ -161,7 +161,7 @@ def differences(runs: Sequence[RunResults]) -> list[list[str]]:
 
 
 def flat(options: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested options to dotted names, on request lists as well."""
+    """Flatten nested options to dotted names; optionally lists, too."""
     if lists and isinstance(options, list):
         options = dict(enumerate(options))
     if not isinstance(options, dict):

@@ -1,4 +1,4 @@
-"""From arrays to pixels and plots: nothing here knows of networks or runs."""
+"""From arrays to pixels and plots, independent of networks and runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def thumbnails(images: Iterable[Pixels], max_px: int) -> Pixels:
 
 
 def enlarge(image: Pixels) -> Pixels:
-    """Enlarge an image `(H, W, 3)` by a whole factor, without interpolation, to at least 160 px."""
+    """Enlarge an image `(H, W, 3)` by an integer factor, without interpolation, to at least 160 px."""
     factor = -(-TILE_PX // image.shape[0])
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -51,7 +51,7 @@ def overlay(image: Pixels, cam: NDArray[np.float32]) -> Pixels:
 
 
 def side_by_side(images: Sequence[Pixels]) -> Pixels:
-    """Join images of one height to a row, with white gaps."""
+    """Join images of equal height in a row, with white gaps."""
     gap = np.full((images[0].shape[0], 6, 3), 255, dtype=np.uint8)
     return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
 
@@ -82,7 +82,7 @@ def sentence(text: str) -> Figure:
 
 
 def line(axis: Axes, points: Sequence[tuple[float, float | None]], colour: str, marker: str, label: str) -> None:
-    """Plot the points whose value is not None; nothing where there are none."""
+    """Plot the points whose value is not None, if there are any."""
     known = [(x, y) for x, y in points if y is not None]
     if known:
         axis.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=3, label=label)

@@ -102,7 +102,7 @@ def explain_all(
     files, folder = list(_image_files(images)), new_folder(out, "explain")
     trained = load_network(ckpt_path)
     if class_name is not None and class_name not in trained.classes:
-        raise UsageError(f"--class {class_name}: the network knows {', '.join(trained.classes)}")
+        raise UsageError(f"--class {class_name}: the network's classes are {', '.join(trained.classes)}")
     trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
     shown = list(dict.fromkeys(layers or [default_layer(trained.net, trained.image_size)]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,12 +183,12 @@ def _resize(image: drawing.Pixels) -> drawing.Pixels:
 
 
 def _notes(file: str, size: int) -> list[str]:
-    """Say how an image was changed to the network's size."""
+    """Describe how an image was changed to the network's input size."""
     with Image.open(file) as image:
         short, long = sorted(image.size)
     notes = []
     if short < size:
-        notes.append(f"only {short} px on its shorter side, enlarged to {size}: it will look blurred to the network")
+        notes.append(f"only {short} px on its shorter side, enlarged to {size}: it is blurred")
     elif short > 4 * size:
         notes.append(f"{short} px on its shorter side, reduced to {size}: details are lost")
     if long > short * 1.02:

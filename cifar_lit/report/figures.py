@@ -26,7 +26,7 @@ CAPTION = "true → predicted, probability of the prediction"
 def train_samples(results: RunResults, k: int = 10) -> Figure:
     """Draw `k` random training images as the network sees them in its first epoch."""
     batch = results.data.samples(_sample(len(results.data.train_dataset), k))
-    heading = "train images as the network sees them in its first epoch"
+    heading = "training images as the network sees them in its first epoch"
     return _labelled(results, batch.images.numpy(), batch.labels.numpy(), heading)
 
 
@@ -108,7 +108,7 @@ def curves(results: RunResults) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(rows) == 1:
-            axis.set_xlim(0.5, 1.5)  # around the one epoch, or no whole number would be on the axis
+            axis.set_xlim(0.5, 1.5)  # around the epoch, so that the axis has an integer tick
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)

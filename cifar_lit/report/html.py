@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the network is: scores of each split and of each class, and the reliability diagram as SVG."""
+    """Scores of each split and of each class, and the reliability diagram as SVG."""
 
     splits: dict[str, dict[str, Any]]
     classes: list[tuple[Any, ...]]
@@ -51,7 +51,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Training:
-    """How the training went, as SVG."""
+    """Curves of the training, as SVG."""
 
     curves: str
     lr_range: str
@@ -72,7 +72,7 @@ class Errors:
     Attributes:
         items: One per image, as templates/page.js reads it.
         num_errors: How many of them are misclassified.
-        label_issues: Which of them have a label that may be wrong.
+        label_issues: Which of them have a label that may be incorrect.
         num_cams: How many of them have CAMs.
     """
 
@@ -225,7 +225,7 @@ def _rounded(values: NDArray[np.float32]) -> list[float | None]:
 
 
 def _facts(results: RunResults) -> dict[str, object]:
-    """Return what exactly ran: of a resumed part its command, and what differs from the first part."""
+    """Return the provenance; of a resumed part, its command and what differs from the earlier parts."""
     data, provenance = results.data, results.provenance
     facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
     facts |= {

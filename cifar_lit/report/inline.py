@@ -17,7 +17,7 @@ INK = "#123456"  # stands for the page's text colour while matplotlib draws
 
 
 def svg(draw: Callable[[], Figure]) -> str:
-    """Draw a figure in the text colour of the page, for light and dark."""
+    """Draw a figure in the text colour of the page, for the light and the dark theme."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit"}
     with matplotlib.rc_context(style | dict.fromkeys(inked, INK)):

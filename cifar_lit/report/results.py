@@ -1,4 +1,4 @@
-"""What a run reached, as one typed value: every figure, table and page is a function of it."""
+"""The results of a run as one typed value: every figure, table and page is a function of it."""
 
 import csv
 import json
@@ -52,9 +52,9 @@ class Provenance:
     """What ran, with which options, on which hardware.
 
     Attributes:
-        config: The text of `config.yaml`; empty where the run was not started from the command line.
+        config: The text of `config.yaml`; empty if the run was not started from the command line.
         parts: Command, commit, versions and hardware of the run, then of each time that it was resumed.
-        report_command: The command that made the report, if it was not the training itself.
+        report_command: The command that created the report, if it was not the training itself.
     """
 
     config: str
@@ -73,7 +73,7 @@ class Provenance:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `config.yaml`, nested as there; empty where there is none."""
+        """The options of `config.yaml`, nested as there; empty if there is none."""
         return yaml.safe_load(self.config) or {}
 
     @property
@@ -85,7 +85,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a trained network reached, and everything needed to draw it.
+    """The results of a trained network, and everything needed to draw them.
 
     Attributes:
         name: Recipe and version, such as `onecycle/version_0`.
@@ -96,11 +96,11 @@ class RunResults:
         epochs: Metrics of each epoch.
         test: Predictions for the test images.
         train: Predictions for some training images, without augmentation.
-        test_flip_tta: Predictions for the test images with flip TTA; None where it was not requested.
+        test_flip_tta: Predictions for the test images with flip TTA; None if it was not requested.
         provenance: What ran, with which options, on which hardware.
         data: Source of the images.
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
-        lr_range: The learning-rate range test, where it ran.
+        lr_range: The learning-rate range test, if it ran.
     """
 
     name: str
@@ -158,9 +158,9 @@ class RunResults:
         except (OSError, ValueError, KeyError) as error:
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             reason = f"{getattr(error, 'filename', None) or report}: {reason}"
-            remedy = "it has no checkpoints to make it from; give another run"
+            remedy = "it has no checkpoints to create it from; use another run"
             if any(run.glob("checkpoints/*.ckpt")):
-                remedy = f"make it with python -m cifar_lit.evaluate --ckpt_path {run}, and give the folder it writes"
+                remedy = f"create it with python -m cifar_lit.evaluate --ckpt_path {run}, and use the folder it writes"
             raise UsageError(f"{path} has no complete report ({reason}); {remedy}") from None
 
     @classmethod
@@ -194,7 +194,7 @@ class RunResults:
 
 
 def read_epochs(file: Path) -> tuple[EpochRow, ...]:
-    """Read `history.csv`; empty where there is none."""
+    """Read `history.csv`; empty if there is none."""
     if not file.exists():
         return ()
     with open(file, newline="", encoding="utf-8") as lines:
@@ -203,7 +203,7 @@ def read_epochs(file: Path) -> tuple[EpochRow, ...]:
 
 
 def read_lr_range(file: Path) -> LRRange | None:
-    """Read `lr_find.csv`; None where there is none."""
+    """Read `lr_find.csv`; None if there is none."""
     if not file.exists():
         return None
     with open(file, newline="", encoding="utf-8") as lines:

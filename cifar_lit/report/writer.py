@@ -32,7 +32,7 @@ class ReportWriter:
 
     Attributes:
         figures: Names of the figures written so far.
-        failures: Reasons why parts of the report could not be made, by the part's name.
+        failures: Reasons why parts of the report could not be created, by the part's name.
     """
 
     def __init__(self, folder: Path, loggers: Sequence[Logger] = (), step: int = 0) -> None:
@@ -89,17 +89,17 @@ class ReportWriter:
         images: NDArray[np.uint8],
     ) -> None:
         """Log vectors `(N, D)` with a row of labels and an image `(N, H, W, 3)` each, for TensorBoard's Projector."""
-        labels = [[" ".join(str(cell).split()) for cell in row] for row in rows]  # class names may hold tabs
+        labels = [[" ".join(str(cell).split()) for cell in row] for row in rows]  # class names may contain tabs
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
         for logger in self.tensorboards:
             logger.experiment.add_embedding(vectors, labels, thumbnails, self.step, name, list(header))
 
     def record_failure(self, part: str, error: Exception) -> str:
-        """Print why a part could not be made, add the traceback to `failures.txt`, and return the reason."""
+        """Print why a part could not be created, add the traceback to `failures.txt`, and return the reason."""
         reason = " ".join(str(error).split()) or type(error).__name__
         mode = "a" if self.failures else "w"
         self.failures[part] = reason
-        print(f"report: {part} could not be made: {reason}", file=sys.stderr)
+        print(f"report: {part} could not be created: {reason}", file=sys.stderr)
         with suppress(OSError):  # the disk may be full
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / "failures.txt", mode, encoding="utf-8") as file:
@@ -107,7 +107,7 @@ class ReportWriter:
         return reason
 
     def raise_if_failed(self, remedy: str) -> None:
-        """Raise if parts could not be made.
+        """Raise if parts could not be created.
 
         Args:
             remedy: What is kept, and what to do.
@@ -117,7 +117,7 @@ class ReportWriter:
         """
         if self.failures:
             raise RunError(
-                f"parts of the report could not be made: {', '.join(self.failures)}; the reasons are above, and in "
+                f"parts of the report could not be created: {', '.join(self.failures)}; the reasons are above, and in "
                 f"full in {self.folder / 'failures.txt'}; {remedy}"
             )
 

@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; if that fails the previous file stays."""
+        """Write a checkpoint; if that fails, the previous file is kept."""
         content = io.BytesIO()  # on a full disk, torch would raise an internal error instead of an OSError
         torch.save(checkpoint, content)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -85,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
     """Load a checkpoint without running code from it.
 
     Raises:
-        UsageError: The file is damaged or no checkpoint; the message names a valid one in the same folder.
+        UsageError: The file is damaged or not a checkpoint; the message names a valid one in the same folder.
     """
     loaded = _load(path)
     if isinstance(loaded, dict):
@@ -107,7 +107,7 @@ def _load(path: Path) -> dict[str, Any] | str:
         return f"it cannot be read ({error.strerror or error})"
     except Exception as error:  # the unpickler raises many kinds
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return f"the file is damaged (truncated?), contains more than plain data, or is no checkpoint ({reason})"
+        return f"the file is damaged (truncated?), contains more than plain data, or is not a checkpoint ({reason})"
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "not a Lightning checkpoint, it has no state_dict"
     return checkpoint
@@ -178,7 +178,7 @@ def net_state(state: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with what it was trained for.
+    """A network, its classes and its image size.
 
     Attributes:
         net: In evaluation mode, in float32, without gradients, on the CPU.
@@ -206,6 +206,6 @@ def load_network(path: str) -> TrainedNetwork:
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(
-            f"--ckpt_path {path}: {file} does not say what its network was trained for ({error}); give a checkpoint "
-            "of python -m cifar_lit.fit"
+            f"--ckpt_path {path}: {file} does not describe its network and data ({error}); give a checkpoint of "
+            "python -m cifar_lit.fit"
         ) from None

@@ -20,7 +20,7 @@ from pytorch_lightning import Trainer
 
 
 def hide_warnings() -> None:
-    """Hide messages of Lightning that give wrong advice here or none at all; all others stay."""
+    """Hide messages of Lightning that are misleading or irrelevant here; all others stay."""
     for message in (
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation

@@ -48,7 +48,7 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, fi
         folder = tempfile.mkdtemp(prefix="cifar_lit_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ[RENDEZVOUS] = os.path.join(folder, "rendezvous")
-        os.environ["LOCAL_RANK"] = "0"  # tells Lightning not to start any itself
+        os.environ["LOCAL_RANK"] = "0"  # keeps Lightning from starting any itself
         command = [sys.executable, "-m", "cifar_lit.fit", *sys.argv[1:]]
         resume = json.dumps([path and str(path) for path in (run, file)])
         children = [

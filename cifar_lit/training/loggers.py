@@ -15,7 +15,7 @@ SAVE_EVERY = 100  # steps
 
 
 class ResumableCSVLogger(Logger):
-    """Write metrics to `SAVE_DIR/NAME/version_N/metrics.csv`, keeping the rows before the step of resumption.
+    """Write metrics to `SAVE_DIR/NAME/version_N/metrics.csv`, keeping the rows before the step from which it resumes.
 
     Lightning's CSVLogger deletes an existing file and appends to its own, which a crash can leave incomplete.
 

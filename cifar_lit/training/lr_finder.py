@@ -23,7 +23,7 @@ class LRRange:
     Attributes:
         lrs: Learning rate of each step, `(N,)`, float64.
         losses: Training loss of each step, the mean over all processes, `(N,)`, float32.
-        suggested: The learning rate up to which the loss falls.
+        suggested: The learning rate at which the smoothed loss is lowest.
     """
 
     lrs: NDArray[np.float64]
@@ -76,7 +76,7 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
 
 
 def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float32]) -> float | None:
-    """Return the learning rate up to which the loss falls (section 3.3 of the paper); None if it never falls.
+    """Return the learning rate at which the smoothed loss is lowest (section 3.3 of the paper); None if it never falls.
 
     The loss is smoothed by fitting a line to each window of a sixth of the steps. Lightning's own suggestion, the
     steepest descent over the learning rate instead of its logarithm, often picks noise among the lowest ones.

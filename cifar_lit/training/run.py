@@ -105,7 +105,7 @@ class Training:
                 raise
 
     def _print_processes(self) -> None:
-        """Say how many processes there are."""
+        """Print the number of processes."""
         count, cores = self.trainer.world_size, hardware.available_cores()
         rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
         if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
@@ -160,7 +160,7 @@ class Training:
         return Path(log_dir)
 
     def _end_if_finished(self) -> None:
-        """Let a training that is finished, or was ended by EarlyStopping, only report again."""
+        """Let a finished training, also one that EarlyStopping ended, only create its report again."""
         loop, epochs = self.trainer.fit_loop, checkpoint_files.epochs_done(self.start.checkpoint)
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
         if self.start.resumes and enough and checkpoint_files.stopped_early(self.start.checkpoint):
@@ -171,14 +171,14 @@ class Training:
     def _stopped(self, stop: Interrupted) -> BaseException:
         """Return the exception for a signal, with what is saved and how to resume."""
         if distributed.is_child():
-            return SystemExit(0)  # not a failure; the first process tells the user
+            return SystemExit(0)  # not a failure; the first process reports it
         advice, last = stop.advice, self._last_checkpoint
         if not advice and last:  # during the report the job has not been requeued yet
             advice = last.signals.requeue(self.trainer, stop.signum)
         return Interrupted(stop.signum, advice or self._how_to_resume())
 
     def _how_to_resume(self) -> str:
-        """Say what is saved of a training that ended early, and how to resume it."""
+        """Return what is saved of a training that ended early, and how to resume it."""
         file = self._last_checkpoint.file if self._last_checkpoint else None
         if not file or not file.is_file():
             return "nothing was saved yet; start it again"

@@ -1,1 +1,1 @@
-"""Errors, files and hardware: knows nothing of this project."""
+"""Errors, files and hardware: independent of the other packages."""

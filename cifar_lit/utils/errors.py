@@ -18,7 +18,7 @@ class UsageError(ValueError):
 
 
 def at_least(option: str, value: int, least: int) -> int:
-    """Return the value, or raise UsageError if it is below the least one."""
+    """Return the value, or raise UsageError if it is below `least`."""
     if value < least:
         raise UsageError(f"{option} must be {least} or more, got {value}")
     return value

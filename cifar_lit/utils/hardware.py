@@ -59,7 +59,7 @@ def choose_precision(device: Device, smallest: int) -> tuple[Precision, str]:
 
 
 def corrupts_bfloat16_gradients(device: Device, smallest: int) -> bool:
-    """Return whether bfloat16 gradients are wrong; arguments as for `choose_precision`.
+    """Return whether bfloat16 gradients are incorrect; arguments as for `choose_precision`.
 
     If a 3x3 convolution of stride 2 gets an input of 1x1 px, oneDNN's AVX-512 kernels do not write the gradients of
     the weights that meet only padding: these contain arbitrary memory, such as nan (torch 2.15).

@@ -161,7 +161,7 @@ def test_failed_section_is_replaced_by_the_reason(
     monkeypatch.setattr("cifar_lit.analysis.faithfulness.road", broken)
     html, writer = build(results, tmp_path)
     assert writer.failures == {"HTMLReport (faithfulness)": "the matrix is <singular>"}
-    assert "could not be made: the matrix is <singular>" in capsys.readouterr().err
+    assert "could not be created: the matrix is <singular>" in capsys.readouterr().err
     assert "RuntimeError: the matrix is <singular>" in (tmp_path / "failures.txt").read_text()
     assert html.count("the matrix is &lt;singular&gt;") == 2  # at the top and in the section
     assert len(embedded(html)["items"]) >= results.test.errors.size

@@ -90,7 +90,7 @@ def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Pat
     wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # what is written before the page
     run.kill(signal.SIGTERM)
     assert run.wait(60) == 143
-    assert "the training is finished and kept; " in run.output
+    assert "the training is finished and saved; " in run.output
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: di
     assert (tmp_path / "asked").read_text() == "requeue 77\nrequeue 78\n"
     env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
     again = begin(tmp_path, *args, until="never", env=env)
-    assert again.exit_code == 0 and "this training is finished; its report is made again" in again.output
+    assert again.exit_code == 0 and "this training is finished; creating its report again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 

@@ -49,7 +49,7 @@ class Augmentation:
     """Random augmentation as a pure function of (image, key).
 
     Args:
-        config: Which transforms.
+        config: The transforms and their options.
         mean: Channel means in 0..1, the cutout's color.
     """
 

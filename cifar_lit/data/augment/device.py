@@ -106,7 +106,7 @@ class DeviceAugmentation:
     """Random augmentation of batches; the same distribution as `cpu.Augmentation`.
 
     Args:
-        config: Which transforms.
+        config: The transforms and their options.
         mean: Channel means in 0..1, the cutout's color.
     """
 
