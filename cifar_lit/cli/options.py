@@ -51,8 +51,8 @@ class FitCLI(LightningCLI):
     description = "Train a ResNet-18, list the images that it misclassifies, and show why."
     ckpt_path_help = (
         "Checkpoint to resume from: the folder of a run of this recipe, which is resumed there; `last`, to resume "
-        "the newest run; or, for a new run, a .ckpt file, or `best`, that of the newest run. Loaded without running code "
-        "from it."
+        "the newest run; or, for a new run, a .ckpt file, or `best`, that of the newest run. Loaded without running "
+        "code from it."
     )
 
     def __init__(self, args: Sequence[str]) -> None:

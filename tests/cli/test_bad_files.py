@@ -55,7 +55,7 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     torch.save({"state_dict": {}, "harm": Harmful()}, tmp_path / "harmful.ckpt")
     before = files(tmp_path)
     assert "model.norm batch (now layer)" in refused(capsys, main, *QUICK, "--ckpt_path=last", "--model.norm=layer")
-    assert "of 10 there and 2 here" in refused(capsys, main, *folder, f"--ckpt_path={last}")
+    assert "10 classes instead of 2" in refused(capsys, main, *folder, f"--ckpt_path={last}")
     for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "plain data")):
         message = refused(capsys, main, *QUICK, f"--ckpt_path={name}.ckpt")
         assert f"{name}.ckpt" in message and reason in message

@@ -38,7 +38,7 @@ def wait(until: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(signum: signal.Signals, tmp_path: Path) -> None:
+def test_signal_saves_and_prints_the_command_to_resume(signum: signal.Signals, tmp_path: Path) -> None:
     run = begin(tmp_path, *LONG, "1000")
     run.kill(signum)
     assert run.wait(60) == 128 + signum
@@ -46,20 +46,20 @@ def test_a_signal_saves_and_says_how_to_go_on(signum: signal.Signals, tmp_path: 
     command = shlex.split(run.output.strip().splitlines()[-1])
     folder = f"lightning_logs{os.sep}demo{os.sep}version_0"
     assert command[1:3] == ["-m", "cifar_lit.fit"] and command[-2:] == ["--ckpt_path", folder]
-    again = begin(tmp_path, *command[3:], until="going on with")
+    again = begin(tmp_path, *command[3:], until="resuming ")
     again.kill()
-    assert f"going on with {folder}" in again.output
+    assert f"resuming {folder}" in again.output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_workers_too_loses_nothing(signum: signal.Signals, tmp_path: Path) -> None:
+def test_signal_to_the_process_group_loses_no_batches(signum: signal.Signals, tmp_path: Path) -> None:
     run = begin(tmp_path, *LONG, "1000")
     os.killpg(run.processes[0].pid, signum)  # as a terminal, `timeout` and job schedulers do
     assert run.wait(60) == 128 + signum
     assert f"stopped by {signum.name}; saved in" in run.output and "error:" not in run.output
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+def test_second_ctrl_c_exits_immediately(tmp_path: Path) -> None:
     slow = [
         "--trainer.limit_train_batches",
         "300",
@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert not (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
 
 
-def test_a_signal_during_the_report_says_that_the_training_is_kept(tmp_path: Path) -> None:
+def test_signal_during_the_report_prints_the_command_to_create_it(tmp_path: Path) -> None:
     long_report = [
         "--page.num_cams",
         "1000",
@@ -105,7 +105,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return slurm | {"SLURM_NTASKS_PER_NODE": "1"}
 
 
-def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_slurm_signal_during_the_report_requeues_the_job(tmp_path: Path, slurm: dict[str, str]) -> None:
     first = begin(tmp_path, *LONG, "1", until="`Trainer.fit` stopped", env=slurm)
     first.kill(signal.SIGUSR1)
     assert first.wait(60) == 128 + signal.SIGUSR1
@@ -123,24 +123,24 @@ def test_slurm_gets_the_job_back_during_the_report_too(tmp_path: Path, slurm: di
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 
-def test_slurm_gets_the_job_back_and_its_next_start_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_slurm_signal_requeues_the_job_which_resumes(tmp_path: Path, slurm: dict[str, str]) -> None:
     args = [*LONG, "6"]
     run = begin(tmp_path / "cut", *args, env=slurm)
     wait(lambda: bool(list((tmp_path / "cut").rglob("last.ckpt"))))
     run.kill(signal.SIGUSR1)  # in the middle of an epoch
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
-    assert "given back to SLURM" in run.output
+    assert "requeued the SLURM job" in run.output
     again = begin(tmp_path / "cut", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
     assert again.exit_code == 0, again.output
-    assert f"going on with lightning_logs{os.sep}demo{os.sep}version_0" in again.output
+    assert f"resuming lightning_logs{os.sep}demo{os.sep}version_0" in again.output
     whole = begin(tmp_path / "whole", *args, until="never")
     assert whole.exit_code == 0
     assert fingerprint(run_folder(tmp_path / "cut")) == fingerprint(run_folder(tmp_path / "whole"))
     assert json.loads((run_folder(tmp_path / "cut") / "provenance.json").read_text())["slurm_job"] == "77"
 
 
-def test_two_runs_that_begin_together_get_two_folders_and_one_cannot_be_trained_twice(tmp_path: Path) -> None:
+def test_concurrent_runs_get_separate_locked_folders(tmp_path: Path) -> None:
     both = [fork_server.run([*LONG, "1000"], tmp_path) for _ in range(2)]
     wait(lambda: both[0].output.count("epoch 1/") == 2)
     assert {run.name for run in tmp_path.glob("lightning_logs/demo/*")} == {"version_0", "version_1"}

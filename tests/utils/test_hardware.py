@@ -66,7 +66,7 @@ from cifar_lit.utils.hardware import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 torch.set_num_threads(1)
-for _ in range(20):  # the heap grows for up to 7 steps, until its gaps fit what is asked for
+for _ in range(20):  # the heap grows for up to 7 steps, until its gaps fit the requested sizes
     torch.zeros(64, 1024, 256).add(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
