@@ -92,7 +92,7 @@ def test_download_without_network(fit: Fit, capsys: Capture, monkeypatch: pytest
     assert "data.mirrors" in message and "127.0.0.1:9" in message
 
 
-def test_bfloat16_is_refused_where_the_cpu_computes_wrong_gradients(
+def test_bfloat16_is_refused_if_the_cpu_computes_incorrect_gradients(
     capsys: Capture, fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ability in ("_is_avx512_bf16_supported", "_is_avx512_supported"):

@@ -78,7 +78,7 @@ def test_to_array_takes_figures_of_any_size(size: int, count: int) -> None:
     np.testing.assert_allclose(pixels.shape[1::-1], figure.get_size_inches() * 120, atol=1)
 
 
-def test_to_array_gives_the_whole_figure() -> None:
+def test_to_array_renders_the_complete_figure() -> None:
     pixels = drawing.to_array(drawing.sentence("No test image is misclassified."), dpi=100)
     assert pixels.shape == (100, 600, 3) and pixels.dtype == np.uint8
     assert pixels.min() < 50 and pixels.max() == 255

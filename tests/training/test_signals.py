@@ -95,7 +95,7 @@ def test_signal_during_the_report_prints_the_command_to_create_it(tmp_path: Path
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a SLURM job; what it asks SLURM for goes into `asked`."""
+    """The environment of a SLURM job; its `scontrol` calls are appended to `asked`."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
@@ -112,7 +112,7 @@ def test_slurm_signal_during_the_report_requeues_the_job(tmp_path: Path, slurm: 
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
     shutil.rmtree(run_folder(tmp_path) / "report", ignore_errors=True)
     args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
-    run = begin(tmp_path, *args, until="its report is made again", env={**slurm, "SLURM_JOB_ID": "78"})
+    run = begin(tmp_path, *args, until="creating its report again", env={**slurm, "SLURM_JOB_ID": "78"})
     wait(lambda: (run_folder(tmp_path) / "report").exists())
     run.kill(signal.SIGUSR1)
     assert run.wait(60) == 128 + signal.SIGUSR1
