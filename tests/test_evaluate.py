@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,8 @@ from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.fit import main
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.report import figures
+from cifar_lit.report.results import RunResults
 from cifar_lit.training.checkpoint_files import net_state
 from tests.cli.refused import refused
 from tests.conftest import QUICK
@@ -37,6 +40,15 @@ def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCap
     for name in ("metrics.json", "predictions.csv", "misclassified.csv", "history.csv"):
         assert (again / name).read_text() == (run / "report" / name).read_text()
     assert (again / "misclassified.png").read_bytes() == (run / "report" / "misclassified.png").read_bytes()
+
+
+def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
+    files = set(run.rglob("*"))
+    results, saved = evaluate.evaluate(run), RunResults.load(run)
+    assert set(run.rglob("*")) == files  # nothing is written
+    np.testing.assert_allclose(results.test.log_probabilities, saved.test.log_probabilities, rtol=1e-6)
+    assert (results.epochs, results.weights) == (saved.epochs, saved.weights)
+    assert len([axis for axis in figures.misclassified(results, k=4).axes if axis.images]) == 4
 
 
 def test_evaluations_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:

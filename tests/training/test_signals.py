@@ -22,53 +22,47 @@ from comparison import SMALL, fingerprint, run_folder
 LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
 
 
-def begin(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> fork_server.Group:
+def start(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> fork_server.Group:
     """Start a run and wait until it has printed something."""
     run = fork_server.run(args, folder, env=env)
     wait(lambda: until in run.output or run.exit_code is not None)
     return run
 
 
-def wait(until: Callable[[], bool]) -> None:
-    """Wait until something is so, and fail where it takes too long."""
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail after two minutes."""
     end = time.monotonic() + 120
-    while not until():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_and_prints_the_command_to_resume(signum: signal.Signals, tmp_path: Path) -> None:
-    run = begin(tmp_path, *LONG, "1000")
+def test_signal_saves_and_names_the_command_to_resume(signum: signal.Signals, tmp_path: Path) -> None:
+    run = start(tmp_path, *LONG, "1000")
     run.kill(signum)
     assert run.wait(60) == 128 + signum
     assert f"stopped by {signum.name}; saved in" in run.output and "Traceback" not in run.output
     command = shlex.split(run.output.strip().splitlines()[-1])
     folder = f"lightning_logs{os.sep}demo{os.sep}version_0"
     assert command[1:3] == ["-m", "cifar_lit.fit"] and command[-2:] == ["--ckpt_path", folder]
-    again = begin(tmp_path, *command[3:], until="resuming ")
+    again = start(tmp_path, *command[3:], until="resuming")
     again.kill()
     assert f"resuming {folder}" in again.output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_to_the_process_group_loses_no_batches(signum: signal.Signals, tmp_path: Path) -> None:
-    run = begin(tmp_path, *LONG, "1000")
+def test_signal_to_all_processes_loses_nothing(signum: signal.Signals, tmp_path: Path) -> None:
+    run = start(tmp_path, *LONG, "1000")
     os.killpg(run.processes[0].pid, signum)  # as a terminal, `timeout` and job schedulers do
     assert run.wait(60) == 128 + signum
     assert f"stopped by {signum.name}; saved in" in run.output and "error:" not in run.output
 
 
 def test_second_ctrl_c_exits_immediately(tmp_path: Path) -> None:
-    slow = [
-        "--trainer.limit_train_batches",
-        "300",
-        "--data.batch_size",
-        "4",
-        "--trainer.accumulate_grad_batches",
-        "300",
-    ]
-    run = begin(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epoch of")
+    slow = ["--trainer.limit_train_batches", "300", "--data.batch_size", "4"]
+    slow += ["--trainer.accumulate_grad_batches", "300"]
+    run = start(tmp_path, *SMALL, *slow, "--trainer.max_epochs", "1", until="training: 1 epoch of")
     time.sleep(0.3)
     run.kill(signal.SIGINT)
     wait(lambda: "SIGINT: saving after this step" in run.output)
@@ -79,15 +73,10 @@ def test_second_ctrl_c_exits_immediately(tmp_path: Path) -> None:
     assert not (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
 
 
-def test_signal_during_the_report_prints_the_command_to_create_it(tmp_path: Path) -> None:
-    long_report = [
-        "--page.num_cams",
-        "1000",
-        "--page.num_road",
-        "1000",
-    ]  # takes a minute, so that there is time to stop it
-    run = begin(tmp_path, *LONG, "1", *long_report, until="`Trainer.fit` stopped")
-    wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # what is written before the page
+def test_signal_during_the_report_keeps_the_training(tmp_path: Path) -> None:
+    long_report = ["--page.num_cams", "1000", "--page.num_road", "1000"]  # takes a minute
+    run = start(tmp_path, *LONG, "1", *long_report, until="`Trainer.fit` stopped")
+    wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # written before the page
     run.kill(signal.SIGTERM)
     assert run.wait(60) == 143
     assert "the training is finished and saved; " in run.output
@@ -95,52 +84,52 @@ def test_signal_during_the_report_prints_the_command_to_create_it(tmp_path: Path
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a SLURM job; its `scontrol` calls are appended to `asked`."""
+    """The environment of a SLURM job; a fake scontrol writes its arguments to `requests`."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requests\n')
     scontrol.chmod(0o755)
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     return slurm | {"SLURM_NTASKS_PER_NODE": "1"}
 
 
-def test_slurm_signal_during_the_report_requeues_the_job(tmp_path: Path, slurm: dict[str, str]) -> None:
-    first = begin(tmp_path, *LONG, "1", until="`Trainer.fit` stopped", env=slurm)
+def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str, str]) -> None:
+    first = start(tmp_path, *LONG, "1", until="`Trainer.fit` stopped", env=slurm)
     first.kill(signal.SIGUSR1)
     assert first.wait(60) == 128 + signal.SIGUSR1
-    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert (tmp_path / "requests").read_text() == "requeue 77\n"
     shutil.rmtree(run_folder(tmp_path) / "report", ignore_errors=True)
     args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
-    run = begin(tmp_path, *args, until="creating its report again", env={**slurm, "SLURM_JOB_ID": "78"})
+    run = start(tmp_path, *args, until="creating its report again", env={**slurm, "SLURM_JOB_ID": "78"})
     wait(lambda: (run_folder(tmp_path) / "report").exists())
     run.kill(signal.SIGUSR1)
     assert run.wait(60) == 128 + signal.SIGUSR1
-    assert (tmp_path / "asked").read_text() == "requeue 77\nrequeue 78\n"
+    assert (tmp_path / "requests").read_text() == "requeue 77\nrequeue 78\n"
     env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
-    again = begin(tmp_path, *args, until="never", env=env)
+    again = start(tmp_path, *args, until="never", env=env)
     assert again.exit_code == 0 and "this training is finished; creating its report again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 
-def test_slurm_signal_requeues_the_job_which_resumes(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_requeued_slurm_job_resumes_exactly(tmp_path: Path, slurm: dict[str, str]) -> None:
     args = [*LONG, "6"]
-    run = begin(tmp_path / "cut", *args, env=slurm)
-    wait(lambda: bool(list((tmp_path / "cut").rglob("last.ckpt"))))
+    run = start(tmp_path / "interrupted", *args, env=slurm)
+    wait(lambda: bool(list((tmp_path / "interrupted").rglob("last.ckpt"))))
     run.kill(signal.SIGUSR1)  # in the middle of an epoch
     assert run.wait(60) == 128 + signal.SIGUSR1
-    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert (tmp_path / "requests").read_text() == "requeue 77\n"
     assert "requeued the SLURM job" in run.output
-    again = begin(tmp_path / "cut", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
+    again = start(tmp_path / "interrupted", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
     assert again.exit_code == 0, again.output
     assert f"resuming lightning_logs{os.sep}demo{os.sep}version_0" in again.output
-    whole = begin(tmp_path / "whole", *args, until="never")
-    assert whole.exit_code == 0
-    assert fingerprint(run_folder(tmp_path / "cut")) == fingerprint(run_folder(tmp_path / "whole"))
-    assert json.loads((run_folder(tmp_path / "cut") / "provenance.json").read_text())["slurm_job"] == "77"
+    uninterrupted = start(tmp_path / "uninterrupted", *args, until="never")
+    assert uninterrupted.exit_code == 0
+    assert fingerprint(run_folder(tmp_path / "interrupted")) == fingerprint(run_folder(tmp_path / "uninterrupted"))
+    assert json.loads((run_folder(tmp_path / "interrupted") / "provenance.json").read_text())["slurm_job"] == "77"
 
 
-def test_concurrent_runs_get_separate_locked_folders(tmp_path: Path) -> None:
+def test_simultaneous_runs_get_two_folders_and_lock_them(tmp_path: Path) -> None:
     both = [fork_server.run([*LONG, "1000"], tmp_path) for _ in range(2)]
     wait(lambda: both[0].output.count("epoch 1/") == 2)
     assert {run.name for run in tmp_path.glob("lightning_logs/demo/*")} == {"version_0", "version_1"}
