@@ -11,7 +11,7 @@ from cifar_lit.utils.errors import UsageError
 
 ADVICE = {
     "config": "the recipes are in configs/",
-    "model.optimizer": "give a class of torch.optim, such as SGD or AdamW",
+    "model.optimizer": "use a class of torch.optim, such as SGD or AdamW",
 }
 
 
@@ -55,7 +55,7 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
         elif near and (members or name not in options):
             text += f"; did you mean --{near[0]}?"
     if recipe := re.match(r"unrecognized arguments: (\S+\.ya?ml)\b", text):
-        text += f"; recipes are given with --config {recipe[1]}"
+        text += f"; pass recipes with --config {recipe[1]}"
     if text.startswith("Unexpected config:"):
         text = f"--config: the file contains no options; {ADVICE['config']}"
     return UsageError(f"{text}\n--help lists all options, --print_config shows their values")

@@ -18,7 +18,7 @@ def check(config: Namespace) -> None:
     """Refuse options that cannot work.
 
     Raises:
-        UsageError: With the option's name and what to give instead.
+        UsageError: With the option's name and what to use instead.
     """
     for name, value in vars(config.as_flat()).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -36,7 +36,7 @@ def check(config: Namespace) -> None:
             raise UsageError(f"{option}=0 turns off validation, which is needed by {'; '.join(users)}")
     if config.data.source == "digits" and config.data.root not in ("data", ""):
         raise UsageError(
-            f"data.root={config.data.root} has no effect with data.source=digits; remove it, or give data.source=folder"
+            f"data.root={config.data.root} has no effect with data.source=digits; remove it, or use data.source=folder"
         )
 
 
@@ -53,7 +53,7 @@ def check_optimizer(optimizer: Any) -> None:
     name = path.removeprefix("torch.optim.")
     if path == name or not hasattr(torch.optim, name) or name in ("LBFGS", "SparseAdam"):
         raise UsageError(
-            f"model.optimizer={name} cannot train this network; give a class of torch.optim, such as SGD or AdamW"
+            f"model.optimizer={name} cannot train this network; use a class of torch.optim, such as SGD or AdamW"
         )
 
 
@@ -61,18 +61,18 @@ def check_trainer(trainer: Namespace) -> None:
     """Refuse options with which Lightning trains nothing, or fails with an unclear error."""
     if trainer.overfit_batches:
         raise UsageError(
-            "trainer.overfit_batches replaces this project's sampler; give a small trainer.limit_train_batches instead"
+            "trainer.overfit_batches replaces this project's sampler; use a small trainer.limit_train_batches instead"
         )
     if trainer.barebones:
         raise UsageError("trainer.barebones turns off checkpoints and the report; remove it")
     if re.search("fsdp|deepspeed|model_?parallel|spawn|fork|notebook", str(trainer.strategy).lower()):
         raise UsageError(
             f"trainer.strategy={trainer.strategy} shards the network or forks this process, which the report does not "
-            "support; give ddp"
+            "support; use ddp"
         )
     for name in ("limit_train_batches", "limit_test_batches"):
         if trainer[name] == 0:
-            raise UsageError(f"trainer.{name}=0 leaves nothing to report; give 1 or more, or a fraction above 0.0")
+            raise UsageError(f"trainer.{name}=0 leaves nothing to report; use 1 or more, or a fraction above 0.0")
     for name in ("max_epochs", "max_steps"):
         if trainer[name] is not None and trainer[name] < 1 and trainer[name] != -1:
             raise UsageError(f"trainer.{name} must be 1 or more (or -1 for no limit), got {trainer[name]}")
@@ -90,7 +90,7 @@ def check_trainer(trainer: Namespace) -> None:
         )
     if trainer.val_check_interval == 0:
         raise UsageError(
-            "trainer.val_check_interval=0 would never validate; give a fraction of an epoch above 0.0 or a number of "
+            "trainer.val_check_interval=0 would never validate; use a fraction of an epoch above 0.0 or a number of "
             "steps; data.val_size=0 trains without validation"
         )
 

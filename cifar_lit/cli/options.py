@@ -97,7 +97,7 @@ class FitCLI(LightningCLI):
             raise UsageError(f"--config: the file is not UTF-8 text ({error}); the recipes are in configs/") from None
         for group in GROUPS:
             if not isinstance(self.config[group], Namespace):
-                raise UsageError(f"{group} is a group of options; give {group}.NAME, --help lists them")
+                raise UsageError(f"{group} is a group of options; set {group}.NAME, --help lists them")
         check(self.config)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -81,7 +81,7 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
     if trainer.world_size > 1 and not isinstance(options.get("val_check_interval"), int | float | None):
         raise UsageError(
             "trainer.val_check_interval as a time depends on each process's clock: a process that validates would "
-            "wait forever for one that still trains; give a number of steps or a fraction of an epoch"
+            "wait forever for one that still trains; use a number of steps or a fraction of an epoch"
         )
     compat.count_epochs_when_resuming(trainer)
     return trainer

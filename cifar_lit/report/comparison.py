@@ -66,7 +66,7 @@ def compare(paths: Sequence[str], out: str | None) -> None:
         UsageError: A run has no report, or the runs were tested on different images.
     """
     if len(paths) < 2:
-        raise UsageError("give at least two runs to compare")
+        raise UsageError("at least two runs are required")
     runs = [RunResults.load(path) for path in paths]
     if len({run.name for run in runs}) < len(runs):  # from several places
         runs = [replace(run, name=path) for run, path in zip(runs, paths, strict=True)]

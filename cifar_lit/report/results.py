@@ -150,7 +150,7 @@ class RunResults:
         """
         given = Path(path)
         if not given.is_dir():
-            raise UsageError(f"{path}: there is no such folder; give lightning_logs/RECIPE/version_N")
+            raise UsageError(f"{path}: there is no such folder; use lightning_logs/RECIPE/version_N")
         evaluation = (given / "metrics.json").exists()
         run, report = (given.absolute().parent, given) if evaluation else (given, given / "report")
         try:

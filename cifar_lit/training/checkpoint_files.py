@@ -47,7 +47,7 @@ def find(ckpt_path: str, runs: Path) -> Path:
             if (file := run / "checkpoints" / f"{ckpt_path}.ckpt").is_file():
                 return file
         raise UsageError(
-            f"--ckpt_path {ckpt_path}: no run in {runs} has a {ckpt_path}.ckpt yet; start without --ckpt_path, or give "
+            f"--ckpt_path {ckpt_path}: no run in {runs} has a {ckpt_path}.ckpt yet; start without --ckpt_path, or use "
             "the path of a checkpoint"
         )
     return _existing(ckpt_path, "a .ckpt file, or last, or best")
@@ -60,7 +60,7 @@ def of_run(path: str) -> Path:
             if (file := Path(path, "checkpoints", f"{name}.ckpt")).is_file():
                 return file
         raise UsageError(
-            f"--ckpt_path {path}: this folder contains no checkpoints/best.ckpt or last.ckpt; give the folder of a run "
+            f"--ckpt_path {path}: this folder contains no checkpoints/best.ckpt or last.ckpt; use the folder of a run "
             "(lightning_logs/RECIPE/version_N) or a .ckpt file"
         )
     return _existing(path, "the folder of a run, lightning_logs/RECIPE/version_N, or a .ckpt file")
@@ -70,7 +70,7 @@ def _existing(ckpt_path: str, remedy: str) -> Path:
     path = Path(ckpt_path)
     if not path.is_file():
         others = ", ".join(sorted(str(file) for file in path.parent.glob("*.ckpt")))
-        hint = f"this folder contains {others}" if others else f"give {remedy}"
+        hint = f"this folder contains {others}" if others else f"use {remedy}"
         raise UsageError(f"--ckpt_path {ckpt_path}: there is no such file; {hint}")
     return path
 
@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
         return loaded
     others = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
     valid = next((other for other in others if other != path and isinstance(_load(other), dict)), None)
-    remedy = f"the newest valid one is --ckpt_path {valid}" if valid else "give another one"
+    remedy = f"the newest valid one is --ckpt_path {valid}" if valid else "use another one"
     raise UsageError(f"--ckpt_path {path}: {loaded}; {remedy}")
 
 
@@ -137,7 +137,7 @@ def check_classes(checkpoint: dict[str, Any], path: Path, classes: Sequence[str]
         there, here = next(pair for pair in zip_longest(theirs, classes) if pair[0] != pair[1])
         raise UsageError(
             f"--ckpt_path {path}: it was trained on other classes than those of this data set ({there!r} instead of "
-            f"{here!r}; {len(theirs)} classes instead of {len(classes)}); give data (data.source, data.root) with the "
+            f"{here!r}; {len(theirs)} classes instead of {len(classes)}); use data (data.source, data.root) with the "
             f"classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
         )
 
@@ -167,7 +167,7 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> Non
     raise UsageError(
         f"--ckpt_path {path}: its weights do not fit this network: it has "
         + (", ".join(reasons) or f"another architecture ({different[0]} differs, and {len(different) - 1} more)")
-        + "; give the options that it was trained with, or another checkpoint"
+        + "; use the options that it was trained with, or another checkpoint"
     )
 
 
@@ -206,6 +206,6 @@ def load_network(path: str) -> TrainedNetwork:
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(
-            f"--ckpt_path {path}: {file} does not describe its network and data ({error}); give a checkpoint of "
+            f"--ckpt_path {path}: {file} does not describe its network and data ({error}); use a checkpoint of "
             "python -m cifar_lit.fit"
         ) from None

@@ -68,7 +68,7 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     suggested = suggest(lrs, losses)
     if suggested is None:
         raise RunError(
-            f"lr_find={steps}: the loss never falls, or there are too few steps; give more steps, or set "
+            f"lr_find={steps}: the loss never falls, or there are too few steps; use more steps, or set "
             "model.optimizer.init_args.lr yourself"
         )
     rank_zero_info(f"learning-rate finder: {suggested:.3g}")

@@ -110,7 +110,7 @@ class Training:
         rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
         if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
             rank_zero_warn(
-                f"{self.trainer.num_devices} processes share {cores} cores: give trainer.devices={cores} or fewer"
+                f"{self.trainer.num_devices} processes share {cores} cores: use trainer.devices={cores} or fewer"
             )
 
     @contextmanager

@@ -54,7 +54,7 @@ def find(path: str, runs: Path) -> Path:
     run = Path(path).resolve()
     if run not in [version.resolve() for version in versions(runs)]:
         raise UsageError(
-            f"--ckpt_path {path}: this folder is not a run of this recipe, whose runs are in {runs}; give one of them "
+            f"--ckpt_path {path}: this folder is not a run of this recipe, whose runs are in {runs}; use one of them "
             "(or another --config), a .ckpt file, last or best"
         )
     return runs / run.name

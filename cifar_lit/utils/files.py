@@ -64,7 +64,7 @@ def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
         return next(folder for n in itertools.count(1) if not (folder := parent / f"{default}_{n}").exists())
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {out} already exists and is not empty; give a new folder")
+        raise UsageError(f"--out {out} already exists and is not empty; use a new folder")
     return folder
 
 

@@ -110,8 +110,8 @@ CASES = [
     ("--trainer.val_check_interval=1000", "trainer.val_check_interval", "1000"),
     ("--trainer.overfit_batches=2", "trainer.overfit_batches", "trainer.limit_train_batches"),
     ("--trainer.barebones=true", "trainer.barebones"),
-    ("--trainer.strategy=fsdp", "trainer.strategy=fsdp", "give ddp"),
-    ("--trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "give ddp"),
+    ("--trainer.strategy=fsdp", "trainer.strategy=fsdp", "use ddp"),
+    ("--trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "use ddp"),
     ("--trainer.strategy=dpp", "trainer:", "strategy", "dpp"),
     ("--trainer.accelerator=tpu", "trainer:", "torch_xla"),
     ("--trainer.devices=0", "trainer:", "devices", "accelerator; change that trainer option"),
@@ -130,7 +130,7 @@ CASES = [
     (
         "--trainer.val_check_interval=00:00:01:00 --trainer.devices=2 --trainer.accelerator=cpu",
         "trainer.val_check_interval as a time",
-        "give a number of steps",
+        "use a number of steps",
     ),
     # files
     ("--ckpt_path=nowhere.ckpt", "--ckpt_path nowhere.ckpt", "no such file"),

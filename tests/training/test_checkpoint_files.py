@@ -55,7 +55,7 @@ def test_single_wrong_bit_is_found_and_a_valid_checkpoint_named(position: float,
     with pytest.raises(UsageError, match=r"last\.ckpt: the file is damaged .*checksum.*best\.ckpt"):
         checkpoint_files.read(last)
     valid.write_bytes(b"")
-    with pytest.raises(UsageError, match="give another one"):
+    with pytest.raises(UsageError, match="use another one"):
         checkpoint_files.read(last)
 
 
