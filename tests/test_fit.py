@@ -57,6 +57,7 @@ def test_run_is_complete(run: Path) -> None:
         "class_accuracy.csv",
         "confusion.csv",
         "predictions.csv",
+        "predictions_train.csv",
         "index.html",
         "README.md",
     }
@@ -181,7 +182,7 @@ def test_tensorboard_projector_has_all_test_images(run: Path) -> None:
     (folder,) = run.glob("*/test_features")
     header, *labels = (folder / "metadata.tsv").read_text().splitlines()
     errors = rows(run / "report" / "predictions.csv")
-    assert header.split("\t") == ["true", "predicted", "right", "index"]
+    assert header.split("\t") == ["true", "predicted", "correct", "index"]
     assert [line.split("\t")[::3] for line in labels] == [[row["true"], row["index"]] for row in errors]
     vectors = np.loadtxt(folder / "tensors.tsv")
     assert vectors.shape == (len(errors), 50)

@@ -5,6 +5,7 @@ import os
 import struct
 import tarfile
 import zlib
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from cifar_lit.cli.arguments import recipe_name
 from cifar_lit.data import decode, sources
 from cifar_lit.data import image_folder as folder
 from cifar_lit.fit import main
+from cifar_lit.report.comparison import ChangedImages, Changes
 from cifar_lit.report.explanation import _image_files, _unique_name
 from cifar_lit.report.html import render
+from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import RunError
 from cifar_lit.utils.files import plain_cell, safe_cell
 from tests.cli.refused import DEMO, refused
@@ -77,9 +80,10 @@ def test_explanation_files_stay_in_their_folder() -> None:
 
 def test_class_names_are_escaped_in_compare_html() -> None:
     item = {"index": 0, "true": NAMES[0], "before": NAMES[4], "after": NAMES[0], "image": "data:,"}
-    kinds = {kind: {"count": 1, "items": [item]} for kind in ("fixed", "new", "stay")}
+    changed = [ChangedImages(heading, 1, [item]) for heading in ("Fixed", "New", "Stay")]
+    found_changes = Changes(*(np.arange(1) for _ in range(3)), 0.5)
     rows = [["run", *NAMES[:2]], [NAMES[4], *NAMES[:2]]]
-    html = render("compare.html", rows=rows, differences=rows, between={"verdict": NAMES[0], "kinds": kinds}, shown=500)
+    html = render("compare.html", rows=rows, differences=rows, found=found_changes, changed=changed, max_shown=500)
     found: list[tuple[str, Any]] = []
 
     class Tags(HTMLParser):
@@ -93,7 +97,7 @@ def test_class_names_are_escaped_in_compare_html() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_class_names_are_escaped_in_readme_tables(name: str) -> None:
+def test_class_names_are_escaped_in_readme_tables(name: str, make_results: Callable[..., RunResults]) -> None:
     split = {
         "accuracy": 1.0,
         "images": 1,
@@ -102,8 +106,8 @@ def test_class_names_are_escaped_in_readme_tables(name: str) -> None:
         "calibration_error": 0,
         "errors": 0,
     }
-    quality = {"splits": [{"name": "test", **split}], "classes": [[name, 1.0, 1.0, 1.0, 1.0]]}
-    text = render("readme.md", title="t", weights="w", quality=quality, images=[])
+    quality = {"splits": {"test": split}, "classes": [[name, 1.0, 1.0, 1.0, 1.0]]}
+    text = render("readme.md", results=make_results(), quality=quality, failed={}, figures={})
     assert "<script" not in text and "[x](" not in text
     assert len([line for line in text.splitlines() if line.endswith("| 100.0 % | 100.0 % | 100.0 % |")]) == 1
     assert text.rstrip().splitlines()[-1].startswith("| ")

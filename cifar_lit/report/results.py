@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,10 @@ class RunResults:
         options = provenance.options
         if report.name != "report" and (report / "config.yaml").exists():  # an evaluation, perhaps on other images
             options["data"] = yaml.safe_load((report / "config.yaml").read_text(encoding="utf-8"))["data"]
-        if options["data"].get("seed") is None:
-            options["data"]["seed"] = options["seed_everything"]
+            provenance = replace(provenance, config=yaml.safe_dump(options, sort_keys=False))
+        data = options["data"]
+        if data.get("seed") is None:
+            data["seed"] = options["seed_everything"]
         test, classes = read_csv(report / "predictions.csv")
         flip_tta = report / "predictions_flip_tta.csv"
         where = run.resolve()
@@ -186,8 +188,8 @@ class RunResults:
             test=test,
             train=read_csv(report / "predictions_train.csv")[0],
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
-            provenance=Provenance(yaml.safe_dump(options, sort_keys=False), provenance.parts),
-            data=ImageDataModule(**options["data"]),
+            provenance=provenance,
+            data=ImageDataModule(**data),
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
         )

@@ -102,6 +102,8 @@ def _load(path: Path) -> dict[str, Any] | str:
         with zipfile.ZipFile(path) as parts:  # torch writes checksums but does not verify them
             if damaged := parts.testzip():
                 return f"the file is damaged (wrong checksum of {damaged})"
+            if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
+                return "the file is damaged (its directory is corrupt)"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"

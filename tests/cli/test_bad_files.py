@@ -95,8 +95,7 @@ def test_download_without_network(fit: Fit, capsys: Capture, monkeypatch: pytest
 def test_bfloat16_is_refused_if_the_cpu_computes_incorrect_gradients(
     capsys: Capture, fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for ability in ("_is_avx512_bf16_supported", "_is_avx512_supported"):
-        monkeypatch.setattr(torch.cpu, ability, lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "avx512_f": True})
     tiny = [*QUICK, "--trainer.accelerator=cpu", "--data.image_size=16", "--trainer.precision"]
     message = refused(capsys, main, *tiny, "bf16-mixed")
     assert all(word in message for word in ("trainer.precision=bf16-mixed", "32-true", "data.image_size", "model.stem"))
