@@ -53,6 +53,7 @@ def main() -> None:
     rows: list[Row] = []
     start = time.monotonic()
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="cifar_lit_faults_"))
+    scratch = scratch.absolute()  # the runs have other working directories
     for name in options.parts or PARTS:
         print(f"{name}: {PARTS[name]}", file=sys.stderr, flush=True)
         folder = scratch / name
