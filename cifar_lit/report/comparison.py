@@ -160,15 +160,11 @@ def differences(runs: Sequence[RunResults]) -> list[list[str]]:
     ]
 
 
-def flat(options: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested options to dotted names; optionally lists, too."""
-    if lists and isinstance(options, list):
-        options = dict(enumerate(options))
+def flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options to dotted names."""
     if not isinstance(options, dict):
         return {prefix.rstrip("."): options}
-    return {
-        key: value for name, part in options.items() for key, value in flat(part, lists, f"{prefix}{name}.").items()
-    }
+    return {key: value for name, part in options.items() for key, value in flat(part, f"{prefix}{name}.").items()}
 
 
 def changes(first: Predictions, second: Predictions) -> Changes:

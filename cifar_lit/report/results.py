@@ -200,8 +200,10 @@ def read_epochs(file: Path) -> tuple[EpochRow, ...]:
     if not file.exists():
         return ()
     with open(file, newline="", encoding="utf-8") as lines:
-        rows = [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(lines)]
-    return tuple(EpochRow(**{**row, "epoch": int(row["epoch"] or 0)}) for row in rows)  # type: ignore[arg-type]
+        rows: list[dict[str, Any]] = [
+            {name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(lines)
+        ]
+    return tuple(EpochRow(**{**row, "epoch": int(row["epoch"])}) for row in rows)
 
 
 def read_lr_range(file: Path) -> LRRange | None:
