@@ -36,7 +36,7 @@ def test_recipe_runs(recipe: Path, fit: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_complete(recipe: Path) -> None:
     text = recipe.read_text()
-    assert text.startswith(f"# Command:  scripts/fit --config configs/{recipe.name}")
+    assert text.startswith(f"# Command:  scripts/fit --config {recipe.stem}")
     assert "# Purpose:" in text
     config = yaml.safe_load(text)
     assert set(config) >= {"seed_everything", "trainer", "data", "model", "misclassified"}

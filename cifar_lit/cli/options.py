@@ -13,9 +13,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from cifar_lit import callbacks
 from cifar_lit.callbacks.report import find_report
-from cifar_lit.cli import resume
+from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import parse_error, recipe_name, take, without
+from cifar_lit.cli.arguments import ADVICE, parse_error, take, without
 from cifar_lit.cli.checks import check
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
@@ -25,7 +25,6 @@ from cifar_lit.training.run import Start, Training
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
-DEFAULT_RECIPE = Path(__file__).parents[2] / "configs" / "onecycle.yaml"
 GROUPS = {
     "data": ImageDataModule,
     "model": ImageClassifier,
@@ -56,10 +55,10 @@ class FitCLI(LightningCLI):
     )
 
     def __init__(self, args: Sequence[str]) -> None:
-        recipes, others = take(args, "-c", "--config")
-        recipes = recipes or [str(DEFAULT_RECIPE)]
+        given, others = take(args, "-c", "--config")
+        files = [recipes.find(recipe) for recipe in given or [recipes.DEFAULT]]
         self.args = args
-        self.recipe = recipe_name(recipes[-1])
+        self.recipe = recipes.recipe_name(files[-1])
         compat.hide_warnings()
         compat.secure_jsonargparse()
         super().__init__(
@@ -75,16 +74,21 @@ class FitCLI(LightningCLI):
                 "prog": self.prog,
                 "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
                 "description": f"{self.description} Every option can be set in a recipe (--config; several are "
-                "merged) or on the command line, which overrides the recipe. The default recipe is "
-                "configs/onecycle.yaml. The defaults below apply to options that the recipe does not set; "
-                "--print_config shows all values.",
+                f"merged) or on the command line, which overrides the recipe. The default recipe is {recipes.DEFAULT}. "
+                "The defaults below apply to options that the recipe does not set; --print_config shows all values.",
             },
             # Recipes first: a recipe overrides the options before it.
-            args=[*(part for recipe in recipes for part in ("--config", recipe)), *others],
+            args=[*(part for file in files for part in ("--config", str(file))), *others],
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser with our help for `--config`."""
+        parser = super().init_parser(**kwargs)
+        next(action for action in parser._actions if action.dest == "config").help = recipes.usage()
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, with short errors, and check what can be checked before the data are loaded."""
@@ -94,7 +98,7 @@ class FitCLI(LightningCLI):
             options = vars(parser.get_defaults(skip_validation=True).as_flat())
             raise parse_error(str(error), options) from None
         except UnicodeDecodeError as error:
-            raise UsageError(f"--config: the file is not UTF-8 text ({error}); the recipes are in configs/") from None
+            raise UsageError(f"--config: the file is not UTF-8 text ({error}); {ADVICE['config']}") from None
         for group in GROUPS:
             if not isinstance(self.config[group], Namespace):
                 raise UsageError(f"{group} is a group of options; set {group}.NAME, --help lists them")
