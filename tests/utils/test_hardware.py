@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import cifar_lit
 from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe
 
 
@@ -39,6 +40,7 @@ def test_precision_of_cpus(
 
 def test_description_contains_versions_and_hardware() -> None:
     machine = describe()
+    assert machine["cifar_lit"] == cifar_lit.__version__
     assert machine["torch"] == torch.__version__.split("+")[0]
     assert machine["cpu"] and machine["threads"]
 
