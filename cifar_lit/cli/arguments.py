@@ -24,11 +24,6 @@ def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     return known.values, others
 
 
-def without(args: Sequence[str], *flags: str) -> list[str]:
-    """Return the arguments without some options and their values."""
-    return take(args, *flags)[1]
-
-
 def parse_error(message: str, options: Collection[str]) -> UsageError:
     """Shorten an error message of jsonargparse to one line that suggests the nearest option.
 
