@@ -1,7 +1,6 @@
 """Provenance of a run: options, command, commit, versions and hardware."""
 
 import json
-from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
@@ -10,6 +9,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.report.results import Provenance
 from cifar_lit.report.tables import FINAL_SCORES
+from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
@@ -25,8 +25,8 @@ class SaveProvenance(SaveConfigCallback):
     provenance: Provenance | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Collect the provenance; every process must call `log_dir`."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Collect the provenance."""
+        self.folder = folder_of(trainer)
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
         part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
         self.options = self.parser.dump(self.config, skip_none=False)

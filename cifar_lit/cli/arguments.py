@@ -26,11 +26,6 @@ def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     return known.values, others
 
 
-def without(args: Sequence[str], *flags: str) -> list[str]:
-    """Return the arguments without some options and their values."""
-    return take(args, *flags)[1]
-
-
 def recipe_name(recipe: str) -> str:
     """Return the name of a recipe file for its runs' folder; the `config.yaml` of a run belongs to the run's recipe."""
     path = Path(os.path.abspath(recipe))

@@ -6,7 +6,7 @@ tests/training/test_compat.py that fails when upstream changes, so that it can b
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
     training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
-    training/checkpoint_files.py: epochs_done reads the progress of Lightning's loops
+    training/run.py: Start.epochs reads the progress of Lightning's loops
     callbacks/provenance.py: TensorBoard's `file_writer`, because Lightning's log_hyperparams logs the metrics again
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
 """
@@ -24,6 +24,7 @@ def hide_warnings() -> None:
     for message in (
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
+        "Checkpoint directory .* exists and is not empty",  # a resumed run's
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
         "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):
