@@ -61,6 +61,12 @@ def test_options_exist(page: Path, options: set[str]) -> None:
     assert given - options - OF_OTHER_PROGRAMS == set()
 
 
+@each_page
+def test_named_tests_exist(page: Path) -> None:
+    existing = {file.name for file in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"\btest_\w+\.py\b", page.read_text(encoding="utf-8"))) <= existing
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
