@@ -54,7 +54,7 @@ def test_default_recipe(fit: Callable[..., Path]) -> None:
 def test_header_has_the_measured_accuracy(recipe: Path) -> None:
     header = " ".join(line[1:].strip() for line in recipe.read_text().splitlines() if line.startswith("#"))
     rows: dict[int, list[float]] = {}
-    results = json.loads((ROOT / "results.json").read_text())
+    results = json.loads((ROOT / "docs" / "results.json").read_text())
     for result in results:
         if (result["recipe"], result["change"], result["options"]) == (recipe.stem, "", ""):
             rows.setdefault(result["epochs"], []).append(100 * result["test_accuracy"])

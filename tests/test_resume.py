@@ -4,6 +4,8 @@ import csv
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,7 +169,7 @@ def test_best_checkpoint_is_kept_if_no_later_epoch_is_better(prepare: Callable[[
 def test_option_that_changes_the_training_is_refused(case: str, run: Path, capsys: Capture) -> None:
     before = files(run.parents[2])
     message = refused(capsys, main, "--ckpt_path=last" if "recipe" not in case else f"--ckpt_path={run}", REFUSED[case])
-    option = "data.batch_size" if "recipe" in case else REFUSED[case].removeprefix("--").split("=")[0].rstrip("+")
+    option = "data.source" if "recipe" in case else REFUSED[case].removeprefix("--").split("=")[0].rstrip("+")
     assert option in message and str(run) in message
     assert files(run.parents[2]) == before
 
@@ -183,16 +185,16 @@ def test_length_of_a_schedule_planned_for_it_is_kept(
     assert f"trainer.max_epochs={epochs} (the run has 2)" in message and files(tmp_path) == before
 
 
-def test_rows_of_the_documentation_are_tested() -> None:
-    text = (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\| (.*?) +\| (resumes|refused)", text, flags=re.MULTILINE)
-    assert table == [*((row, "resumes") for row in RESUMED), *((row, "refused") for row in REFUSED)]
+TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def test_more_processes_with_the_same_images_per_step_are_accepted(run: Path, capsys: Capture) -> None:
-    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    message = refused(capsys, main, "--ckpt_path=last", *two, *MORE)
+def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
+    message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
     assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
+    command = [sys.executable, "-m", "cifar_lit.fit", "--ckpt_path=last", "--data.batch_size=16", *TWO, *MORE]
+    output = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
+    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in output.stderr + output.stdout
+    assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["0", "1"]
 
 
 def test_training_in_max_steps_is_resumed(fit: Fit) -> None:
@@ -293,3 +295,21 @@ def test_head_for_other_classes_is_initialized_again(
         capsys, main, *OPTIONS, "--model.norm=layer", f"--model.weights={run}"
     )
     assert "--model.weights nowhere" in refused(capsys, main, *OPTIONS, "--model.weights=nowhere")
+
+
+OTHER_ROWS = {
+    "with other processes, same images per step": test_processes_may_change_with_the_same_images_per_step,
+    "finished: only its report is created again": test_finished_run_creates_the_same_report_again,
+    "stopped by EarlyStopping: the same": test_early_stopped_run_is_finished,
+    "without a checkpoint yet: starts over in its folder": test_run_without_checkpoint_starts_over_in_its_folder,
+    "another number of epochs than planned (onecycle, cosine)": test_length_of_a_schedule_planned_for_it_is_kept,
+    "in training by another process": test_run_in_training_is_refused,
+    "other images in the folder of its data": test_other_images_are_refused,
+    "a checkpoint file": test_file_is_refused,
+}
+
+
+def test_rows_of_the_documentation_are_tested() -> None:
+    text = (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8")
+    header, *table = re.findall(r"^\| (.*?) +\|", text, flags=re.MULTILINE)
+    assert header == "a run" and sorted(table) == sorted([*RESUMED, *REFUSED, *OTHER_ROWS])

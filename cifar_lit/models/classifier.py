@@ -160,7 +160,7 @@ class ImageClassifier(LightningModule):
         """Refuse a schedule that cannot work, and warn about options without effect."""
         self.schedule.check(self.trainer)
         if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
-            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see BENCHMARKS.md")
+            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see docs/benchmarks.md")
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
 

@@ -1,9 +1,12 @@
-"""`report/index.html`: a run on one page that needs no other file, and its short version `README.md`."""
+"""`report/index.html`: a run on one page that needs no other file, and its short version `README.md`.
+
+To add a section, write `templates/section_NAME.html` and list it in SECTIONS.
+"""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,18 @@ class Options:
     num_cams: int
     num_road: int
     method: str
+
+
+class Section(NamedTuple):
+    """A section of the page.
+
+    Attributes:
+        title: Its heading.
+        make: Returns what its template gets under the section's name; if it fails, the page shows the reason.
+    """
+
+    title: str
+    make: Callable[[RunResults, Options], Any]
 
 
 @dataclass(frozen=True)
@@ -95,27 +110,19 @@ class Faithfulness:
 
 def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[str, str]:
     """Return the page and its short version in Markdown; a section that fails is replaced by the reason."""
-    sections: dict[str, Callable[[], Any]] = {
-        "quality": lambda: _quality(results),
-        "training": lambda: _training(results),
-        "confusion": lambda: _confusion(results),
-        "errors": lambda: _errors(results, options),
-        "faithfulness": lambda: _faithfulness(results, options),
-        "facts": lambda: _facts(results),
-    }
     made: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for name, make in sections.items():
+    for name, section in SECTIONS.items():
         try:
-            made[name] = make()
+            made[name] = section.make(results, options)
         except Exception as error:
             made[name] = None
             failed[name] = writer.record_failure(f"HTMLReport ({name})", error)
     drawn = {name: text for name, text in README_FIGURES.items() if name in writer.figures}
     context = {"results": results, "failed": failed, "failures": writer.failures, "figures": drawn, **made}
+    shown = {"sections": SECTIONS, "classes": results.classes, "method": figures.method_name(options.method)}
     colours = {name: colour_table(name) for name in ("inferno", "PuOr")}
-    method = figures.method_name(options.method)
-    return render("page.html", **context, colours=colours, method=method), render("readme.md", **context)
+    return render("page.html", **context, **shown, colours=colours), render("readme.md", **context)
 
 
 def render(template: str, **context: Any) -> str:
@@ -131,7 +138,7 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def _quality(results: RunResults) -> Quality:
+def _quality(results: RunResults, options: Options) -> Quality:
     splits = {"test": results.test, "test, flip TTA": results.test_flip_tta, "train": results.train}
     return Quality(
         {name: scores.summary(split) for name, split in splits.items() if split},
@@ -140,14 +147,14 @@ def _quality(results: RunResults) -> Quality:
     )
 
 
-def _training(results: RunResults) -> Training:
+def _training(results: RunResults, options: Options) -> Training:
     return Training(
         svg(lambda: figures.curves(results)) if results.epochs else "",
         svg(lambda: figures.lr_range(results)) if results.lr_range else "",
     )
 
 
-def _confusion(results: RunResults) -> Confusion:
+def _confusion(results: RunResults, options: Options) -> Confusion:
     table = scores.confusion(results.test)
     counts = table.tolist() if len(table) <= MAX_CONFUSION_CLASSES else []
     return Confusion(counts, scores.confused_pairs(table))
@@ -224,7 +231,7 @@ def _rounded(values: NDArray[np.float32]) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 3) for value in values]
 
 
-def _facts(results: RunResults) -> dict[str, object]:
+def _facts(results: RunResults, options: Options) -> dict[str, object]:
     """Return the provenance; of a resumed part, its command and what differs from the earlier parts."""
     data, provenance = results.data, results.provenance
     facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
@@ -243,3 +250,13 @@ def _facts(results: RunResults) -> dict[str, object]:
         news = {name: value for name, value in part.items() if name == "command" or value != known.get(name)}
         known |= {f"resumed, part {number}, {name}": value for name, value in news.items()}
     return {name: value for name, value in (facts | known).items() if value is not None}
+
+
+SECTIONS = {
+    "quality": Section("How good is it?", _quality),
+    "training": Section("How did it train?", _training),
+    "confusion": Section("Which classes does it confuse?", _confusion),
+    "errors": Section("What does it misclassify?", _errors),
+    "faithfulness": Section("Why?", _faithfulness),
+    "facts": Section("What exactly ran?", _facts),
+}

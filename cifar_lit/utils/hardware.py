@@ -94,7 +94,7 @@ def slurm_job() -> str | None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the system, which zeroes each page when it is reused.
 
-    Makes a training step on a CPU several percent faster (BENCHMARKS.md). See mallopt(3); no effect elsewhere.
+    Makes a training step on a CPU several percent faster (docs/benchmarks.md). See mallopt(3); no effect elsewhere.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold, size = -1, -3, 2**30
