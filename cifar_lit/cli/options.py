@@ -87,7 +87,7 @@ class FitCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser with our help for `--config`."""
         parser = super().init_parser(**kwargs)
-        next(action for action in parser._actions if action.dest == "config").help = recipes.usage()
+        compat.set_help(parser, "config", recipes.usage())
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
 
 
 def hide_warnings() -> None:
@@ -39,6 +40,11 @@ def secure_jsonargparse() -> None:
     Both will be the defaults of jsonargparse 5.
     """
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+
+
+def set_help(parser: LightningArgumentParser, option: str, text: str) -> None:
+    """Replace the help of an option that Lightning adds to each parser, which argparse offers no method for."""
+    next(action for action in parser._actions if action.dest == option).help = text
 
 
 def count_epochs_when_resuming(trainer: Trainer) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 from torch.distributed import TCPStore
@@ -171,3 +172,9 @@ def test_tcp_store_listens_on_all_interfaces() -> None:
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     addresses = {line[1].split(":")[0] for line in lines if line[1].endswith(f":{store.port:04X}") and line[3] == "0A"}
     assert addresses and all(set(address) == {"0"} for address in addresses)
+
+
+def test_help_of_an_option_is_replaced() -> None:
+    parser = LightningArgumentParser(default_env=False)
+    compat.set_help(parser, "config", "a recipe by name")
+    assert "a recipe by name" in parser.format_help()
