@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 from torch.distributed import TCPStore
 from torch.utils.data import DataLoader, TensorDataset
@@ -175,6 +175,7 @@ def test_tcp_store_listens_on_all_interfaces() -> None:
 
 
 def test_help_of_an_option_is_replaced() -> None:
-    parser = LightningArgumentParser(default_env=False)
+    parser = LightningArgumentParser()
+    parser.add_argument("--config", help="a file")
     compat.set_help(parser, "config", "a recipe by name")
     assert "a recipe by name" in parser.format_help()
