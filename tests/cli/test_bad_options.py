@@ -133,7 +133,7 @@ CASES = [
         "use a number of steps",
     ),
     # files
-    ("--ckpt_path=nowhere.ckpt", "--ckpt_path nowhere.ckpt", "no such file"),
+    ("--ckpt_path=nowhere", "--ckpt_path nowhere", "no such folder"),
     ("--ckpt_path=last", "--ckpt_path last", "start without"),
     ("--data.source=folder --data.root=nowhere", "data.root", "nowhere"),
 ]
