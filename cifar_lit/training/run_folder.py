@@ -69,7 +69,7 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
 
 def requeued(runs: Path, job: str | None, command: str) -> Path | None:
     """Return the run that this SLURM job started with the same command before it was requeued, else None."""
-    if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "") in ("", "0"):
         return None
     for run in reversed(versions(runs)):
         for file in run.glob("provenance*.json"):  # one for each time that it was resumed

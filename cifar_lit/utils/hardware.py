@@ -82,7 +82,8 @@ def available_cores() -> int:
     from joblib import cpu_count  # respects affinity and containers
 
     cores: int = cpu_count()
-    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
+    requested = os.environ.get("SLURM_CPUS_PER_TASK", "")  # empty in some interactive shells
+    return min(cores, int(requested)) if requested.isdigit() else cores
 
 
 def slurm_job() -> str | None:
