@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from tests.conftest import CONFIGS, QUICK, ROOT
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 
-OPTIONS = [*QUICK, "--model.schedule.name=constant", "--page.num_cams=0", "--projector.num_images=0"]
+BRIEF = ["--page.num_cams=0", "--page.num_road=0", "--projector.num_images=0", "--samples.k=1"]
+OPTIONS = [*QUICK, *BRIEF, "--model.schedule.name=constant"]
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
 OWN_SAVER = [
     "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint",
@@ -99,6 +100,7 @@ def other_folder(run: Path) -> str:
     return os.path.join("..", run)
 
 
+MOVES = {"not moved": as_it_is, "renamed": renamed, "moved": moved, "other folder": other_folder}
 MORE = ["--trainer.max_epochs=2"]
 # The rows of the table in docs/resuming.md: what happened to the run, and what else is given with --ckpt_path.
 RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
@@ -132,7 +134,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+def some_slow(cases: Iterable[str], fast: Collection[str]) -> list[Any]:
+    return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", some_slow(RESUMED, ["by its folder, without other options", "renamed"]))
 def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> None:
     prepare, options = RESUMED[case]
     place = prepare(run)
@@ -147,8 +153,8 @@ def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> Non
     assert "max_epochs: 2" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
 
 
-@pytest.mark.parametrize("prepare", [as_it_is, renamed, moved, other_folder])
-def test_best_checkpoint_is_kept_if_no_later_epoch_is_better(prepare: Callable[[Path], str], run: Path) -> None:
+@pytest.mark.parametrize("place", some_slow(MOVES, ["moved"]))
+def test_best_checkpoint_is_kept_if_no_later_epoch_is_better(place: str, run: Path) -> None:
     last = load(run)
     for state in last["callbacks"].values():
         if "best_model_score" in state:  # better than any
@@ -158,7 +164,7 @@ def test_best_checkpoint_is_kept_if_no_later_epoch_is_better(prepare: Callable[[
     torch.save(last, run / "checkpoints" / "last.ckpt")
     names = ("best.ckpt", "lowest_loss.ckpt")
     before = {name: (run / "checkpoints" / name).read_bytes() for name in names}
-    resumed = Path(prepare(run))
+    resumed = Path(MOVES[place](run))
     main(["--ckpt_path", str(resumed), *MORE])
     assert {name: (resumed / "checkpoints" / name).read_bytes() for name in names} == before
     assert {file.name for file in (resumed / "checkpoints").iterdir()} == {*names, "last.ckpt"}
@@ -175,19 +181,20 @@ def test_option_that_changes_the_training_is_refused(case: str, run: Path, capsy
 
 
 @pytest.mark.parametrize("name", ["onecycle", "cosine"])
-@pytest.mark.parametrize("epochs", ["1", "3"])
-def test_length_of_a_schedule_planned_for_it_is_kept(
-    name: str, epochs: str, fit: Fit, tmp_path: Path, capsys: Capture
-) -> None:
-    run = fit(*OPTIONS, f"--model.schedule.name={name}", "--trainer.max_epochs=2", "--page.num_road=0")
-    before = files(tmp_path)
-    message = refused(capsys, main, f"--ckpt_path={run}", f"--trainer.max_epochs={epochs}")
-    assert f"trainer.max_epochs={epochs} (the run has 2)" in message and files(tmp_path) == before
+def test_length_of_a_schedule_planned_for_it_is_kept(name: str, run: Path, capsys: Capture) -> None:
+    config = run / "config.yaml"  # as if the run had been started so
+    text = config.read_text().replace("name: constant", f"name: {name}").replace("max_epochs: 1\n", "max_epochs: 5\n")
+    config.write_text(text)
+    unchanged = files(run)
+    for epochs in (4, 6):
+        message = refused(capsys, main, f"--ckpt_path={run}", f"--trainer.max_epochs={epochs}")
+        assert f"trainer.max_epochs={epochs} (the run has 5)" in message and files(run) == unchanged
 
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
+@pytest.mark.slow
 def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
     message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
     assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
@@ -197,15 +204,16 @@ def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: C
     assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_training_in_max_steps_is_resumed(fit: Fit) -> None:
-    steps = [*OPTIONS, "--trainer.max_epochs=-1", "--page.num_road=0"]
+    steps = [*OPTIONS, "--trainer.max_epochs=-1"]
     uninterrupted = fit(*steps, "--trainer.max_steps=6")
     run = fit(*steps, "--trainer.max_steps=3")
     main(["--ckpt_path", str(run), "--trainer.max_steps=6"])
     assert_same_weights(load(run)["state_dict"], load(uninterrupted)["state_dict"])
 
 
-@pytest.mark.parametrize("val_size", [100, 0])
+@pytest.mark.parametrize("val_size", [pytest.param(100, marks=pytest.mark.slow), 0])
 def test_finished_run_creates_the_same_report_again(val_size: int, fit: Fit) -> None:
     run = fit(*OPTIONS, f"--data.val_size={val_size}", EMA)
     before = {name: (run / "report" / name).read_text() for name in ("predictions.csv", "metrics.json")}
@@ -213,6 +221,7 @@ def test_finished_run_creates_the_same_report_again(val_size: int, fit: Fit) -> 
     assert before == {name: (run / "report" / name).read_text() for name in before}
 
 
+@pytest.mark.slow
 def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
     extra = tmp_path / "extra.yaml"
     extra.write_text(
@@ -236,6 +245,7 @@ def test_run_without_checkpoint_starts_over_in_its_folder(run: Path, one_epoch: 
     assert [folder.name for folder in run.parent.iterdir()] == ["version_0"]
 
 
+@pytest.mark.slow
 def test_options_of_the_last_resumption_are_kept(run: Path) -> None:
     main(["--ckpt_path=last", *MORE])
     main(["--ckpt_path=last"])
