@@ -11,9 +11,9 @@ from PIL import Image
 from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.models.weights import net_state
 from cifar_lit.report import figures
 from cifar_lit.report.results import RunResults
-from cifar_lit.training.checkpoint_files import net_state
 from tests.cli.refused import refused
 from tests.conftest import QUICK, copy_run
 

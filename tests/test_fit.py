@@ -61,7 +61,7 @@ def test_run_is_complete(run: Path) -> None:
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     for file in (run / "checkpoints").iterdir():
         assert torch.load(file, weights_only=True)["hyper_parameters"]["num_classes"] == 10
-    for name in ("config.yaml", "provenance.json", "metrics.csv", "log.txt"):
+    for name in ("config.yaml", "provenance.json", "log.txt"):
         assert (run / name).stat().st_size > 0
     for file in (run / "report").glob("*.png"):
         with Image.open(file) as image:
@@ -274,6 +274,20 @@ def test_fast_dev_run_writes_nothing(fit: Callable[..., Path], tmp_path: Path) -
 
 
 def test_run_without_loggers_has_a_report(fit: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(IndexError):
-        fit(*BRIEF, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]["images"] == 1
+    run = fit(*BRIEF, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
+    assert json.loads((run / "report" / "metrics.json").read_text())["test"]["images"] == 1
+    assert (run / "checkpoints" / "best.ckpt").exists() and (run / "log.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
+    assert not list(run.glob("events*"))
+
+
+def test_other_logger_does_not_move_the_run(fit: Callable[..., Path], tmp_path: Path) -> None:
+    csv_logger = ["CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'mine'}"]
+    small = [*BRIEF, "--trainer.limit_test_batches=0.001"]
+    only = fit(*small, "--trainer.logger", *csv_logger)
+    added = fit(*small, "--trainer.logger+", *csv_logger)
+    assert [run.name for run in (only, added)] == ["version_0", "version_1"]
+    for run in (only, added):
+        assert (run / "report" / "index.html").exists() and (run / "checkpoints" / "best.ckpt").exists()
+    assert not list(only.glob("events*")) and list(added.glob("events*"))
+    assert len(list((tmp_path / "mine").rglob("metrics.csv"))) == 2

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_lit.data import decode
 from cifar_lit.fit import main
-from cifar_lit.training import checkpoint_files
+from cifar_lit.models import weights
 from cifar_lit.utils.errors import UsageError
 
 FIXED = settings(
@@ -80,7 +80,7 @@ def test_corrupt_checkpoint_is_refused_or_unchanged(examples: int, tmp_path: Pat
     def check(content: bytes) -> None:
         file.write_bytes(content)
         try:
-            found = checkpoint_files.read(file)
+            found = weights.read(file)
         except UsageError as error:
             assert "some.ckpt" in str(error)
             return
@@ -101,7 +101,7 @@ def test_flipped_bits_of_weights_are_detected(tmp_path: Path) -> None:
             content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
         )
         with pytest.raises(UsageError, match="checksum"):
-            checkpoint_files.read(tmp_path / "some.ckpt")
+            weights.read(tmp_path / "some.ckpt")
 
 
 def image(kind: str) -> bytes:

@@ -43,7 +43,7 @@ def test_recipe_has_a_report(recipe: Path, fit: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_complete(recipe: Path) -> None:
     text = recipe.read_text()
-    assert text.startswith(f"# Command:  scripts/fit --config configs/{recipe.name}")
+    assert text.startswith(f"# Command:  scripts/fit --config {recipe.stem}")
     assert "# Purpose:" in text
     config = yaml.safe_load(text)
     assert set(config) >= {"seed_everything", "trainer", "data", "model", "misclassified"}
@@ -66,7 +66,7 @@ def test_default_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 def test_header_has_the_measured_accuracy(recipe: Path) -> None:
     header = " ".join(line[1:].strip() for line in recipe.read_text().splitlines() if line.startswith("#"))
     rows: dict[int, list[float]] = {}
-    results = json.loads((ROOT / "results.json").read_text())
+    results = json.loads((ROOT / "docs" / "results.json").read_text())
     for result in results:
         if (result["recipe"], result["change"], result["options"]) == (recipe.stem, "", ""):
             rows.setdefault(result["epochs"], []).append(100 * result["test_accuracy"])

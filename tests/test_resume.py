@@ -1,21 +1,33 @@
-"""Resuming runs with `--ckpt_path`."""
+"""Resuming runs with `--ckpt_path`, and starting new ones with `--model.weights`."""
 
 import csv
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from cifar_lit.fit import main
-from tests.cli.refused import refused
-from tests.conftest import QUICK
+from tests.cli.refused import files, refused
+from tests.conftest import CONFIGS, QUICK, ROOT
 
 Fit = Callable[..., Path]
-CONSTANT = [*QUICK, "--model.schedule.name=constant"]
+Capture = pytest.CaptureFixture[str]
+
+OPTIONS = [*QUICK, "--model.schedule.name=constant", "--page.num_cams=0", "--projector.num_images=0"]
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
+OWN_SAVER = [
+    "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint",
+    "--trainer.callbacks.monitor=val/loss",
+    "--trainer.callbacks.filename=lowest_loss",
+]
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -23,8 +35,8 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def weights(run: Path) -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+def load(run: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 def assert_same_weights(actual: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -32,51 +44,173 @@ def assert_same_weights(actual: dict[str, Any], expected: dict[str, Any]) -> Non
     assert all(torch.equal(value, expected[name]) for name, value in actual.items())
 
 
-@pytest.mark.parametrize(
-    ("part", "total"),
-    [
-        (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2"]),
-        (["--trainer.max_epochs=-1", "--trainer.max_steps=3"], ["--trainer.max_epochs=-1", "--trainer.max_steps=6"]),
-    ],
-    ids=["epochs", "steps"],
-)
-def test_resumed_run_is_identical(part: list[str], total: list[str], fit: Fit) -> None:
-    uninterrupted = fit(*CONSTANT, *total)
-    fit(*CONSTANT, *part)
-    resumed = fit(*CONSTANT, *total, "--ckpt_path=last")
-    assert resumed.name == "version_1"
-    assert "ckpt_path: null" in (resumed / "config.yaml").read_text()  # as the run was started
-    assert "ckpt_path: last" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
-    assert_same_weights(weights(resumed), weights(uninterrupted))
-    for name in ("report/misclassified.csv", "report/metrics.json"):
-        assert (resumed / name).read_text() == (uninterrupted / name).read_text()
+def trained(folder: Path, *args: str) -> Path:
+    """Train in a folder, and return the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        main([*OPTIONS, *args])
+    return folder / "lightning_logs" / "demo" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs without interruption."""
+    return trained(tmp_path_factory.mktemp("two"), "--trainer.max_epochs=2")
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first epoch of the same run."""
+    return trained(tmp_path_factory.mktemp("one"), *OWN_SAVER)
+
+
+@pytest.fixture
+def run(one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the first epoch's run in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    return Path(shutil.copytree(one_epoch, "lightning_logs/demo/version_0"))
+
+
+def as_it_is(run: Path) -> str:
+    return str(run)
+
+
+def newest(run: Path) -> str:
+    shutil.copytree(run, run.with_name("version_1"))
+    shutil.rmtree(run)
+    run.with_name("version_1").rename(run)
+    return "last"
+
+
+def renamed(run: Path) -> str:
+    return str(run.rename(run.with_name("my best run")))
+
+
+def moved(run: Path) -> str:
+    os.mkdir("elsewhere")
+    return str(run.rename("elsewhere/run"))
+
+
+def other_folder(run: Path) -> str:
+    os.mkdir("work")
+    os.chdir("work")
+    return os.path.join("..", run)
+
+
+MORE = ["--trainer.max_epochs=2"]
+# The rows of the table in docs/resuming.md: what happened to the run, and what else is given with --ckpt_path.
+RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
+    "by its folder, without other options": (as_it_is, []),
+    "as the newest run (`last`)": (newest, []),
+    "renamed": (renamed, []),
+    "moved to another folder": (moved, []),
+    "from another working folder": (other_folder, []),
+    "with the recipe and the options of its start again": (as_it_is, [*OPTIONS, *OWN_SAVER]),
+    "with another number of workers (`data.num_workers`)": (as_it_is, ["--data.num_workers=1"]),
+    "with another logger, progress bar or report": (
+        as_it_is,
+        ["--trainer.logger=false", "--trainer.enable_progress_bar=true", "--misclassified.k=1"],
+    ),
+}
+REFUSED = {
+    "another learning rate, momentum or weight decay": "--model.optimizer.init_args.lr=0.5",
+    "another optimizer": "--model.optimizer=AdamW",
+    "another schedule": "--model.schedule.name=plateau",
+    "another model": "--model.norm=layer",
+    "other data": "--data.source=cifar10",
+    "another image size or augmentation": "--data.image_size=24",
+    "another split of the validation images": "--data.val_size=100",
+    "another seed": "--seed_everything=1",
+    "another batch size (images per step)": "--data.batch_size=16",
+    "another accumulation of gradients": "--trainer.accumulate_grad_batches=2",
+    "another precision": "--trainer.precision=bf16-mixed",
+    "other callbacks": EMA,
+    "another recipe": f"--config={CONFIGS / 'imagenet_stem.yaml'}",
+    "a new start from weights": "--model.weights=lightning_logs/demo/version_0",
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> None:
+    prepare, options = RESUMED[case]
+    place = prepare(run)
+    main(["--ckpt_path", place, *options, *MORE])
+    resumed = run if place == "last" else Path(place)
+    assert_same_weights(load(resumed)["state_dict"], load(two_epochs)["state_dict"])
+    for name in ("misclassified.csv", "metrics.json"):
+        assert (resumed / "report" / name).read_text() == (two_epochs / "report" / name).read_text()
     assert [row["epoch"] for row in rows(resumed / "report" / "history.csv")] == ["0", "1"]
     assert len((resumed / "log.txt").read_text().splitlines()) == 2
-    for key in ("train/loss", "val/accuracy"):
-        curves = [[row[key] for row in rows(run / "metrics.csv") if row[key]] for run in (resumed, uninterrupted)]
-        assert curves[0] == curves[1] and len(curves[0]) == 2
+    assert "max_epochs: 1" in (resumed / "config.yaml").read_text()  # as the run was started
+    assert "max_epochs: 2" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
+
+
+@pytest.mark.parametrize("prepare", [as_it_is, renamed, moved, other_folder])
+def test_best_checkpoint_is_kept_if_no_later_epoch_is_better(prepare: Callable[[Path], str], run: Path) -> None:
+    last = load(run)
+    for state in last["callbacks"].values():
+        if "best_model_score" in state:  # better than any
+            state["best_model_score"] = torch.tensor(2.0 if "accuracy" in state["monitor"] else -1.0)
+            state["best_k_models"] = {path: state["best_model_score"] for path in state["best_k_models"]}
+            state["kth_value"] = state["best_model_score"]
+    torch.save(last, run / "checkpoints" / "last.ckpt")
+    names = ("best.ckpt", "lowest_loss.ckpt")
+    before = {name: (run / "checkpoints" / name).read_bytes() for name in names}
+    resumed = Path(prepare(run))
+    main(["--ckpt_path", str(resumed), *MORE])
+    assert {name: (resumed / "checkpoints" / name).read_bytes() for name in names} == before
+    assert {file.name for file in (resumed / "checkpoints").iterdir()} == {*names, "last.ckpt"}
+    assert "best weights, epoch 1" in (resumed / "report" / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_option_that_changes_the_training_is_refused(case: str, run: Path, capsys: Capture) -> None:
+    before = files(run.parents[2])
+    message = refused(capsys, main, "--ckpt_path=last" if "recipe" not in case else f"--ckpt_path={run}", REFUSED[case])
+    option = "data.source" if "recipe" in case else REFUSED[case].removeprefix("--").split("=")[0].rstrip("+")
+    assert option in message and str(run) in message
+    assert files(run.parents[2]) == before
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine"])
+@pytest.mark.parametrize("epochs", ["1", "3"])
+def test_length_of_a_schedule_planned_for_it_is_kept(
+    name: str, epochs: str, fit: Fit, tmp_path: Path, capsys: Capture
+) -> None:
+    run = fit(*OPTIONS, f"--model.schedule.name={name}", "--trainer.max_epochs=2", "--page.num_road=0")
+    before = files(tmp_path)
+    message = refused(capsys, main, f"--ckpt_path={run}", f"--trainer.max_epochs={epochs}")
+    assert f"trainer.max_epochs={epochs} (the run has 2)" in message and files(tmp_path) == before
+
+
+TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
+    message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
+    assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
+    command = [sys.executable, "-m", "cifar_lit.fit", "--ckpt_path=last", "--data.batch_size=16", *TWO, *MORE]
+    output = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
+    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in output.stderr + output.stdout
+    assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["0", "1"]
+
+
+def test_training_in_max_steps_is_resumed(fit: Fit) -> None:
+    steps = [*OPTIONS, "--trainer.max_epochs=-1", "--page.num_road=0"]
+    uninterrupted = fit(*steps, "--trainer.max_steps=6")
+    run = fit(*steps, "--trainer.max_steps=3")
+    main(["--ckpt_path", str(run), "--trainer.max_steps=6"])
+    assert_same_weights(load(run)["state_dict"], load(uninterrupted)["state_dict"])
 
 
 @pytest.mark.parametrize("val_size", [100, 0])
 def test_finished_run_creates_the_same_report_again(val_size: int, fit: Fit) -> None:
-    options = [*QUICK, f"--data.val_size={val_size}", EMA]
-    run = fit(*options)
+    run = fit(*OPTIONS, f"--data.val_size={val_size}", EMA)
     before = {name: (run / "report" / name).read_text() for name in ("predictions.csv", "metrics.json")}
-    assert fit(*options, "--ckpt_path=last") == run
+    assert fit("--ckpt_path=last") == run
     assert before == {name: (run / "report" / name).read_text() for name in before}
-
-
-def test_best_checkpoint_starts_a_new_run(fit: Fit) -> None:
-    """It was saved between a validation and the end of its epoch."""
-    options = [*CONSTANT, "--trainer.check_val_every_n_epoch=2"]
-    first = fit(*options, "--trainer.max_epochs=2")
-    second = fit(*options, "--trainer.max_epochs=3", "--ckpt_path=best")
-    assert (first.name, second.name) == ("version_0", "version_1")
-    earlier, later = (rows(run / "report" / "history.csv") for run in (first, second))
-    assert [row["epoch"] for row in later] == ["0", "1", "2"]
-    for name in ("lr", "train_loss", "val_accuracy"):
-        before = [float(row[name] or "nan") for row in earlier]
-        assert [float(row[name] or "nan") for row in later[:2]] == pytest.approx(before, nan_ok=True)
 
 
 def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
@@ -85,40 +219,97 @@ def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
         "trainer:\n  callbacks:\n    - class_path: pytorch_lightning.callbacks.EarlyStopping\n"
         "      init_args: {monitor: val/accuracy, mode: max, patience: 0, min_delta: 1.0}\n"
     )
-    options = [*CONSTANT, "--config", str(extra), "--trainer.max_epochs=9"]
-    run = fit(*options)
+    run = fit(*OPTIONS, "--config", str(extra), "--trainer.max_epochs=9")
     assert len(rows(run / "report" / "history.csv")) == 2  # stopped after one epoch without improvement
     checkpoint = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    assert fit(*options, "--ckpt_path=last") == run
+    main(["--ckpt_path", str(run)])
     assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == checkpoint
     assert (run / "report" / "misclassified.png").exists()
 
 
-def test_run_without_checkpoint_restarts_from_its_first_one(fit: Fit) -> None:
-    fit(*CONSTANT, "--seed_everything=5")
-    options = [*CONSTANT, "--trainer.max_epochs=2"]
-    run = fit(*options, "--ckpt_path=best")
-    before = weights(run)
+def test_run_without_checkpoint_starts_over_in_its_folder(run: Path, one_epoch: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "report")
-    assert fit(*options, "--ckpt_path=last") == run
-    assert_same_weights(weights(run), before)
-
-
-@pytest.mark.parametrize("name", ["onecycle", "cosine"])
-def test_schedule_cannot_be_extended(name: str, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*QUICK, f"--model.schedule.name={name}"]
-    run = fit(*options)
-    for checkpoint in ("best", str(run)):
-        message = refused(capsys, main, *options, "--trainer.max_epochs=2", "--ckpt_path", checkpoint)
-        assert f"model.schedule.name={name}" in message and "3 steps" in message and "6" in message
+    (run / "provenance.json").unlink()
+    main(["--ckpt_path=last"])
+    assert_same_weights(load(run)["state_dict"], load(one_epoch)["state_dict"])
     assert [folder.name for folder in run.parent.iterdir()] == ["version_0"]
 
 
-def test_other_data_are_refused(fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    run = fit(*QUICK)
-    before = sorted(tmp_path.iterdir())
-    message = refused(capsys, main, *QUICK, "--ckpt_path=last", "--data.source=cifar10")
-    assert "data.source=cifar10" in message and "data.source=digits" in message and sorted(tmp_path.iterdir()) == before
-    assert "trained on other images" in refused(capsys, main, *QUICK, "--ckpt_path=last", "--data.image_size=24")
-    assert [folder.name for folder in run.parent.iterdir()] == ["version_0"]
+def test_options_of_the_last_resumption_are_kept(run: Path) -> None:
+    main(["--ckpt_path=last", *MORE])
+    main(["--ckpt_path=last"])
+    assert load(run)["epoch"] == 1
+
+
+def test_last_is_the_newest_run_of_the_given_recipe_or_of_all(run: Path, capsys: Capture) -> None:
+    other = shutil.copytree(run, run.parents[1] / "other" / "version_7")
+    os.utime(run / "config.yaml", (0, 0))
+    lr = "--model.optimizer.init_args.lr=0.5"
+    assert f"--ckpt_path {other}" in refused(capsys, main, "--ckpt_path=last", lr)
+    assert f"--ckpt_path {run}" in refused(capsys, main, "--config", str(CONFIGS / "demo.yaml"), "--ckpt_path=last", lr)
+
+
+def test_run_in_training_is_refused(run: Path, capsys: Capture) -> None:
+    with FileLock(run / ".lock"):
+        assert "is being trained by another process" in refused(capsys, main, f"--ckpt_path={run}", *MORE)
+
+
+def test_other_images_are_refused(run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = load(run)
+    last["ImageDataModule"]["train"] = "0" * 32
+    torch.save(last, run / "checkpoints" / "last.ckpt")
+    before = files(run)
+    assert "contains other images" in refused(capsys, main, "--ckpt_path=last", *MORE)
+    assert files(run) == before
+
+
+def test_file_is_refused(run: Path, capsys: Capture) -> None:
+    message = refused(capsys, main, f"--ckpt_path={run}/checkpoints/best.ckpt")
+    assert "use its folder" in message and f"--model.weights {run}/checkpoints/best.ckpt" in message
+
+
+@pytest.mark.parametrize("file", ["", "checkpoints/last.ckpt"])
+def test_new_run_starts_from_weights(file: str, run: Path) -> None:
+    main([*OPTIONS, "--model.optimizer=AdamW", "--model.optimizer.init_args.lr=0", f"--model.weights={run / file}"])
+    new = run.with_name("version_1")
+    assert [row["epoch"] for row in rows(new / "report" / "history.csv")] == ["0"]
+    source = load(run, "last" if file else "best")["state_dict"]
+    trained = {name: value for name, value in load(new)["state_dict"].items() if "running" not in name}
+    assert all(torch.equal(value, source[name]) for name, value in trained.items() if "num_batches" not in name)
+
+
+def test_head_for_other_classes_is_initialized_again(
+    run: Path, caplog: pytest.LogCaptureFixture, capsys: Capture
+) -> None:
+    from cifar_lit.models.classifier import ImageClassifier
+
+    build = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "stem": "imagenet"}
+    with caplog.at_level("INFO"):
+        module = ImageClassifier(7, **build, weights=str(run))
+    assert "10 classes, this network 7" in caplog.text
+    source = load(run, "best")["state_dict"]
+    assert torch.equal(module.net.backbone.layer4[1].conv2.weight, source["net.backbone.layer4.1.conv2.weight"])
+    assert module.net.backbone.fc.weight.shape == (7, 512)
+    assert "model.norm batch (now layer)" in refused(
+        capsys, main, *OPTIONS, "--model.norm=layer", f"--model.weights={run}"
+    )
+    assert "--model.weights nowhere" in refused(capsys, main, *OPTIONS, "--model.weights=nowhere")
+
+
+OTHER_ROWS = {
+    "with other processes, same images per step": test_processes_may_change_with_the_same_images_per_step,
+    "finished: only its report is created again": test_finished_run_creates_the_same_report_again,
+    "stopped by EarlyStopping: the same": test_early_stopped_run_is_finished,
+    "without a checkpoint yet: starts over in its folder": test_run_without_checkpoint_starts_over_in_its_folder,
+    "another number of epochs than planned (onecycle, cosine)": test_length_of_a_schedule_planned_for_it_is_kept,
+    "in training by another process": test_run_in_training_is_refused,
+    "other images in the folder of its data": test_other_images_are_refused,
+    "a checkpoint file": test_file_is_refused,
+}
+
+
+def test_rows_of_the_documentation_are_tested() -> None:
+    text = (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8")
+    header, *table = re.findall(r"^\| (.*?) +\|", text, flags=re.MULTILINE)
+    assert header == "a run" and sorted(table) == sorted([*RESUMED, *REFUSED, *OTHER_ROWS])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_lit.cli.arguments import recipe_name
+from cifar_lit.cli.recipes import recipe_name
 from cifar_lit.data import decode, sources
 from cifar_lit.data import image_folder as folder
 from cifar_lit.fit import main

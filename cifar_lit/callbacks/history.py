@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import log_to_loggers
 from cifar_lit.report.results import EpochRow
+from cifar_lit.training.run_folder import folder_of
 
 MIN_HINT_S = 5.0
 HINT = (
@@ -50,9 +51,9 @@ class EpochHistory(Callback):
         self._log: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder; every process must call `log_dir`."""
-        if trainer.log_dir and not getattr(trainer, "fast_dev_run", False):
-            self._log = Path(trainer.log_dir) / "log.txt"
+        """Find the run's folder."""
+        folder = folder_of(trainer)
+        self._log = None if getattr(trainer, "fast_dev_run", False) else folder / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the length of the training; continue the clocks of a resumed epoch."""

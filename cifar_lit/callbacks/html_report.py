@@ -4,6 +4,7 @@ from cifar_lit.analysis import cam_methods
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report import html
 from cifar_lit.report.results import RunResults
+from cifar_lit.report.sections import Options
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import at_least
 
@@ -22,7 +23,7 @@ class HTMLReport(ReportCallback):
     def __init__(
         self, max_listed: int | None = None, num_cams: int = 100, num_road: int = 10, method: str = "GradCAM"
     ) -> None:
-        self.options = html.Options(
+        self.options = Options(
             None if max_listed is None else at_least("page.max_listed", max_listed, 0),
             at_least("page.num_cams", num_cams, 0),
             at_least("page.num_road", num_road, 0),

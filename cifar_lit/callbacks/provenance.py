@@ -1,15 +1,16 @@
 """Provenance of a run: options, command, commit, versions and hardware."""
 
 import json
-from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.report.results import Provenance
 from cifar_lit.report.tables import FINAL_SCORES
+from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
@@ -17,7 +18,7 @@ HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "
 
 
 class SaveProvenance(SaveConfigCallback):
-    """Writes `config.yaml` and `provenance.json` (command, commit, versions, hardware), and the HParams of TensorBoard.
+    """Writes `config.yaml` and `provenance.json` (command, commit, versions, hardware), and logs the options.
 
     A resumed part of a run writes `config_2.yaml` and `provenance_2.json`, and so on.
     """
@@ -25,8 +26,8 @@ class SaveProvenance(SaveConfigCallback):
     provenance: Provenance | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Collect the provenance; every process must call `log_dir`."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Collect the provenance."""
+        self.folder = folder_of(trainer)
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
         part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
         self.options = self.parser.dump(self.config, skip_unset=False)
@@ -48,7 +49,7 @@ class SaveProvenance(SaveConfigCallback):
         atomic_write_text(self.folder / f"provenance{suffix}.json", content + "\n")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the options beside the final scores to TensorBoard's HParams."""
+        """Log the options as hyperparameters; TensorBoard shows them beside the final scores in HParams."""
         options = {
             name: value if isinstance(value, int | float | str) else str(value)
             for prefix in HYPERPARAMETERS  # their order is that of the columns
@@ -61,3 +62,8 @@ class SaveProvenance(SaveConfigCallback):
                 # Not logger.log_hyperparams, which would log the metrics again.
                 for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
                     logger.experiment.file_writer.add_summary(summary)
+                continue
+            try:
+                logger.log_hyperparams(options)
+            except Exception as error:  # the training is complete; only this logger lacks them
+                rank_zero_warn(f"{type(logger).__name__} could not log the hyperparameters: {error}")

@@ -14,12 +14,14 @@ from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
 from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
-from cifar_lit.training import checkpoint_files, compat
+from cifar_lit.training import compat
 from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ class Report(Callback):
         """Evaluate in all processes, write in the first."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # every process must call this
+        folder = folder_of(trainer)
         self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
         try:
             results = self._results(trainer, pl_module, folder)
@@ -157,13 +159,10 @@ def _load_best(trainer: Trainer, net: ResNet18) -> str:
         if trainer.world_size > 1:  # since the last step each process has BatchNorm statistics of its own
             net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
         return f"last weights, epoch {compat.epochs_finished(trainer)}"
-    path = Path(best[0].best_model_path)
-    if not path.exists():  # the run's folder was moved before it was resumed
-        path = Path(best[0].dirpath or ".") / path.name
     epoch, state = 0, {}
     if trainer.is_global_zero:  # other machines may not have the file
-        checkpoint = checkpoint_files.read(path)
+        checkpoint = checkpoints.read(Path(best[0].best_model_path))
         epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
     epoch, state = trainer.strategy.broadcast((epoch, state))
-    net.load_state_dict(checkpoint_files.net_state(state))
+    net.load_state_dict(checkpoints.net_state(state))
     return f"best weights, epoch {epoch}"

@@ -38,5 +38,7 @@ class Summary(ReportCallback):
         if writer.tensorboards:
             found = shutil.which("tensorboard")
             command = "tensorboard" if found else str(Path(sys.executable).with_name("tensorboard"))
-            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(writer.folder.parents[2])])}")
+            run = writer.folder.parent
+            logs = next((folder for folder in run.parents if folder.name == "lightning_logs"), run)
+            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(logs)])}")
         rank_zero_info("\n".join(lines))

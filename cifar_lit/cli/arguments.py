@@ -2,15 +2,13 @@
 
 import argparse
 import difflib
-import os
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from cifar_lit.utils.errors import UsageError
 
 ADVICE = {
-    "config": "the recipes are in configs/",
+    "config": "--print_config prints a complete recipe",
     "model.optimizer": "use a class of torch.optim, such as SGD or AdamW",
 }
 
@@ -24,18 +22,6 @@ def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     return known.values, others
-
-
-def without(args: Sequence[str], *flags: str) -> list[str]:
-    """Return the arguments without some options and their values."""
-    return take(args, *flags)[1]
-
-
-def recipe_name(recipe: str) -> str:
-    """Return the name of a recipe file for its runs' folder; the `config.yaml` of a run belongs to the run's recipe."""
-    path = Path(os.path.abspath(recipe))
-    name = path.parent.parent.name if re.fullmatch(r"version_\d+", path.parent.name) else path.stem
-    return re.sub(r"[^\w.-]", "_", name)[:100].lstrip(".") or "run"  # `..` would be the parent folder
 
 
 def parse_error(message: str, options: Collection[str]) -> UsageError:

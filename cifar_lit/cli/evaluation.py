@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from pytorch_lightning.cli import LightningArgumentParser
@@ -11,10 +12,10 @@ from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli.arguments import take
 from cifar_lit.cli.options import FitCLI
+from cifar_lit.models import weights
 from cifar_lit.report.results import EpochRow, Provenance, RunResults
 from cifar_lit.report.writer import ReportWriter
-from cifar_lit.training import checkpoint_files
-from cifar_lit.training.run import Start
+from cifar_lit.training import run_folder
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import new_folder
@@ -36,8 +37,12 @@ class EvaluateCLI(FitCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         paths, _ = take(args, "--ckpt_path")
-        config = checkpoint_files.config_of(checkpoint_files.of_run(paths[-1])) if paths else None
-        super().__init__([*(["--config", str(config)] if config else []), *args, *OVERRIDES])
+        self.file = weights.find(paths[-1]) if paths else Path()
+        run = self.file.parent.parent
+        config = run_folder.parts(run, "config.yaml")[-1]
+        known = self.file.parent.name == "checkpoints" and config.is_file()
+        self.folder = run if known else self.file.parent  # of the run, or of a checkpoint that belongs to no run
+        super().__init__([*(["--config", str(config)] if known else []), *args, *OVERRIDES])
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of `fit`, and the report's folder."""
@@ -49,41 +54,48 @@ class EvaluateCLI(FitCLI):
         )
         super().add_core_arguments_to_parser(parser)
 
-    def find_start(self) -> Start:
-        """Return the checkpoint to evaluate."""
+    def find_run(self, ckpt_path: str | None) -> None:
+        """Resume nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Read the checkpoint before the data, which may have to be downloaded."""
         if not self.config.ckpt_path:
             raise UsageError(
                 "--ckpt_path is required: a run's folder (lightning_logs/RECIPE/version_N) or a .ckpt file"
             )
-        return Start(file=checkpoint_files.of_run(self.config.ckpt_path))
+        self.checkpoint = weights.read(self.file)
+        self.config.model.weights = None  # those of the checkpoint replace them
+
+    def check_data(self) -> None:
+        """Refuse data of other classes than those of the checkpoint."""
+        ours = list(self.datamodule.splits.classes)
+        theirs = self.checkpoint.get("ImageDataModule", {}).get("classes", ours)
+        if theirs != ours:
+            there, here = next(pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1])
+            raise UsageError(
+                f"--ckpt_path {self.file}: it was trained on other classes than those of this data set ({there!r} "
+                f"instead of {here!r}; {len(theirs)} classes instead of {len(ours)}); use data (data.source, "
+                f"data.root) with the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+            )
+        weights.load(self.model, self.checkpoint, self.file)
 
     def evaluate(self) -> RunResults:
         """Evaluate the checkpoint; nothing is written."""
-        file, checkpoint = self.start.file, self.start.checkpoint
-        assert file is not None
+        checkpoint = self.checkpoint
         self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # the device that augmented its images
-        net = self.model.net
-        net.load_state_dict(checkpoint_files.net_state(checkpoint["state_dict"]))
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
-        provenance = Provenance.load(self.run) if (self.run / "provenance.json").exists() else None
+        provenance = Provenance.load(self.folder) if (self.folder / "provenance.json").exists() else None
         results = evaluate_network(
             self.trainer,
             self.datamodule,
-            net,
-            name=run_name(self.run),
-            weights=f"{file.stem} weights, epoch {checkpoint['epoch'] + 1}",
+            self.model.net,
+            name=run_name(self.folder),
+            weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
             epochs=[EpochRow(**row) for row in rows],
             provenance=provenance,
             flip_tta=find_report(self.trainer).flip_tta,
         )
         return replace(results, provenance=replace(results.provenance, report_command=hardware.command("evaluate")))
-
-    @property
-    def run(self) -> Path:
-        """The run's folder, or the folder of a checkpoint that belongs to no run."""
-        file = self.start.file
-        assert file is not None
-        return file.parent.parent if checkpoint_files.config_of(file) else file.parent
 
     def report(self, results: RunResults) -> None:
         """Write all parts of the report.
@@ -91,7 +103,7 @@ class EvaluateCLI(FitCLI):
         Raises:
             RunError: Parts of it failed; the others are complete.
         """
-        writer = ReportWriter(new_folder(self.config.out, "evaluation", self.run))
+        writer = ReportWriter(new_folder(self.config.out, "evaluation", self.folder))
         find_report(self.trainer).write(results, writer)
         writer.text("config.yaml", self.parser.dump(self.config, skip_unset=False))
         writer.raise_if_failed("the other parts are complete")

@@ -10,22 +10,23 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks
 from cifar_lit.callbacks.report import find_report
-from cifar_lit.cli import resume
+from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import parse_error, recipe_name, take, without
+from cifar_lit.cli.arguments import ADVICE, parse_error, take
 from cifar_lit.cli.checks import check
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training import checkpoint_files, compat, distributed
+from cifar_lit.training import compat, distributed, run_folder
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Start, Training
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
-DEFAULT_RECIPE = Path(__file__).parents[2] / "configs" / "onecycle.yaml"
+TENSORBOARD = "cifar_lit.training.loggers.RunTensorBoardLogger"
 GROUPS = {
     "data": ImageDataModule,
     "model": ImageClassifier,
@@ -50,16 +51,15 @@ class FitCLI(LightningCLI):
     prog = "python -m cifar_lit.fit"
     description = "Train a ResNet-18, list the images that it misclassifies, and show why."
     ckpt_path_help = (
-        "Checkpoint to resume from: the folder of a run of this recipe, which is resumed there; `last`, to resume "
-        "the newest run; or, for a new run, a .ckpt file, or `best`, that of the newest run. Loaded without running "
-        "code from it."
+        "Resume a run in its folder, with its own options: the run's folder, or `last`, the newest run (of the recipe, "
+        "if --config is given). No other option is needed; one that would change the training is refused."
     )
 
     def __init__(self, args: Sequence[str]) -> None:
-        recipes, others = take(args, "-c", "--config")
-        recipes = recipes or [str(DEFAULT_RECIPE)]
-        self.args = args
-        self.recipe = recipe_name(recipes[-1])
+        given, self.options = take(args, "-c", "--config")
+        self.recipes = [str(recipes.find(recipe)) for recipe in given]
+        files = self.recipes or [str(recipes.find(recipes.DEFAULT))]
+        self.recipe = recipes.recipe_name(files[-1])
         compat.hide_warnings()
         compat.secure_jsonargparse()
         super().__init__(
@@ -75,30 +75,56 @@ class FitCLI(LightningCLI):
                 "prog": self.prog,
                 "usage": "%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
                 "description": f"{self.description} Every option can be set in a recipe (--config; several are "
-                "merged) or on the command line, which overrides the recipe. The default recipe is "
-                "configs/onecycle.yaml. The defaults below apply to options that the recipe does not set; "
-                "--print_config shows all values.",
+                f"merged) or on the command line, which overrides the recipe. The default recipe is {recipes.DEFAULT}. "
+                "The defaults below apply to options that the recipe does not set; --print_config shows all values.",
             },
-            # Recipes first: a recipe overrides the options before it.
-            args=[*(part for recipe in recipes for part in ("--config", recipe)), *others],
+            args=with_configs(files, self.options),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser with our help for `--config`."""
+        parser = super().init_parser(**kwargs)
+        compat.set_help(parser, "config", recipes.usage())
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments, with short errors, and check what can be checked before the data are loaded."""
+        """Parse the arguments, on top of the options of a run to resume; check them before the data are loaded."""
+        given = self.parse(parser, args)
+        self.logs = Path(given.trainer.default_root_dir or ".") / "lightning_logs"
+        self.start = Start(self.find_run(given.ckpt_path))
+        self.config = given
+        if self.start.run:
+            config = str(run_folder.parts(self.start.run, "config.yaml")[-1])
+            saved = self.parse(parser, ["--config", config])
+            merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
+            self.config = resume.merge(self.start.run, saved, given, merged)
+        check(self.config)
+
+    def parse(self, parser: LightningArgumentParser, args: Any) -> Namespace:
+        """Parse arguments, with short errors."""
         try:
-            self.config = parser.parse_args(args)
+            config: Namespace = parser.parse_args(args)
         except ArgumentError as error:
             options = vars(parser.get_defaults(skip_validation=True).as_flat())
             raise parse_error(str(error), options) from None
         except UnicodeDecodeError as error:
-            raise UsageError(f"--config: the file is not UTF-8 text ({error}); the recipes are in configs/") from None
+            raise UsageError(f"--config: the file is not UTF-8 text ({error}); {ADVICE['config']}") from None
         for group in GROUPS:
-            if not isinstance(self.config[group], Namespace):
+            if not isinstance(config[group], Namespace):
                 raise UsageError(f"{group} is a group of options; set {group}.NAME, --help lists them")
-        check(self.config)
+        return config
+
+    def find_run(self, ckpt_path: str | None) -> Path | None:
+        """Return the run to resume; that of a job which SLURM requeued, whatever its `--ckpt_path`."""
+        if distributed.is_child():
+            return distributed.run_of_parent()
+        run = run_folder.requeued(self.logs / self.recipe, hardware.slurm_job(), hardware.command())
+        if not run and ckpt_path:
+            run = run_folder.find(ckpt_path, self.logs, self.recipe if self.recipes else None)
+        return run
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add all options, ours before the Trainer's."""
@@ -109,7 +135,7 @@ class FitCLI(LightningCLI):
             default=0,
             help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; it "
             "replaces the optimizer's lr with the learning rate at which the smoothed loss is lowest. 0 turns it off. "
-            "A run that starts from a checkpoint keeps its learning rate.",
+            "A resumed run keeps its learning rate.",
         )
         parser.add_argument(
             "--process_timeout",
@@ -120,46 +146,35 @@ class FitCLI(LightningCLI):
         )
         for name, group in GROUPS.items():
             parser.add_lightning_class_args(group, name)
-        parser.set_defaults({"trainer.num_sanity_val_steps": 0})
+        parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
         parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint."""
-        self.runs = Path(self.config.trainer.default_root_dir or ".") / "lightning_logs" / self.recipe
-        self.start = self.find_start()
-        _ = self.start.checkpoint  # read it before the data, which may have to be downloaded
+        """Read the checkpoint before the data, which may have to be downloaded."""
         if self.start.run:
-            resume.check_source(self.start.run, self.config.data.source)
-        elif self.start.file:
-            self.config.ckpt_path = str(self.start.file)  # for config.yaml: `best` may be another file later
-
-    def find_start(self) -> Start:
-        """Return where the training starts."""
-        from_env = distributed.resume_from_env()
-        return Start(*from_env) if from_env else resume.find(self.config.ckpt_path, self.runs)
+            rank_zero_info(f"resuming {self.start.run}" + ("" if self.start.file else ", which has no checkpoint yet"))
+        if self.start.checkpoint:
+            self.config.model.weights = None  # those of the checkpoint replace them
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Check the data and the checkpoint before anything is written, and build the trainer."""
-        trainer, start = self.config_init.trainer, self.start
+        """Check the data before anything is written, and build the trainer."""
         self.datamodule.setup("fit")
-        splits = self.datamodule.splits
-        if start.file:
-            checkpoint_files.check_classes(start.checkpoint, start.file, splits.classes)
-            checkpoint_files.check_fits(start.checkpoint, start.file, self.model)
-            if start.resumes:
-                checkpoint_files.check_same_images(start.checkpoint, start.file, splits.train)
-        if trainer.logger is False:
-            self.save_config_callback = None  # there is no run folder
-        self.own_loggers = trainer.logger is None or trainer.logger is True
-        if self.own_loggers:
-            kwargs["logger"] = False  # until the run has its folder
+        self.check_data()
         torch.set_float32_matmul_precision("high")  # TF32 where the device supports it
         self.process_timeout = timedelta(seconds=self.config.process_timeout)
         distributed.set_timeout(self.process_timeout)
-        return super().instantiate_trainer(**builder.defaults(self.config, trainer), **kwargs)
+        options = builder.defaults(self.config, self.config_init.trainer)
+        trainer: Trainer = super().instantiate_trainer(**options, **kwargs)
+        if self.start.run:
+            resume.check_processes(self.start, self.datamodule, trainer)
+        return trainer
+
+    def check_data(self) -> None:
+        """Check that the data belong to the checkpoint."""
+        resume.check_same_images(self.start, self.datamodule)
 
     def fit(self) -> None:
         """Train; the callbacks report.
@@ -167,21 +182,24 @@ class FitCLI(LightningCLI):
         Raises:
             RunError: The training failed, or parts of the report.
         """
-        args = without(self.args, "--ckpt_path")
         writes = not self.config.trainer.fast_dev_run
         run = Training(
             self.trainer,
             self.model,
             self.datamodule,
             start=self.start,
-            runs=self.runs,
-            logs=self.own_loggers and writes,
+            runs=self.logs / self.recipe,
+            config=self.parser.dump(self.config, skip_none=False),
             lr_find=self.config.lr_find if writes else 0,
             record_lr_range=find_report(self.trainer).record_lr_range,
             process_timeout=self.process_timeout,
-            resume_command=lambda checkpoint: hardware.repeatable("fit", *args, "--ckpt_path", str(checkpoint)),
         ).run()
-        if writes:
+        if run:
             command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
             find_report(self.trainer).raise_if_failed(advice)
+
+
+def with_configs(configs: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return arguments with the configuration files first: a file overrides the options before it."""
+    return [*(part for config in configs for part in ("--config", config)), *options]

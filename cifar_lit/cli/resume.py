@@ -1,62 +1,94 @@
-"""Where a training starts: `--ckpt_path` turned into a run and a checkpoint."""
+"""`fit --ckpt_path`: the run to resume, and which options may differ from its own."""
 
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.training import checkpoint_files, run_folder
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.models.schedules import SCHEDULES
+from cifar_lit.report.results import Provenance
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
+# Options that change the training; of the groups data and model all but those that follow.
+TRAINING = {"seed_everything", "lr_find", "trainer.callbacks", "trainer.precision", "trainer.accumulate_grad_batches"}
+TRAINING |= {"trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.sync_batchnorm"}
+TRAINING |= {"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.val_check_interval"}
+TRAINING |= {"trainer.check_val_every_n_epoch"}
+NOT_TRAINING = {"data.root", "data.mirrors", "data.cache_dir", "data.num_workers", "data.train_eval_size"}
+NOT_TRAINING |= {"data.batch_size", "model.compile"}  # the batch size: see check_processes
+LENGTH = {"trainer.max_epochs", "trainer.max_steps"}  # for schedules that are planned for it
+LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")  # which `+=` extends
+EXACT = ("processes", "precision", "threads", "cpu", "gpus", "torch")  # equal, or the result differs in rounding
 
-def find(ckpt_path: str | None, runs: Path) -> Start:
-    """Find where a training starts; a job that SLURM requeued resumes its run, whatever its `--ckpt_path`.
+
+def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> Namespace:
+    """Return the options of a resumed run.
 
     Args:
-        ckpt_path: A run's folder, a file, `last`, `best` or None.
-        runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
+        run: Its folder.
+        saved: Its own options.
+        given: The recipe and the options of the command line alone.
+        merged: The same on top of its own options.
 
     Raises:
-        UsageError: There is no such run or file.
+        UsageError: An option that changes the training differs.
     """
-    run = run_folder.requeued(runs, hardware.slurm_job(), hardware.command()) or _find_run(ckpt_path, runs)
-    if not run:
-        return Start(file=checkpoint_files.find(ckpt_path, runs) if ckpt_path else None)
-    last = run / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        rank_zero_info(f"resuming {run}")
-        return Start(run, last)
-    file = _first_checkpoint(run)
-    rank_zero_info(f"resuming {run}, which has no checkpoint yet, from {file or 'the first step'}")
-    return Start(run, file)
-
-
-def check_source(run: Path, source: str) -> None:
-    """Refuse to resume a run on other data, before they are loaded or downloaded."""
-    before = _config(run).get("data", {}).get("source", source)
-    if source != before:
+    for name in LISTS:  # an option that was extended by `+=` at the start, and is given again
+        if given[name] == saved[name]:
+            merged[name] = saved[name]
+    before, after = vars(saved.as_flat()), vars(merged.as_flat())
+    differ = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    refused = [name for name in differ if _changes_training(name, saved.model.schedule.name)]
+    if refused:
+        changes = ", ".join(f"{name}={after.get(name)} (the run has {before.get(name)})" for name in refused[:5])
         raise UsageError(
-            f"data.source={source}: {run} was trained with data.source={before}; resume with the same options as "
-            f"before, which are in {run / 'config.yaml'}"
+            f"--ckpt_path {run}: {changes}{', ...' * (len(refused) > 5)}: a run is resumed with its own options, which "
+            "are in its config.yaml; remove these options (and --config), or start a new run from its weights with "
+            f"--model.weights {run}"
+        )
+    return merged
+
+
+def _changes_training(name: str, schedule: Any) -> bool:
+    if name in LENGTH:
+        return SCHEDULES[schedule].interval == "step"
+    return name in TRAINING or (name.startswith(("data.", "model.")) and name not in NOT_TRAINING)
+
+
+def check_same_images(start: Start, data: ImageDataModule) -> None:
+    """Refuse to resume a run with other training images."""
+    fingerprint = data.splits.train.fingerprint
+    if start.checkpoint and start.checkpoint["ImageDataModule"]["train"] != fingerprint:
+        raise UsageError(
+            f"--ckpt_path {start.run}: data.root={data.root} contains other images than those that it was trained on; "
+            "use the same images, or start a new run from its weights with --model.weights"
         )
 
 
-def _find_run(ckpt_path: str | None, runs: Path) -> Path | None:
-    """Return the run that `--ckpt_path` names; None if it names a file or nothing."""
-    if ckpt_path == "last":
-        return run_folder.unfinished(runs) or checkpoint_files.find(ckpt_path, runs).parent.parent
-    return run_folder.find(ckpt_path, runs) if ckpt_path and Path(ckpt_path).is_dir() else None
-
-
-def _first_checkpoint(run: Path) -> Path | None:
-    """Return the checkpoint that a run started from, None for the first step."""
-    given = _config(run).get("ckpt_path")
-    return checkpoint_files.find(given, run.parent) if given and given != "last" and not Path(given).is_dir() else None
-
-
-def _config(run: Path) -> dict[str, Any]:
-    file = run / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+def check_processes(start: Start, data: ImageDataModule, trainer: Trainer) -> None:
+    """Refuse another number of images per step; print what makes the result differ from an uninterrupted run."""
+    assert start.run is not None
+    if not start.checkpoint:
+        return
+    provenance = Provenance.load(start.run)
+    first, batch_size = provenance.parts[0], provenance.options["data"]["batch_size"]
+    finished = 0 < (trainer.max_epochs or 0) <= start.epochs or 0 < trainer.max_steps <= start.step
+    if finished and data.batch_size == batch_size:  # only the report is created, by any number of processes
+        return
+    before, now = batch_size * first["processes"], data.batch_size * trainer.world_size
+    if before != now:
+        raise UsageError(
+            f"--ckpt_path {start.run}: data.batch_size={data.batch_size} and {trainer.world_size} process"
+            f"{'es' * (trainer.world_size > 1)} are {now} images per step, but the run has {before} (processes: "
+            f"{first['processes']}); use --data.batch_size {before // trainer.world_size}, or another trainer.devices"
+        )
+    gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
+    current = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
+    changes = [f"{name} {current[name]} instead of {first[name]}" for name in EXACT if current[name] != first.get(name)]
+    if changes:
+        rank_zero_info(f"not bit for bit as an uninterrupted run: {', '.join(changes)}")

@@ -15,8 +15,9 @@ from cifar_lit import callbacks as parts
 from cifar_lit.cli.checks import as_list
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.training import compat
-from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
-from cifar_lit.training.checkpointing import LastCheckpoint
+from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
+from cifar_lit.training.loggers import RunTensorBoardLogger
+from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
@@ -31,6 +32,8 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
     chosen: dict[str, Any] = {"precision": choose_precision(config)}
     if trainer.benchmark is None and not trainer.deterministic:
         chosen["benchmark"] = True  # for cuDNN: all batches but the last have the same shape
+    if trainer.logger in (None, True):
+        chosen["logger"] = RunTensorBoardLogger()
     if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
         chosen["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
     if trainer.enable_progress_bar is None and not sys.stderr.isatty():
@@ -90,14 +93,15 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
 def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback]:
     """Return the callbacks in the order of their dependencies, all parts of the report in a single callback.
 
-    The history is complete before the report reads it. The report's page summarizes what its other parts wrote.
-    LastCheckpoint comes last, so that `last.ckpt` contains the state of the others at that step.
+    The RunFolder comes first, so that the others know it. The history is complete before the report reads it. The
+    report's page summarizes what its other parts wrote. LastCheckpoint comes last, so that `last.ckpt` contains the
+    state of the others at that step.
     """
     report = [callback for callback in callbacks if isinstance(callback, parts.ReportCallback)]
     page = [part for part in report if isinstance(part, parts.HTMLReport)]
     figures = [part for part in report if part not in page]
     last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
-    ours = [callback for callback in callbacks if callback not in [*report, *last]]
+    ours = [RunFolder(), *(callback for callback in callbacks if callback not in [*report, *last])]
     ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, parts.Summary()])]
     if options.get("enable_progress_bar") is not False:
         ours.append(parts.ProgressBar())

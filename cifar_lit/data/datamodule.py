@@ -184,14 +184,11 @@ class ImageDataModule(LightningDataModule):
         """Return batches of the held-out images; an empty list if there are none."""
         if not self.val_size:
             return []
-        _, world_size = self._rank()
-        if self.val_size < world_size:
-            raise UsageError(f"data.val_size={self.val_size} is less than the number of processes, {world_size}")
-        return self._eval_loader(self.val_dataset)
+        return self._eval_loader(self.val_dataset, "data.val_size")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return batches of the test images, in order."""
-        return self._eval_loader(self.test_dataset)
+        return self._eval_loader(self.test_dataset, "test images")
 
     def samples(self, positions: NDArray[np.int64]) -> Batch:
         """Return training images as augmented in the first epoch, by their positions in train_dataset."""
@@ -203,9 +200,11 @@ class ImageDataModule(LightningDataModule):
         draws = torch.from_numpy(augmentation.draw(self.seed, 0, len(dataset))[positions])
         return batch._replace(images=augmentation(pack(batch.images), draws, 0))
 
-    def _eval_loader(self, dataset: ImageDataset) -> DataLoader[Batch]:
+    def _eval_loader(self, dataset: ImageDataset, images: str) -> DataLoader[Batch]:
         # Reading an array needs no workers, and a small training batch need not slow the evaluation down.
         rank, world_size = self._rank()
+        if len(dataset) < world_size:
+            raise UsageError(f"{images}: {len(dataset)} are fewer than the number of processes, {world_size}")
         batch_size = max(self.batch_size, eval_batch_size(self.image_size))
         while len(dataset) % world_size and len(dataset) // world_size % batch_size == 0:
             batch_size += 1  # otherwise some processes have an extra batch and wait forever for the others

@@ -54,7 +54,7 @@ def download(urls: Sequence[str], path: str, md5: str, timeout_s: float = 30) ->
         errors.append(f"The incomplete download is kept as {part}; the next run resumes it.")
     errors.append(
         f"Use a mirror (--data.mirrors='[https://URL]'), or copy a file with MD5 {md5} to {path}, or use your own "
-        "images (--data.source folder) or built-in ones (--config configs/demo.yaml)"
+        "images (--data.source folder) or built-in ones (--config demo)"
     )
     raise RunError("\n".join([f"{os.path.basename(path)} could not be downloaded:", *errors]))
 

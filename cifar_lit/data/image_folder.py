@@ -22,7 +22,7 @@ from cifar_lit.utils.files import fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
-VERSION = 2  # of the cache; increase it when decoding or the format of the cache changes
+VERSION = 3  # of the cache; increase it when decoding or the format of the cache changes
 
 
 def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> DataSplits:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lit.data.dataset import Batch
+from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
 from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
@@ -49,6 +50,9 @@ class ImageClassifier(LightningModule):
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         memory_format: Memory format of the weights; channels_last is faster on most devices.
         compile: Whether to use torch.compile, which takes a minute or so and needs a C++ compiler on a CPU.
+        weights: Run or `.ckpt` file with which the weights are initialized (the best ones of a run, else the last),
+            also those of the input normalization, and nothing else of it. A last layer for another number of classes
+            is initialized as usual. Default: no other run's.
     """
 
     def __init__(
@@ -67,12 +71,17 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
         compile: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
         self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
+        if weights is not None:
+            file = checkpoints.find(weights, "--model.weights")
+            checkpoint = checkpoints.read(file, "--model.weights")
+            checkpoints.load(self, checkpoint, file, "--model.weights", new_head=True)
         groups = parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult)
         try:  # report an invalid argument before the run starts
             optimizer(groups)
@@ -151,7 +160,7 @@ class ImageClassifier(LightningModule):
         """Refuse a schedule that cannot work, and warn about options without effect."""
         self.schedule.check(self.trainer)
         if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
-            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see BENCHMARKS.md")
+            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see docs/benchmarks.md")
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
 

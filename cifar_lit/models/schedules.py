@@ -1,8 +1,8 @@
-"""Learning-rate schedules. To add one, list it in `SCHEDULES` and `Name`, and its options in `Schedule`."""
+"""Learning-rate schedules. To add one, list it in `SCHEDULES`; an option that it needs is a field of `Schedule`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
@@ -10,8 +10,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from cifar_lit.utils.errors import UsageError
-
-Name = Literal["constant", "step", "onecycle", "plateau", "cosine"]
 
 
 def _onecycle(optimizer: Optimizer, total_steps: int, pct_start: float, **options: Any) -> LRScheduler:
@@ -35,13 +33,17 @@ class _Entry(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-SCHEDULES: dict[Name, _Entry] = {
+SCHEDULES: dict[str, _Entry] = {
     "constant": _Entry(lambda optimizer: None, "epoch"),
     "step": _Entry(StepLR, "epoch", ("step_size", "gamma")),
     "onecycle": _Entry(_onecycle, "step", ("pct_start", "anneal_strategy", "div_factor", "final_div_factor")),
     "plateau": _Entry(ReduceLROnPlateau, "validation", ("factor", "patience", "min_lr")),
     "cosine": _Entry(CosineAnnealingLR, "step", ("eta_min",)),
 }
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(SCHEDULES)]  # for the help and the errors of the command line
 
 
 @dataclass

@@ -144,7 +144,7 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
         "epochs": [str(len(run.epochs)) for run in runs],
         "training time": [f"{run.seconds:,.0f} s" for run in runs],
         "hardware": [run.provenance.hardware for run in runs],
-        "commit": [str(run.provenance.parts[0].get("commit"))[:12] for run in runs],
+        "commit": [str(run.provenance.parts[0].get("commit") or "(none)")[:12] for run in runs],
     }
     return [[name, *cells] for name, cells in rows.items()]
 

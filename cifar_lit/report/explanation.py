@@ -20,9 +20,9 @@ from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES
 from cifar_lit.models.resnet import LAYERS, Layer
+from cifar_lit.models.weights import TrainedNetwork, load_network
 from cifar_lit.report import drawing
 from cifar_lit.report.figures import method_name
-from cifar_lit.training.checkpoint_files import TrainedNetwork, load_network
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
 

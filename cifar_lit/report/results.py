@@ -15,8 +15,9 @@ from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.training.checkpoint_files import load_network
+from cifar_lit.models.weights import load_network
 from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.training.run_folder import parts
 from cifar_lit.utils.errors import UsageError
 
 
@@ -64,11 +65,9 @@ class Provenance:
     @classmethod
     def load(cls, run: Path) -> "Provenance":
         """Read `config.yaml` and every `provenance*.json` of a run's folder."""
-        files = [run / "provenance.json"]
-        files += sorted(run.glob("provenance_*.json"), key=lambda file: int(file.stem.rpartition("_")[2]))
         return cls(
             (run / "config.yaml").read_text(encoding="utf-8"),
-            tuple(json.loads(file.read_text(encoding="utf-8")) for file in files),
+            tuple(json.loads(file.read_text(encoding="utf-8")) for file in parts(run, "provenance.json")),
         )
 
     @property

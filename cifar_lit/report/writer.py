@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from cifar_lit.analysis.predictions import Predictions, write_csv
 from cifar_lit.report.drawing import to_array
+from cifar_lit.report.loggers import log_image
 from cifar_lit.utils.errors import RunError
 from cifar_lit.utils.files import atomic_write, atomic_write_text, safe_cell
 
@@ -25,9 +26,11 @@ from cifar_lit.utils.files import atomic_write, atomic_write_text, safe_cell
 class ReportWriter:
     """Writes the results of one run.
 
+    Where a logger fails, that is recorded; the files are written, and the other loggers get the same.
+
     Args:
         folder: Created if it does not exist.
-        loggers: Get the same images and numbers.
+        loggers: Get the same numbers, and the same images as far as they take any.
         step: The global step to log them at.
 
     Attributes:
@@ -49,8 +52,7 @@ class ReportWriter:
         with self._open(f"{name}.png", "wb") as file:
             Image.fromarray(pixels).save(file, "PNG")
         self.figures.append(name)
-        for logger in self.tensorboards:
-            logger.experiment.add_image(f"report/{name}", pixels, self.step, dataformats="HWC")
+        self._log(name, self.loggers, lambda logger: log_image(logger, f"report/{name}", pixels, self.step))
 
     def table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write `NAME.csv`."""
@@ -77,8 +79,7 @@ class ReportWriter:
 
     def scalars(self, values: Mapping[str, float]) -> None:
         """Log numbers."""
-        for logger in self.loggers:
-            logger.log_metrics(dict(values), self.step)
+        self._log("scalars", self.loggers, lambda logger: logger.log_metrics(dict(values), self.step))
 
     def embedding(
         self,
@@ -91,8 +92,12 @@ class ReportWriter:
         """Log vectors `(N, D)` with a row of labels and an image `(N, H, W, 3)` each, for TensorBoard's Projector."""
         labels = [[" ".join(str(cell).split()) for cell in row] for row in rows]  # class names may contain tabs
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-        for logger in self.tensorboards:
-            logger.experiment.add_embedding(vectors, labels, thumbnails, self.step, name, list(header))
+        columns = list(header)
+        self._log(
+            name,
+            self.tensorboards,
+            lambda logger: logger.experiment.add_embedding(vectors, labels, thumbnails, self.step, name, columns),
+        )
 
     def record_failure(self, part: str, error: Exception) -> str:
         """Print why a part could not be created, add the traceback to `failures.txt`, and return the reason."""
@@ -120,6 +125,13 @@ class ReportWriter:
                 f"parts of the report could not be created: {', '.join(self.failures)}; the reasons are above, and in "
                 f"full in {self.folder / 'failures.txt'}; {remedy}"
             )
+
+    def _log(self, part: str, loggers: Iterable[Logger], log: Callable[[Any], None]) -> None:
+        for logger in loggers:
+            try:
+                log(logger)
+            except Exception as error:
+                self.record_failure(f"{type(logger).__name__} ({part})", error)
 
     def _open(self, name: str, mode: str = "w", **options: Any) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,34 @@
-"""When `last.ckpt` is saved."""
+"""How checkpoints are written, and when `last.ckpt` is saved."""
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from cifar_lit.training.run_folder import folder_of
 from cifar_lit.training.signals import StopSignals
 from cifar_lit.utils.errors import Interrupted, UsageError
+from cifar_lit.utils.files import atomic_write
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically.
+
+    Lightning's own writes to the temporary folder and moves the file, which between file systems is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; if that fails, the previous file is kept."""
+        content = io.BytesIO()  # on a full disk, torch would raise an internal error instead of an OSError
+        torch.save(checkpoint, content)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with atomic_write(path, "wb") as file:
+            file.write(content.getbuffer())
 
 
 class LastCheckpoint(Checkpoint):
@@ -29,8 +50,8 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder, which all processes must do together."""
-        self.file = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        """Find the run's folder."""
+        self.file = folder_of(trainer) / "checkpoints" / "last.ckpt"
         self.signals.interrupt()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,7 +7,7 @@ tests/training/test_compat.py that fails when upstream changes, so that it can b
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
     training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
-    training/checkpoint_files.py: epochs_done reads the progress of Lightning's loops
+    training/run.py: Start.epochs reads the progress of Lightning's loops
     callbacks/provenance.py: TensorBoard's `file_writer`, because Lightning's log_hyperparams logs the metrics again
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
 
 
 def hide_warnings() -> None:
@@ -25,9 +26,9 @@ def hide_warnings() -> None:
     for message in (
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
+        "Checkpoint directory .* exists and is not empty",  # a resumed run's
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
         "You called `self.log.* but have no logger configured",  # the report needs none
-        "Checkpoint directory .* exists and is not empty",  # it does whenever a run is resumed
         "Precision .* is not supported by the model summary",  # only its estimate in MB is concerned
         "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):
@@ -42,6 +43,11 @@ def secure_jsonargparse() -> None:
     Both will be the defaults of jsonargparse 5.
     """
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+
+
+def set_help(parser: LightningArgumentParser, option: str, text: str) -> None:
+    """Replace the help of an option that Lightning adds to each parser, which argparse offers no method for."""
+    next(action for action in parser._actions if action.dest == option).help = text
 
 
 def count_epochs_when_resuming(trainer: Trainer) -> None:

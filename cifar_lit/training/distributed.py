@@ -1,7 +1,6 @@
 """Several training processes: start them, connect them, and end all when one dies."""
 
 import atexit
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import distributed as dist
 
-RESUME = "CIFAR_LIT_RESUME"  # environment variable of a child: run and checkpoint to resume, chosen by its parent
+RESUME = "CIFAR_LIT_RESUME"  # environment variable of a child: the run to resume, chosen by its parent, or empty
 RENDEZVOUS = "CIFAR_LIT_RENDEZVOUS"  # environment variable: the file in which the processes find each other
 GRACE_S = 30  # for a process to fail by itself after another one has died
 
@@ -31,7 +30,7 @@ def set_timeout(timeout: timedelta) -> None:
     StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)
 
 
-def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, file: Path | None) -> None:
+def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None) -> None:
     """Start the other processes of this machine and connect with them; does nothing under torchrun or SLURM.
 
     Lightning's launcher would kill this process without a message when another one dies.
@@ -40,7 +39,6 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, fi
         strategy: The strategy of a trainer that has not been fitted.
         timeout: How long to wait for another process.
         run: The run that all processes resume.
-        file: The checkpoint from which they resume.
     """
     if not (isinstance(strategy, DDPStrategy) and isinstance(strategy.cluster_environment, LightningEnvironment)):
         return
@@ -50,7 +48,7 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None, fi
         os.environ[RENDEZVOUS] = os.path.join(folder, "rendezvous")
         os.environ["LOCAL_RANK"] = "0"  # keeps Lightning from starting any itself
         command = [sys.executable, "-m", "cifar_lit.fit", *sys.argv[1:]]
-        resume = json.dumps([path and str(path) for path in (run, file)])
+        resume = str(run or "")
         children = [
             subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank), RESUME: resume})
             for rank in range(1, strategy.num_processes)
@@ -111,12 +109,10 @@ def is_child() -> bool:
     return RESUME in os.environ
 
 
-def resume_from_env() -> tuple[Path | None, Path | None] | None:
-    """Return the run and the checkpoint that the parent resumes; None in a process without such a parent."""
-    if not is_child():
-        return None
-    run, file = json.loads(os.environ[RESUME])
-    return run and Path(run), file and Path(file)
+def run_of_parent() -> Path | None:
+    """Return the run that the parent of this process resumes, if it does."""
+    run = os.environ[RESUME]
+    return Path(run) if run else None
 
 
 def cause_of(error: RuntimeError) -> str | None:

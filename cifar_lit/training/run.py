@@ -1,4 +1,4 @@
-"""A training: the run's folder and loggers, the fit, and how to resume when it ends early."""
+"""A training: in which folder, from which checkpoint, and how to resume when it ends early."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.models import weights
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training import checkpoint_files, distributed, run_folder
+from cifar_lit.training import distributed, run_folder
 from cifar_lit.training.checkpointing import LastCheckpoint
-from cifar_lit.training.loggers import ResumableCSVLogger
+from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.lr_finder import LRRange, find_lr
+from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import Interrupted, RunError, UsageError
 
@@ -28,32 +29,45 @@ class Start:
     """Where a training starts.
 
     Attributes:
-        run: The run to continue in its folder; None for a new one.
-        file: The checkpoint to resume from; None for the first step.
+        run: The run to resume in its folder; None for a new one.
     """
 
     run: Path | None = None
-    file: Path | None = None
+
+    @cached_property
+    def file(self) -> Path | None:
+        """The checkpoint to resume from; None for the first step."""
+        last = self.run / "checkpoints" / "last.ckpt" if self.run else None
+        return last if last and last.is_file() else None
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint, loaded without running code from it; empty for the first step."""
-        return checkpoint_files.read(self.file) if self.file else {}
-
-    @property
-    def resumes(self) -> bool:
-        """Whether the checkpoint belongs to the run; a new run can start from a checkpoint of another one."""
-        return self.run is not None and self.file is not None and self.run in self.file.parents
+        return weights.read(self.file) if self.file else {}
 
     @property
     def step(self) -> int:
         """Number of finished optimizer steps."""
         return int(self.checkpoint.get("global_step", 0))
 
+    @property
+    def epochs(self) -> int:
+        """Number of finished epochs."""
+        return int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.file else 0)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether Lightning's EarlyStopping had ended the training."""
+        return any(
+            state["stopped_epoch"] > 0 or state["wait_count"] >= state["patience"]
+            for state in self.checkpoint.get("callbacks", {}).values()
+            if isinstance(state, dict) and {"stopped_epoch", "wait_count", "patience"} <= state.keys()
+        )
+
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, from where, and where to log it.
+    """What to train, and from where.
 
     Args:
         trainer: With all callbacks.
@@ -61,11 +75,10 @@ class Training:
         data: The images.
         start: Where the training starts.
         runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
-        logs: Whether to train in a run folder there, with our loggers.
+        config: Content of `config.yaml`.
         lr_find: Steps of the learning-rate range test before the training; 0 for none.
         record_lr_range: Called with the result of that test.
         process_timeout: How long a process waits for another one.
-        resume_command: Returns the command that resumes from a checkpoint or a run's folder.
     """
 
     trainer: Trainer
@@ -73,14 +86,13 @@ class Training:
     data: ImageDataModule
     start: Start
     runs: Path
-    logs: bool
+    config: str
     lr_find: int
     record_lr_range: Callable[[LRRange], None]
     process_timeout: timedelta
-    resume_command: Callable[[Path], str]
 
-    def run(self) -> Path:
-        """Train, and return the run's folder.
+    def run(self) -> Path | None:
+        """Train, and return the run's folder; None under `fast_dev_run`, which has none.
 
         Raises:
             UsageError: An option cannot be used.
@@ -93,7 +105,7 @@ class Training:
             self._print_processes()
         with self._run_folder():
             try:
-                return self._fit()
+                self._fit()
             except Interrupted as stop:
                 raise self._stopped(stop) from None
             except RuntimeError as error:
@@ -103,6 +115,7 @@ class Training:
                 if reason := distributed.cause_of(error):
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
+        return self._folder.path
 
     def _print_processes(self) -> None:
         """Print the number of processes."""
@@ -115,40 +128,35 @@ class Training:
 
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
-        """Lock the run's folder and log to it; remove a new one if the training is refused before its first step."""
-        if not self.logs or not self.trainer.is_global_zero:
-            if self.logs:
-                self.trainer.loggers = self._loggers(0)  # Lightning asks the first process for the folder
+        """Create or lock the run's folder; remove a new one if the training is refused before its first step."""
+        if getattr(self.trainer, "fast_dev_run", False) or not self.trainer.is_global_zero:
             yield
             return
-        run = self.start.run or run_folder.create(self.runs)
+        run = self.start.run or run_folder.create(self.runs, self.config)
         with run_folder.lock(run):
-            self.trainer.loggers = self._loggers(run_folder.number(run))
+            self._folder.path = run
+            self.trainer.loggers = [
+                RunTensorBoardLogger(str(run), self.start.step if self.start.run else None)
+                if isinstance(logger, RunTensorBoardLogger)
+                else logger
+                for logger in self.trainer.loggers
+            ]
             try:
                 yield
             except (UsageError, MisconfigurationException):
-                if not self.start.run and self.trainer.global_step <= self.start.step:
+                if not self.start.run and not self.trainer.global_step:
                     run_folder.remove(run)
                 raise
 
-    def _loggers(self, version: int) -> list[Logger]:
-        root, recipe, step = str(self.runs.parent), self.runs.name, self.start.step
-        purge_step = step if self.start.run else None
-        return [
-            TensorBoardLogger(root, recipe, version, default_hp_metric=False, purge_step=purge_step),
-            ResumableCSVLogger(root, recipe, version, before_step=step),
-        ]
-
-    def _fit(self) -> Path:
+    def _fit(self) -> None:
         if self.trainer.world_size > 1:  # in the locked folder: nothing is started if it is refused
-            distributed.start_processes(self.trainer.strategy, self.process_timeout, self.start.run, self.start.file)
+            distributed.start_processes(self.trainer.strategy, self.process_timeout, self.start.run)
         if self.lr_find and not self.start.file:  # a checkpoint has its own learning rate
             lr_range = find_lr(self.trainer, self.module, self.data, self.lr_find)
             self.module.lr = lr_range.suggested
             self.record_lr_range(lr_range)
-        log_dir = self.trainer.log_dir or "."  # all processes must call this
-        if self.logs:
-            rank_zero_info(f"run folder {log_dir}")
+        if self._folder.path:
+            rank_zero_info(f"run folder {self._folder.path}")
         if self.start.file:
             self._end_if_finished()
         try:
@@ -157,13 +165,12 @@ class Training:
             if "`val_check_interval`" in str(error):
                 raise UsageError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from None
             raise
-        return Path(log_dir)
 
     def _end_if_finished(self) -> None:
         """Let a finished training, also one that EarlyStopping ended, only create its report again."""
-        loop, epochs = self.trainer.fit_loop, checkpoint_files.epochs_done(self.start.checkpoint)
+        loop, epochs = self.trainer.fit_loop, self.start.epochs
         enough = epochs >= (loop.min_epochs or 0) and self.start.step >= (loop.min_steps or 0)
-        if self.start.resumes and enough and checkpoint_files.stopped_early(self.start.checkpoint):
+        if enough and self.start.stopped_early:
             loop.max_epochs = epochs  # Lightning would continue training
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; creating its report again")
@@ -186,7 +193,12 @@ class Training:
         if epochs and 0 < epochs <= self.trainer.current_epoch:
             command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
             return f"the training is finished and saved; {command} creates its report"
-        return f"saved in {file}; resume with\n{self.resume_command(run if self.logs else file)}"
+        return f"saved in {file}; resume with\n{hardware.repeatable('fit', '--ckpt_path', str(run))}"
+
+    @property
+    def _folder(self) -> RunFolder:
+        callbacks: list[Callback] = getattr(self.trainer, "callbacks", [])  # missing from Lightning's type annotations
+        return next(one for one in callbacks if isinstance(one, RunFolder))
 
     @property
     def _last_checkpoint(self) -> LastCheckpoint | None:

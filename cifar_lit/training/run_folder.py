@@ -1,40 +1,75 @@
-"""The folders of a recipe's runs, `lightning_logs/RECIPE/version_N`: create, find, lock, remove."""
+"""A run's folder, `lightning_logs/RECIPE/version_N`: create, find, lock and remove it, and show it to the callbacks."""
 
+import errno
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.files import atomic_write_text, fsync_dir
 
 
 def versions(runs: Path) -> list[Path]:
     """Return the `version_N` folders of a recipe, the newest last."""
     found = [path for path in runs.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
-    return sorted(found, key=number)
+    return sorted(found, key=_number)
 
 
-def number(run: Path) -> int:
-    """Return the N of `version_N`."""
-    return int(run.name.removeprefix("version_"))
+def _number(path: Path) -> int:
+    """Return the N of `version_N`, or of `config_N.yaml`."""
+    return int(path.stem.rpartition("_")[2])
 
 
-def unfinished(runs: Path) -> Path | None:
-    """Return the newest run if it ended before its first checkpoint, else None."""
-    for newest in versions(runs)[-1:]:
-        if not (newest / "checkpoints" / "last.ckpt").exists() and not (newest / "report").exists():
-            return newest
-    return None
+def parts(run: Path, name: str) -> list[Path]:
+    """Return `NAME` of a run, such as `config.yaml`, and the `NAME_N` of each time that it was resumed, in order."""
+    stem, suffix = os.path.splitext(name)
+    return [run / name, *sorted(run.glob(f"{stem}_*{suffix}"), key=_number)]
+
+
+def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
+    """Return the run that `fit --ckpt_path` names.
+
+    Args:
+        ckpt_path: A run's folder, anywhere; or `last`, the newest run.
+        logs: The folder `lightning_logs`.
+        recipe: The recipe of the newest run; None for any.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    if ckpt_path == "last":
+        recipes = [logs / recipe] if recipe else [path for path in logs.glob("*") if path.is_dir()]
+        newest = [run for one in recipes for run in versions(one)[-1:] if (run / "config.yaml").is_file()]
+        if not newest:
+            raise UsageError(
+                f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path"
+            )
+        return max(newest, key=lambda run: (run / "config.yaml").stat().st_mtime_ns)
+    run = Path(ckpt_path)
+    if run.is_file():
+        raise UsageError(
+            f"--ckpt_path {ckpt_path}: to resume a run use its folder, lightning_logs/RECIPE/version_N; to start a new "
+            f"run from these weights use --model.weights {ckpt_path}"
+        )
+    if not (run / "config.yaml").is_file():
+        problem = "this folder is not a run, it has no config.yaml" if run.is_dir() else "there is no such folder"
+        raise UsageError(f"--ckpt_path {ckpt_path}: {problem}; use lightning_logs/RECIPE/version_N, or last")
+    return run
 
 
 def requeued(runs: Path, job: str | None, command: str) -> Path | None:
     """Return the run that this SLURM job started with the same command before it was requeued, else None."""
-    if not job or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "") in ("", "0"):
         return None
     for run in reversed(versions(runs)):
         for file in run.glob("provenance*.json"):  # one for each time that it was resumed
@@ -45,29 +80,29 @@ def requeued(runs: Path, job: str | None, command: str) -> Path | None:
     return None
 
 
-def find(path: str, runs: Path) -> Path:
-    """Return the run in a folder.
+def create(runs: Path, config: str) -> Path:
+    """Create the folder of a new run; simultaneous calls return different ones.
 
-    Raises:
-        UsageError: It is not a run of this recipe.
+    Args:
+        runs: The folder of the recipe's runs.
+        config: Content of its `config.yaml`, which a run's folder always contains.
     """
-    run = Path(path).resolve()
-    if run not in [version.resolve() for version in versions(runs)]:
-        raise UsageError(
-            f"--ckpt_path {path}: this folder is not a run of this recipe, whose runs are in {runs}; use one of them "
-            "(or another --config), a .ckpt file, last or best"
-        )
-    return runs / run.name
-
-
-def create(runs: Path) -> Path:
-    """Create and return the folder of a new run; simultaneous calls return different ones."""
-    while True:
-        taken = versions(runs)
-        run = runs / f"version_{number(taken[-1]) + 1 if taken else 0}"
-        with suppress(FileExistsError):
-            run.mkdir(parents=True)
-            return run
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new_", dir=runs) as parent:
+        new = Path(parent, "run")
+        new.mkdir()
+        atomic_write_text(new / "config.yaml", config)
+        while True:
+            taken = versions(runs)
+            run = runs / f"version_{_number(taken[-1]) + 1 if taken else 0}"
+            try:
+                new.rename(run)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # taken by another process meanwhile
+                    raise
+            else:
+                fsync_dir(runs)
+                return run
 
 
 def remove(run: Path) -> None:
@@ -91,9 +126,53 @@ def lock(run: Path) -> Iterator[None]:
     except Timeout:
         raise UsageError(
             f"{run} is being trained by another process; wait until it has ended, or start a new run without "
-            "--ckpt_path last"
+            "--ckpt_path"
         ) from None
     try:
         yield
     finally:
         file.release()
+
+
+class RunFolder(Callback):
+    """Shows a Trainer's callbacks the run's folder, whatever its loggers are; also to each ModelCheckpoint.
+
+    Attributes:
+        path: The folder; None until it is known, in all processes but the first until `setup`.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Get the folder from the first process; let checkpoints be saved there."""
+        self.path = trainer.strategy.broadcast(self.path)
+        for saver in trainer.checkpoint_callbacks:
+            if self.path and isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
+                saver.dirpath = str(self.path.absolute() / "checkpoints")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of each ModelCheckpoint if its folder was moved; Lightning would forget its best score."""
+        for saver in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(saver.state_key)
+            if isinstance(saver, ModelCheckpoint) and saver.dirpath and state and state["dirpath"] != saver.dirpath:
+                old, new = state["dirpath"], str(saver.dirpath)
+                state |= {name: _moved(path, old, new) for name, path in state.items() if name.endswith("model_path")}
+                state["best_k_models"] = {_moved(path, old, new): k for path, k in state["best_k_models"].items()}
+                state["dirpath"] = new
+
+
+def _moved(path: str, old: str, new: str) -> str:
+    """Return where a file of the folder `old` is in the folder `new`; the same path if it is not there."""
+    moved = os.path.join(new, os.path.relpath(path, old)) if path and old else path
+    return moved if os.path.exists(moved) else path
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Return the folder of a Trainer's run; without a RunFolder, that of its first logger.
+
+    Every process must call this.
+    """
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
+    folder = next((one.path for one in callbacks if isinstance(one, RunFolder)), None)
+    return folder or Path(trainer.log_dir or trainer.default_root_dir)

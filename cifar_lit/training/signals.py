@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Callable
 from types import FrameType
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -28,13 +30,16 @@ class StopSignals:
 
     def record(self) -> None:
         """Record signals from now on; Lightning's own handlers would act in the middle of a step."""
-        for signum in self._signals:
-            signal.signal(signum, self._handle)
+        self._set(self._handle)
 
     def interrupt(self) -> None:
         """Let signals raise Interrupted from now on: before and after the training there is no step to finish."""
-        for signum in self._signals:
-            signal.signal(signum, interrupt)
+        self._set(interrupt)
+
+    def _set(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
+            for signum in self._signals:
+                signal.signal(signum, handler)
 
     def agreed(self, trainer: Trainer) -> int | None:
         """Return the signal if any process received one: its own, or else SIGTERM. All processes must call this."""

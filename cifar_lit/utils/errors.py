@@ -68,8 +68,8 @@ def short_errors() -> Iterator[None]:
                 raise
             _exit(
                 1,
-                f"{error}; the packages of this project are not installed for {sys.executable}: run scripts/fit, use "
-                ".venv/bin/python, or install them with pip install -e .",
+                f"{error}; the packages that cifar_lit needs are not installed for {sys.executable}: install them with "
+                "pip install, or in a checkout run scripts/fit or use .venv/bin/python",
             )
         except usage as error:
             _exit(2, str(error))

@@ -15,6 +15,8 @@ from typing import Literal
 
 import torch
 
+from cifar_lit import __version__
+
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
 PACKAGES = (
@@ -80,7 +82,8 @@ def available_cores() -> int:
     from joblib import cpu_count  # respects affinity and containers
 
     cores: int = cpu_count()
-    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
+    requested = os.environ.get("SLURM_CPUS_PER_TASK", "")  # empty in some interactive shells
+    return min(cores, int(requested)) if requested.isdigit() else cores
 
 
 def slurm_job() -> str | None:
@@ -92,7 +95,7 @@ def slurm_job() -> str | None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the system, which zeroes each page when it is reused.
 
-    Makes a training step on a CPU several percent faster (BENCHMARKS.md). See mallopt(3); no effect elsewhere.
+    Makes a training step on a CPU several percent faster (docs/benchmarks.md). See mallopt(3); no effect elsewhere.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold, size = -1, -3, 2**30
@@ -117,6 +120,7 @@ def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in indices],
         **({"slurm_job": slurm_job()} if slurm_job() else {}),
+        "cifar_lit": __version__,
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
@@ -135,9 +139,13 @@ def repeatable(module: str, *args: str) -> str:
 
 def _commit() -> str | None:
     """Return the commit of this project's checkout, with `-dirty` if files are changed; None outside of a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+        # An installed package may lie in the checkout of another project, which does not track this file.
+        if subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True).returncode:
+            return None
+        found = subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
+        return found.stdout.strip() or None
     except OSError:  # git is not installed
         return None
 

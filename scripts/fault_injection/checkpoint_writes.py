@@ -13,8 +13,8 @@ from unittest import mock
 import torch
 from harness import Row, Settings, WrappedFile
 
-from cifar_lit.training import checkpoint_files
-from cifar_lit.training.checkpoint_files import AtomicCheckpointIO
+from cifar_lit.models import weights
+from cifar_lit.training.checkpointing import AtomicCheckpointIO
 from cifar_lit.utils import files
 
 CHUNK = 1 << 16  # bytes
@@ -53,10 +53,10 @@ def inject(settings: Settings) -> Iterator[Row]:
             saved = max([first, *(int(line) for line in reported)])
         during_write += path.with_name("last.ckpt.part").exists()
         try:
-            checkpoint = checkpoint_files.read(path)
-            weights = checkpoint["state_dict"]["weights"]
+            checkpoint = weights.read(path)
+            found = checkpoint["state_dict"]["weights"]
             newest = checkpoint["global_step"]
-            damaged += not bool((weights == newest).all())
+            damaged += not bool((found == newest).all())
             lost += newest < saved
         except Exception as error:
             print(f"  {error}", file=sys.stderr)

@@ -54,13 +54,9 @@ def fingerprint(run: Path) -> dict[str, str]:
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
             hashes[f"{name}: {part}"] = _hash(checkpoint[part])
-    for name in ("metrics.csv", "report/history.csv"):
-        with open(run / name, newline="", encoding="utf-8") as file:
-            rows = [
-                {k: v for k, v in row.items() if k.removeprefix("train/") not in TIMING and v}
-                for row in csv.DictReader(file)
-            ]
-        hashes[name] = _hash([row for row in rows if len(row) > 2])  # more than step and epoch
+    with open(run / "report" / "history.csv", newline="", encoding="utf-8") as file:
+        rows = [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
+    hashes["history.csv"] = _hash(rows)
     for name in ("misclassified.csv", "predictions.csv", "predictions_train.csv", "metrics.json"):
         hashes[name] = _hash((run / "report" / name).read_bytes())
     return hashes

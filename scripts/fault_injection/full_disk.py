@@ -18,7 +18,7 @@ from comparison import SMALL, TIMEOUT_S, run_folder, wait_and_compare
 from harness import Row, Settings, WrappedFile
 from PIL import Image
 
-from cifar_lit.training import checkpoint_files
+from cifar_lit.models import weights
 
 DISK_FULL = os.strerror(errno.ENOSPC)
 
@@ -150,7 +150,7 @@ def _report(scratch: Path, rng: random.Random, mounted: bool) -> Case:
     with disk(folder, mounted, 400) as small:
         failures = _check_error(small.run(args, log, env, "full_disk:fill_before_report"))
         for name in ("last", "best"):
-            checkpoint_files.read(run_folder(folder) / "checkpoints" / f"{name}.ckpt")  # raises if damaged
+            weights.read(run_folder(folder) / "checkpoints" / f"{name}.ckpt")  # raises if damaged
         filler.unlink(missing_ok=True)
         small.resize(800)
         resumed = small.run([*args, "--ckpt_path", "last"], log)
@@ -170,7 +170,7 @@ def _checkpoints(scratch: Path, rng: random.Random, mounted: bool) -> Case:
         run.wait(TIMEOUT_S)
         last = run_folder(folder) / "checkpoints" / "last.ckpt"
         if last.exists():
-            checkpoint_files.read(last)  # raises if damaged
+            weights.read(last)  # raises if damaged
         if list(folder.rglob("*.part")):
             failures.append("left an incomplete file")
         small.resize(2000 if mounted else 20_000)

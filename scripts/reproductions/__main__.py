@@ -2,7 +2,7 @@
 
 Finished runs are kept and interrupted ones are resumed, so the same command can be repeated at any time. The runs are
 ordinary ones in lightning_logs/ of the current folder; existing runs of exactly the same command count. Tables are
-written to RESULTS.md, after its lines <!-- results --> and <!-- ablations -->, and all numbers to results.json.
+written to results.md, after its lines <!-- results --> and <!-- ablations -->, and all numbers to results.json.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
         help="change one option at a time, and compare by accuracy on 5000 held-out training images",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(), help="existing folder for RESULTS.md and results.json (default: current)"
+        "--out", type=Path, default=Path(), help="existing folder for results.md and results.json (default: current)"
     )
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
@@ -84,7 +84,7 @@ def _train_all(options: argparse.Namespace, recipes: list[Path], fit_args: tuple
 
     from cifar_lit.utils.errors import RunError
 
-    read_text(options.out / "RESULTS.md")  # fail before the training, not after it
+    read_text(options.out / "results.md")  # fail before the training, not after it
     changes = CHANGES if options.ablations else {"": ()}
     validation = VALIDATION if options.ablations else ()
     trainings = [
@@ -103,11 +103,11 @@ def _train_all(options: argparse.Namespace, recipes: list[Path], fit_args: tuple
             failed.append(training.name)
             continue
         new = record(training, run, options.data)
-        write_tables(options.out / "RESULTS.md", add(options.out / "results.json", new))
+        write_tables(options.out / "results.md", add(options.out / "results.json", new))
         print(f"{training.name}{' (kept)' if kept else ''}: {summary(new)} ({run})", flush=True)
     if failed:
         raise RunError("these trainings have no result, see the messages above:\n" + "\n".join(failed))
-    print(f"\n{options.out / 'RESULTS.md'}, {options.out / 'results.json'}")
+    print(f"\n{options.out / 'results.md'}, {options.out / 'results.json'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`results.json`, with the results of each training, and the tables in RESULTS.md."""
+"""`results.json`, with the results of each training, and the tables in results.md."""
 
 import json
 import statistics
@@ -99,7 +99,7 @@ def summary(record: Record) -> str:
 
 
 def read_text(file: Path) -> str:
-    """Read RESULTS.md, or return a template.
+    """Read results.md, or return a template.
 
     Raises:
         UsageError: The file has no markers for the tables.
@@ -115,7 +115,7 @@ def read_text(file: Path) -> str:
 
 
 def write_tables(file: Path, records: Sequence[Record]) -> None:
-    """Replace the tables in RESULTS.md, and keep everything else."""
+    """Replace the tables in results.md, and keep everything else."""
     text = read_text(file)
     for name, table in (
         ("results", _results_table([record for record in records if not record["change"]])),

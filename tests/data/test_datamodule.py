@@ -137,6 +137,14 @@ def test_samples_are_the_images_of_the_first_epoch(augment_on: str) -> None:
         assert not (image.numpy() == data.splits.train.images[i]).all()
 
 
+def test_more_processes_than_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageDataModule, "_rank", lambda _: (0, 361))
+    with pytest.raises(UsageError, match="test images: 360 are fewer"):
+        ImageDataModule("digits").test_dataloader()
+    with pytest.raises(UsageError, match=r"data\.val_size: 300 are fewer"):
+        ImageDataModule("digits", val_size=300).val_dataloader()
+
+
 @pytest.mark.parametrize(("val_size", "world_size"), [(513, 2), (514, 2), (769, 3), (770, 3), (771, 3), (5, 4)])
 def test_all_processes_have_the_same_number_of_validation_batches(
     monkeypatch: pytest.MonkeyPatch, val_size: int, world_size: int

@@ -107,13 +107,23 @@ def test_modes(tmp_path, mode, color, expected, options) -> None:
     assert (decode.decode(str(path), 8) == expected).all()
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_small_and_large_jpegs_have_the_same_pixels(tmp_path, mode, monkeypatch) -> None:
-    path = str(tmp_path / "x.jpg")
-    Image.fromarray(noise(32)).convert(mode).save(path, quality=80)
-    small = decode.decode(path, 32).astype(int)
-    monkeypatch.setattr(decode, "SMALL_BYTES", 1)
-    assert np.abs(small - decode.decode(path, 32)).max() <= 2
+def test_small_file_that_claims_a_large_size_is_not_decoded_at_that_size(tmp_path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (16, 16)).save(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\xc0") + 5  # of height and width in the frame header
+    content[start : start + 4] = (9000).to_bytes(2, "big") * 2
+    path.write_bytes(content)
+    code = """
+import resource, sys
+from cifar_lit.data.decode import read
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = used()
+print(read(sys.argv[1], 32).shape, (used() - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    shape, _, mebibytes = done.stdout.rpartition(" ")
+    assert shape == "(32, 32, 3)" and int(mebibytes) < 100  # all pixels would take 243
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])

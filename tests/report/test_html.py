@@ -16,6 +16,7 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.report import html as page
 from cifar_lit.report.results import RunResults
+from cifar_lit.report.sections import Options
 from cifar_lit.report.writer import ReportWriter
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
@@ -83,7 +84,7 @@ def results(make_results: Callable[..., RunResults]) -> RunResults:
 def build(results: RunResults, folder: Path, **options: Any) -> tuple[str, ReportWriter]:
     writer = ReportWriter(folder)
     defaults = {"max_listed": None, "num_road": 3, "num_cams": 8, "method": "GradCAM"}
-    html, readme = page.build(results, page.Options(**{**defaults, **options}), writer)
+    html, readme = page.build(results, Options(**{**defaults, **options}), writer)
     writer.text("index.html", html)
     writer.text("README.md", readme)
     return html, writer

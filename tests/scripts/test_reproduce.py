@@ -48,7 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
     runs = [done / "lightning_logs" / "baseline" / f"version_{seed}" for seed in range(2)]
     metrics = [json.loads((run / "report" / "metrics.json").read_text()) for run in runs]
-    text = (done / "RESULTS.md").read_text()
+    text = (done / "results.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| 1 ")]
     assert "| digits |" in row and "| **1 of 26** | 2 |" in row and "`baseline`" in row
     for split in ("test", "test_flip_tta"):
@@ -67,20 +67,20 @@ def test_repeated_command_keeps_finished_runs_and_text(done: Path) -> None:
         return {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
 
     runs, records = modified(), load(done / "results.json")
-    text = (done / "RESULTS.md").read_text().replace("# Results\n", "# Results\n\nSome text.\n")
-    (done / "RESULTS.md").write_text(text)
+    text = (done / "results.md").read_text().replace("# Results\n", "# Results\n\nSome text.\n")
+    (done / "results.md").write_text(text)
     process = reproduce(done, *TWO_SEEDS)
     assert process.returncode == 0, process.stderr
     assert "baseline, seed 0 (kept): test accuracy" in process.stdout
     assert modified() == runs and load(done / "results.json") == records
-    assert (done / "RESULTS.md").read_text() == text
+    assert (done / "results.md").read_text() == text
 
 
 @pytest.mark.slow
 def test_interrupted_run_shows_time_of_epochs(done: Path, tmp_path: Path) -> None:
     interrupted = {**load(done / "results.json")[0], "seconds_total": None, "seconds_training": 7200.0}
-    write_tables(tmp_path / "RESULTS.md", [interrupted])
-    assert "| 120 min, epochs only |" in (tmp_path / "RESULTS.md").read_text()
+    write_tables(tmp_path / "results.md", [interrupted])
+    assert "| 120 min, epochs only |" in (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_failed_training_is_reported(tmp_path: Path) -> None:
     process = reproduce(tmp_path, "baseline", "--epochs", "2", "--", *SHORT, "--model.optimizer.init_args.lr", "1e30")
     assert process.returncode == 1
     assert "these trainings have no result" in process.stderr and "baseline, seed 0" in process.stderr
-    assert not (tmp_path / "RESULTS.md").exists()
+    assert not (tmp_path / "results.md").exists()
 
 
 @pytest.mark.slow
@@ -181,11 +181,11 @@ def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.slow
 def test_results_file_without_markers(tmp_path: Path) -> None:
-    (tmp_path / "RESULTS.md").write_text("# Mine\n")
+    (tmp_path / "results.md").write_text("# Mine\n")
     process = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
     assert process.returncode == 2
     assert "has no lines <!-- results --> and <!-- /results -->" in process.stderr and "--out" in process.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.md"]
 
 
 @pytest.mark.slow
@@ -195,13 +195,13 @@ def test_ablations_table_shows_validation_accuracy(done: Path, tmp_path: Path) -
         del record[key]
     for seed, accuracy in enumerate((0.8125, 0.8325)):
         records = add(tmp_path / "results.json", {**record, "seed": seed, "val_accuracy": accuracy})
-        write_tables(tmp_path / "RESULTS.md", records)
-    text = (tmp_path / "RESULTS.md").read_text()
+        write_tables(tmp_path / "results.md", records)
+    text = (tmp_path / "results.md").read_text()
     assert "| `baseline` | no cutout | digits | **1 of 26** | 2 | 82.25 ± 1.41 % |" in text
 
 
 def test_tables_in_the_repository_match_results_json(tmp_path: Path) -> None:
-    text = (ROOT / "RESULTS.md").read_text()
-    (tmp_path / "RESULTS.md").write_text(text)
-    write_tables(tmp_path / "RESULTS.md", load(ROOT / "results.json"))
-    assert (tmp_path / "RESULTS.md").read_text() == text
+    text = (ROOT / "docs" / "results.md").read_text()
+    (tmp_path / "results.md").write_text(text)
+    write_tables(tmp_path / "results.md", load(ROOT / "docs" / "results.json"))
+    assert (tmp_path / "results.md").read_text() == text

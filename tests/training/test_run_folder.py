@@ -6,11 +6,13 @@ import pytest
 from cifar_lit.training import run_folder as runs
 from cifar_lit.utils.errors import UsageError
 
+CONFIG = "seed_everything: 0\n"
+
 
 def test_run_gets_the_next_version(tmp_path: Path) -> None:
     for taken in ("version_0", "version_10", "version_x", "other"):
         (tmp_path / taken).mkdir()
-    assert runs.create(tmp_path) == tmp_path / "version_11"
+    assert runs.create(tmp_path, CONFIG) == tmp_path / "version_11"
     assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
 
 
@@ -21,9 +23,11 @@ def test_simultaneous_runs_get_different_folders(tmp_path: Path, monkeypatch: py
     def outdated_once(folder: Path) -> Sequence[Path]:
         return seen.pop() if seen else versions(folder)
 
+    first = runs.create(tmp_path, CONFIG)
     monkeypatch.setattr(runs, "versions", outdated_once)
-    (tmp_path / "version_0").mkdir()
-    assert runs.create(tmp_path) == tmp_path / "version_1"
+    assert runs.create(tmp_path, CONFIG) == tmp_path / "version_1"
+    assert [(run / "config.yaml").read_text() for run in (first, tmp_path / "version_1")] == [CONFIG] * 2
+    assert {path.name for path in tmp_path.iterdir()} == {"version_0", "version_1"}
 
 
 def test_locked_folder_is_refused(tmp_path: Path) -> None:
@@ -36,28 +40,19 @@ def test_locked_folder_is_refused(tmp_path: Path) -> None:
 
 def test_removed_run_leaves_no_empty_folders(tmp_path: Path) -> None:
     recipe = tmp_path / "lightning_logs" / "demo"
-    first, second = runs.create(recipe), runs.create(recipe)
+    first, second = runs.create(recipe, CONFIG), runs.create(recipe, CONFIG)
     runs.remove(second)
     assert first.exists() and not second.exists()
     runs.remove(first)
     assert not list(tmp_path.glob("lightning_logs"))
 
 
-def test_run_without_a_checkpoint_is_unfinished(tmp_path: Path) -> None:
-    assert runs.unfinished(tmp_path) is None
-    first = runs.create(tmp_path)
-    assert runs.unfinished(tmp_path) == first
-    (first / "checkpoints").mkdir()
-    (first / "checkpoints" / "best.ckpt").touch()  # killed between the two
-    assert runs.unfinished(tmp_path) == first
-    (first / "checkpoints" / "last.ckpt").touch()
-    assert runs.unfinished(tmp_path) is None
-
-
 def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for job, command in (("7", "fit"), ("7", "fit --seed_everything 1"), ("8", "fit")):
-        (runs.create(tmp_path) / "provenance.json").write_text(f'{{"slurm_job": "{job}", "command": "{command}"}}')
-    (runs.create(tmp_path) / "provenance.json").write_text('{"slurm_')  # being written by another job
+        (runs.create(tmp_path, CONFIG) / "provenance.json").write_text(
+            f'{{"slurm_job": "{job}", "command": "{command}"}}'
+        )
+    (runs.create(tmp_path, CONFIG) / "provenance.json").write_text('{"slurm_')  # being written by another job
     assert runs.requeued(tmp_path, "7", "fit") is None  # its first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"

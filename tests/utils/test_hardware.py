@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import cifar_lit
 from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe
 
 
@@ -39,6 +40,7 @@ def test_precision_of_cpus(
 
 def test_description_contains_versions_and_hardware() -> None:
     machine = describe()
+    assert machine["cifar_lit"] == cifar_lit.__version__
     assert machine["torch"] == torch.__version__.split("+")[0]
     assert machine["cpu"] and machine["threads"]
 
@@ -56,8 +58,9 @@ def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPa
     assert 1 <= cores <= (os.cpu_count() or 1)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     assert available_cores() == 1
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
-    assert available_cores() == cores
+    for odd in ("1000", "", "many"):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", odd)
+        assert available_cores() == cores
 
 
 @pytest.mark.slow
