@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
 
 from cifar_lit.analysis.predictions import Predictions
@@ -28,8 +31,11 @@ QUICK = [
     "--trainer.log_every_n_steps=1",
     "--data.num_workers=0",
     "--misclassified.k=3",
+    "--page.num_cams=5",
     "--page.num_road=1",
 ]
+# For tests that do not look at the report's CAMs and figures.
+BRIEF = [*QUICK, "--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
 
 
 class Tiny(nn.Module):
@@ -43,8 +49,46 @@ class Tiny(nn.Module):
         return self.last(images.float().mean((1, 2)))
 
 
+class SaveEpochs(Checkpoint):
+    """Saves `0.ckpt`, `1.ckpt`, ... at the ends of epochs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt", weights_only=False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run, which tests must not change; see `copy_run`."""
+    from cifar_lit.fit import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        main(QUICK)
+        return Path("lightning_logs/demo/version_0").resolve()
+
+
+def copy_run(run: Path, folder: Path) -> Path:
+    """Copy a run to the same place below another folder; link its checkpoints of 180 MB, which are never changed."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".ckpt") else shutil.copy2)(source, target)
+
+    return Path(shutil.copytree(run, folder / run.relative_to(run.parents[2]), copy_function=copy))
+
+
 @pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not render figures, which takes half the time of a short run."""
+    monkeypatch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr("cifar_lit.report.html.svg", lambda draw: "")
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> Callable[..., Path]:
     """Run `main` with arguments in an empty folder, and return the newest run's folder."""
     from cifar_lit.fit import main
 
@@ -59,7 +103,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def splits() -> DataSplits:
     """Random images of three classes: 60 to train on, 30 to test."""
     rng = np.random.default_rng(0)
@@ -70,7 +114,7 @@ def splits() -> DataSplits:
     return DataSplits(split(60), split(30), ("ape", "bee", "cat"), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_results(splits: DataSplits) -> Callable[..., RunResults]:
     """Return a function that makes results in which every third test image, or the first `wrong`, is misclassified."""
 
@@ -109,7 +153,16 @@ def make_results(splits: DataSplits) -> Callable[..., RunResults]:
     return make
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that no process is alone with one in the end."""
-    slow = {"test_bench.py", "test_reproduce.py", "test_fault_injection.py"}
-    items.sort(key=lambda item: item.path.name not in slow)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow, which take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests unless --slow is given; begin with their files, so that no process ends alone with one."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if config.getoption("slow"):
+        files = {item.path for item in slow}
+        items.sort(key=lambda item: item.path not in files)
+    else:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]

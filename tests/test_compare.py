@@ -12,28 +12,19 @@ from cifar_lit import compare
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.fit import main
 from cifar_lit.report.comparison import changes
-from tests.conftest import QUICK
+from tests.conftest import BRIEF, copy_run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two short runs."""
     folder = tmp_path_factory.mktemp("runs")
+    copy_run(finished_run, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main(QUICK)
         monitor = "--trainer.callbacks+=pytorch_lightning.callbacks.LearningRateMonitor"
-        main([*QUICK, "--trainer.limit_train_batches=8", "--page.num_cams=0", monitor])
+        main([*BRIEF, "--trainer.limit_train_batches=8", monitor])
     return folder / "lightning_logs" / "demo"
-
-
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        compare.main(["--help"])
-    assert "RUN [RUN ...]" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        compare.main([])
-    assert "required: RUN" in capsys.readouterr().err
 
 
 def test_two_runs(
@@ -48,10 +39,7 @@ def test_two_runs(
     assert set(result["errors"]["new"]) == after - before
     assert set(result["errors"]["stay"]) == before & after
     assert [float(x) for x in result["differences"]["trainer.limit_train_batches"]] == [3, 8]
-    assert result["differences"]["trainer.callbacks"] == [
-        "None",
-        "[LearningRateMonitor(log_momentum=False, log_weight_decay=False)]",
-    ]
+    assert "LearningRateMonitor" in result["differences"]["trainer.callbacks"][1]
     screen = capsys.readouterr().out
     assert "trainer.limit_train_batches" in screen and f"{other.accuracy:.2%}" in screen
     html = Path("compare_1/compare.html").read_text()
@@ -96,6 +84,7 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first = runs / "version_0"
+    assert "RUN" in refused(capsys)
     assert "at least two runs" in refused(capsys, first)
     assert "there is no such folder" in refused(capsys, first, "none")
     assert "has no complete report" in refused(capsys, first, tmp_path)

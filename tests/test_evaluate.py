@@ -10,22 +10,20 @@ from PIL import Image
 
 from cifar_lit import compare, evaluate
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.fit import main
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.weights import net_state
 from cifar_lit.report import figures
 from cifar_lit.report.results import RunResults
 from tests.cli.refused import refused
-from tests.conftest import QUICK
+from tests.conftest import QUICK, copy_run
+
+NO_CAMS = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one short run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("run"))
-        main(QUICK)
-        return Path("lightning_logs/demo/version_0").resolve()
+def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a run's folder."""
+    return copy_run(finished_run, tmp_path_factory.mktemp("run"))
 
 
 def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -51,6 +49,7 @@ def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
     assert len([axis for axis in figures.misclassified(results, k=4).axes if axis.images]) == 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_evaluations_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:
     digits = ImageDataModule("digits").splits.test
     for row, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
@@ -60,12 +59,13 @@ def test_evaluations_on_other_images_can_be_compared(run: Path, tmp_path: Path) 
     options = ["--data.source=folder", f"--data.root={tmp_path / 'mine'}", f"--data.cache_dir={tmp_path / 'cache'}"]
     for weights in ("best", "last"):
         file, out = run / "checkpoints" / f"{weights}.ckpt", run / f"evaluation_of_{weights}"
-        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, "--page.num_cams=0"])
+        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, *NO_CAMS])
     folders = [str(run / f"evaluation_of_{weights}") for weights in ("best", "last")]
     compare.main([*folders, "--out", str(tmp_path / "compared")])
     assert (tmp_path / "compared" / "compare.html").read_text().count("<img") > 0
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_checkpoint_file_without_run_needs_options(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
@@ -76,11 +76,12 @@ def test_checkpoint_file_without_run_needs_options(run: Path, tmp_path: Path) ->
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_flip_tta_is_reported_beside_the_plain_metrics(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_tta", "true"])
+    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_tta", "true", *NO_CAMS])
     plain, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "report", out))
     averaged = metrics.pop("test_flip_tta")
     assert metrics == plain and "test_flip_tta" not in plain

@@ -37,7 +37,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def noise(width: int, height: int, *channels: int) -> Image.Image:
         return Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8))
 
-    noise(4000, 3000, 3).save(folder / "large.jpg")
+    noise(800, 600, 3).save(folder / "large.jpg")
     noise(32, 32, 3).save(folder / "same_size.jpg")
     noise(50, 50).save(folder / "grey.png")
     noise(64, 64, 4).save(folder / "clear.png")

@@ -20,19 +20,16 @@ from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.fit import main
 from cifar_lit.models.classifier import ImageClassifier
-from tests.conftest import QUICK
+from tests.cli.refused import files
+from tests.conftest import BRIEF, QUICK, copy_run
 
 FIGURES = {"train_images", "test_images", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
 FIGURES |= {"curves", "class_accuracy", "confusion", "calibration"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one short run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("run"))
-        main([*QUICK, "--misclassified.k=7"])
-        return Path("lightning_logs/demo/version_0").resolve()
+@pytest.fixture
+def run(finished_run: Path) -> Path:
+    return finished_run
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -126,7 +123,7 @@ def test_failed_part_of_the_report_does_not_stop_the_others(
 
     monkeypatch.setattr("cifar_lit.report.figures.confusion", broken)
     with pytest.raises(SystemExit) as exit_:
-        fit(*QUICK)
+        fit(*BRIEF)
     assert exit_.value.code == 1
     report = tmp_path / "lightning_logs" / "demo" / "version_0" / "report"
     assert (report / "misclassified.png").exists() and (report / "curves.png").exists()
@@ -192,11 +189,19 @@ def test_tensorboard_projector_has_all_test_images(run: Path) -> None:
     assert "test_features" in (run / "projector_config.pbtxt").read_text()
 
 
-def test_config_reproduces_the_run(run: Path, fit: Callable[..., Path]) -> None:
-    again = fit("--config", str(run / "config.yaml"))
-    assert again.parent.name == "demo"
+def test_config_repeats_the_run_in_a_new_folder(
+    run: Path, fit: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = copy_run(run, tmp_path)
+    before = files(first)
+    with caplog.at_level("INFO"):
+        second = fit("--config", str(first / "config.yaml"))
+    assert second == tmp_path / "lightning_logs" / "demo" / "version_1" and files(first) == before
     for name in ("misclassified.csv", "metrics.json"):
-        assert (again / "report" / name).read_text() == (run / "report" / name).read_text()
+        assert (second / "report" / name).read_text() == (first / "report" / name).read_text()
+    last = caplog.records[-1].getMessage()
+    assert "test accuracy" in last and "train accuracy" in last and "lightning_logs/demo/version_1/report" in last
+    assert last.endswith("tensorboard --logdir lightning_logs")  # which listens on localhost
 
 
 def test_config_and_provenance_are_complete(run: Path) -> None:
@@ -208,27 +213,8 @@ def test_config_and_provenance_are_complete(run: Path) -> None:
     assert {"command", "commit", "python", "cpu", "pytorch-lightning", "albumentations", "precision"} <= set(provenance)
 
 
-def test_last_lines_say_where_to_look(fit: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        fit(*QUICK)
-    last = caplog.records[-1].getMessage()
-    assert "test accuracy" in last and "train accuracy" in last
-    assert last.splitlines()[-1].startswith("TensorBoard ")
-    assert last.splitlines()[-1].endswith("tensorboard --logdir lightning_logs")
-    assert "lightning_logs/demo/version_0/report" in last
-
-
-def test_second_run_gets_its_own_folder(fit: Callable[..., Path]) -> None:
-    first = fit(*QUICK)
-    before = {file: file.stat().st_mtime_ns for file in first.rglob("*")}
-    second = fit(*QUICK)
-    assert (first.name, second.name) == ("version_0", "version_1")
-    assert {file: file.stat().st_mtime_ns for file in first.rglob("*")} == before
-    assert (first / "report" / "metrics.json").read_text() == (second / "report" / "metrics.json").read_text()
-
-
 def test_val_size_0_reports_the_last_weights(fit: Callable[..., Path]) -> None:
-    run = fit(*QUICK, "--data.val_size=0")
+    run = fit(*BRIEF, "--data.val_size=0")
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == "last weights, epoch 1"
     assert not any(row["val_loss"] for row in rows(run / "report" / "history.csv"))
@@ -244,7 +230,7 @@ def test_command_line_overrides_the_recipe_in_any_order(capsys: pytest.CaptureFi
 def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) -> None:
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
     worst = [callback, "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=min"]
-    run = fit(*QUICK, "--trainer.max_epochs=3", "--trainer.limit_train_batches=8", *worst)
+    run = fit(*BRIEF, "--trainer.max_epochs=2", "--trainer.limit_train_batches=8", *worst)
     accuracies = [float(row["val_accuracy"]) for row in rows(run / "report" / "history.csv")]
     assert max(accuracies) > min(accuracies)
     best = accuracies.index(max(accuracies)) + 1
@@ -252,14 +238,14 @@ def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) 
 
 
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
-    run = fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant")
+    run = fit(*BRIEF, "--lr_find=25", "--model.schedule.name=constant")
     tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]
     assert tested == sorted(tested) and len(tested) > 15
     assert (run / "report" / "lr_find.png").exists()
     (epoch,) = rows(run / "report" / "history.csv")
     assert float(epoch["lr"]) in [pytest.approx(lr, rel=1e-4) for lr in tested]
     assert 2e-3 < float(epoch["lr"]) < 3e-2  # for these images and this network; at 0.05 the loss explodes
-    fit(*QUICK, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
+    fit(*BRIEF, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
     assert [row["lr"] for row in rows(run / "report" / "history.csv")] == [epoch["lr"]] * 2
 
 
@@ -288,7 +274,7 @@ def test_fast_dev_run_writes_nothing(fit: Callable[..., Path], tmp_path: Path) -
 
 
 def test_run_without_loggers_has_a_report(fit: Callable[..., Path], tmp_path: Path) -> None:
-    run = fit(*QUICK, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
+    run = fit(*BRIEF, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["images"] == 1
     assert (run / "checkpoints" / "best.ckpt").exists() and (run / "log.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
@@ -297,7 +283,7 @@ def test_run_without_loggers_has_a_report(fit: Callable[..., Path], tmp_path: Pa
 
 def test_other_logger_does_not_move_the_run(fit: Callable[..., Path], tmp_path: Path) -> None:
     csv_logger = ["CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'mine'}"]
-    small = [*QUICK, "--trainer.limit_test_batches=0.001", "--page.num_cams=0"]
+    small = [*BRIEF, "--trainer.limit_test_batches=0.001"]
     only = fit(*small, "--trainer.logger", *csv_logger)
     added = fit(*small, "--trainer.logger+", *csv_logger)
     assert [run.name for run in (only, added)] == ["version_0", "version_1"]

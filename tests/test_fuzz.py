@@ -19,7 +19,6 @@ from cifar_lit.models import weights
 from cifar_lit.utils.errors import UsageError
 
 FIXED = settings(
-    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
@@ -33,14 +32,21 @@ TREES = st.recursive(
 )
 
 
-@settings(FIXED, max_examples=40)
-@given(content=st.dictionaries(st.sampled_from(NAMES), TREES, max_size=4))
-def test_random_recipe_is_refused_with_a_message(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(80, marks=pytest.mark.slow)])
+def test_random_recipe_is_refused_with_a_message(
+    examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "random.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(SystemExit) as stopped:  # the last option is refused in any case
-        main(["--config", "random.yaml", "--lr_find=-1"])
-    assert stopped.value.code == 2
+
+    @settings(FIXED, max_examples=examples)
+    @given(content=st.dictionaries(st.sampled_from(NAMES), TREES, max_size=4))
+    def check(content: Any) -> None:
+        Path("random.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(SystemExit) as stopped:  # the last option is refused in any case
+            main(["--config", "random.yaml", "--lr_find=-1"])
+        assert stopped.value.code == 2
+
+    check()
 
 
 CHECKPOINT = {"state_dict": {"net.w": torch.arange(64.0), "net.b": torch.ones(3)}, "epoch": 3, "global_step": 7}
@@ -65,19 +71,24 @@ def corrupt(content: bytes) -> Any:
     return st.one_of(truncated, flipped, overwritten, st.binary(max_size=200))
 
 
-@settings(FIXED, max_examples=400)
-@given(content=corrupt(packed()))
-def test_corrupt_checkpoint_is_refused_or_unchanged(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_corrupt_checkpoint_is_refused_or_unchanged(examples: int, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
-    file.write_bytes(content)
-    try:
-        found = weights.read(file)
-    except UsageError as error:
-        assert "some.ckpt" in str(error)
-        return
-    assert found.keys() == CHECKPOINT.keys() and found["epoch"] == 3 and found["global_step"] == 7
-    for name, weight in CHECKPOINT["state_dict"].items():
-        assert torch.equal(found["state_dict"][name], weight)
+
+    @settings(FIXED, max_examples=examples)
+    @given(content=corrupt(packed()))
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        try:
+            found = weights.read(file)
+        except UsageError as error:
+            assert "some.ckpt" in str(error)
+            return
+        assert found.keys() == CHECKPOINT.keys() and found["epoch"] == 3 and found["global_step"] == 7
+        for name, weight in CHECKPOINT["state_dict"].items():
+            assert torch.equal(found["state_dict"][name], weight)
+
+    check()
 
 
 def test_flipped_bits_of_weights_are_detected(tmp_path: Path) -> None:
@@ -99,9 +110,10 @@ def image(kind: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("examples", [30, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_corrupt_image_is_unreadable_or_an_image(kind: str, tmp_path: Path) -> None:
-    @settings(FIXED, max_examples=200)
+def test_corrupt_image_is_unreadable_or_an_image(kind: str, examples: int, tmp_path: Path) -> None:
+    @settings(FIXED, max_examples=examples)
     @given(content=corrupt(image(kind)))
     def check(content: bytes) -> None:
         file = tmp_path / "some.png"

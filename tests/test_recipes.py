@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cifar_lit.fit import main
 from tests.conftest import CONFIGS, ROOT
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
+DIGITS = ["--data.source=digits", "--data.val_size=100", "--data.num_workers=0", "--trainer.log_every_n_steps=1"]
 SHORT = [
-    "--data.source=digits",
-    "--data.val_size=100",
+    *DIGITS,
     "--data.image_size=16",
-    "--data.num_workers=0",
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
-    "--trainer.limit_test_batches=20",
+    "--trainer.limit_test_batches=0.1",
     "--data.train_eval_size=50",
     "--page.num_cams=5",
     "--page.num_road=1",
@@ -27,7 +27,14 @@ LAYERS = {"imagenet_stem": 4}  # layers with Grad-CAM figures
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_runs(recipe: Path, fit: Callable[..., Path]) -> None:
+def test_recipe_trains(recipe: Path) -> None:
+    small = ["--data.image_size=8", "--data.batch_size=16", "--data.crop_padding=1", "--data.cutout_size=3"]
+    main(["--config", str(recipe), *DIGITS, *small, "--trainer.fast_dev_run=2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_has_a_report(recipe: Path, fit: Callable[..., Path]) -> None:
     run = fit("--config", str(recipe), *SHORT)
     assert run.parent.name == recipe.stem
     assert len(list((run / "report").glob("gradcam_layer*.png"))) == LAYERS.get(recipe.stem, 1)
@@ -46,8 +53,13 @@ def test_recipe_is_complete(recipe: Path) -> None:
     assert {"stem", "norm", "label_smoothing", "optimizer", "schedule"} <= set(config["model"])
 
 
-def test_default_recipe(fit: Callable[..., Path]) -> None:
-    assert fit(*SHORT).parent.name == "onecycle"
+def test_default_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for args in ([], ["--config", str(CONFIGS / "onecycle.yaml")]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*args, "--print_config"])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
 
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem != "demo"], ids=lambda path: path.stem)

@@ -30,7 +30,7 @@ class SaveProvenance(SaveConfigCallback):
         self.folder = folder_of(trainer)
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
         part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
-        self.options = self.parser.dump(self.config, skip_none=False)
+        self.options = self.parser.dump(self.config, skip_unset=False)
         if (self.folder / "provenance.json").exists():  # resumed
             earlier = Provenance.load(self.folder)
             self.provenance = Provenance(earlier.config, (*earlier.parts, part))

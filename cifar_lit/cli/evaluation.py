@@ -105,5 +105,5 @@ class EvaluateCLI(FitCLI):
         """
         writer = ReportWriter(new_folder(self.config.out, "evaluation", self.folder))
         find_report(self.trainer).write(results, writer)
-        writer.text("config.yaml", self.parser.dump(self.config, skip_none=False))
+        writer.text("config.yaml", self.parser.dump(self.config, skip_unset=False))
         writer.raise_if_failed("the other parts are complete")

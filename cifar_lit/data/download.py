@@ -92,6 +92,7 @@ def _transfer(url: str, part: str, timeout_s: float) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and start:  # no bytes after `start`: the MD5 shows whether the part is complete
             return
         raise

@@ -1,7 +1,8 @@
 """Workarounds for Lightning, torch and jsonargparse, and all uses of their private parts.
 
 Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each has a test in
-tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired.
+tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired
+(secure_jsonargparse in tests/test_security.py).
 
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
@@ -27,6 +28,8 @@ def hide_warnings() -> None:
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
         "Checkpoint directory .* exists and is not empty",  # a resumed run's
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
+        "You called `self.log.* but have no logger configured",  # the report needs none
+        "Precision .* is not supported by the model summary",  # only its estimate in MB is concerned
         "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message=message)

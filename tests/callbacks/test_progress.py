@@ -26,7 +26,13 @@ Train = Callable[..., list[EpochRow]]
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    def run(*callbacks: Callback, ckpt_path: Path | None = None, augment_on: Any = "device", **options: Any) -> Any:
+    def run(
+        *callbacks: Callback,
+        ckpt_path: Path | None = None,
+        augment_on: Any = "device",
+        folder: Path = tmp_path,
+        **options: Any,
+    ) -> Any:
         torch.manual_seed(0)
         data = ImageDataModule(
             "digits", val_size=137, image_size=8, batch_size=130, num_workers=0, augment_on=augment_on, seed=0
@@ -36,12 +42,12 @@ def train(tmp_path: Path) -> Train:
         history = EpochHistory()
         trainer = Trainer(
             accelerator="cpu",
-            logger=CSVLogger(tmp_path, "", ""),
+            logger=CSVLogger(folder, "", ""),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[history, *callbacks],
-            **{"max_epochs": 2, **options},
+            **{"max_epochs": 2, "log_every_n_steps": 5, **options},
         )
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return history.rows
@@ -132,7 +138,8 @@ def test_resumed_run_has_identical_rows(train: Train, tmp_path: Path, step: int)
         return [replace(row, seconds=0, images_per_second=0, data_time_fraction=0) for row in rows]
 
     expected = train(Save(tmp_path / "saved.ckpt", step))
-    assert without_times(train(ckpt_path=tmp_path / "saved.ckpt")) == without_times(expected)
+    resumed = train(ckpt_path=tmp_path / "saved.ckpt", folder=tmp_path / "again")
+    assert without_times(resumed) == without_times(expected)
 
 
 def test_progress_bar_is_empty_before_the_first_step() -> None:

@@ -66,6 +66,9 @@ def test_other_modules_are_refused(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             return self.weight.sum()
 
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -94,7 +97,7 @@ class Drawn(ReportWriter):
         self.texts[name] = " ".join(text.get_text() for text in figure.texts)
 
 
-@pytest.mark.parametrize(("wrong", "k", "drawn"), [(30, 10, 10), (30, 20, 20), (30, 7, 7), (4, 10, 4), (1, 10, 1)])
+@pytest.mark.parametrize(("wrong", "k", "drawn"), [(30, 7, 7), (4, 10, 4), (1, 10, 1)])
 def test_same_k_images_are_drawn_and_explained(
     make_results: Callable[..., RunResults], tmp_path: Path, wrong: int, k: int, drawn: int
 ) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning import LightningModule, Trainer
 
 from cifar_lit.data.augment.config import AugmentConfig
 from cifar_lit.data.augment.cpu import Augmentation
@@ -17,6 +16,7 @@ from cifar_lit.data.dataset import Batch, DataSplits, ImageDataset, Split
 from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is
 from cifar_lit.data.sampling import TrainSampler
 from cifar_lit.utils.errors import UsageError
+from tests.conftest import SaveEpochs
 
 
 class Recorder(LightningModule):
@@ -44,9 +44,6 @@ class Recorder(LightningModule):
 
 def run(folder: Path, num_workers: int = 0, ckpt_path: str | None = None, **options: Any) -> Recorder:
     data = ImageDataModule("digits", val_size=137, image_size=16, num_workers=num_workers, **{"seed": 3, **options})
-    callbacks: list[Callback] = [
-        ModelCheckpoint(folder, filename="{epoch}", auto_insert_metric_name=False, save_top_k=-1)
-    ]
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=3,
@@ -54,7 +51,7 @@ def run(folder: Path, num_workers: int = 0, ckpt_path: str | None = None, **opti
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=callbacks,
+        callbacks=[SaveEpochs(folder)],
     )
     module = Recorder()
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)

@@ -1,5 +1,6 @@
 """Image folders, decoding, the cache, and the errors for folders that cannot be used."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -247,9 +248,9 @@ def test_processes_that_start_together_decode_once(root) -> None:
         f"splits = f.load_folder({str(root)!r}, 8, {str(root.parent / 'cache')!r}, 1)\n"
         "assert splits.train.images[0, 0, 0, 0] == 255"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3
+    assert [process.returncode for process in processes] == [0] * 2
     assert sum("decoding" in output for output in outputs) == 1
 
 
@@ -322,14 +323,14 @@ def test_class_without_images(load, root, name) -> None:
 def test_unreadable_folder_and_broken_link(load, root) -> None:
     link = root / "train" / "apple" / "3.png"
     link.symlink_to("nowhere")
-    assert f"{link} cannot be read: No such file" in error(load)
+    assert f"{link} cannot be read: {os.strerror(errno.ENOENT)}" in error(load)
     link.unlink()
     link.parent.chmod(0)
     if os.access(link.parent, os.R_OK):
         pytest.skip("this user may read everything")
     message = error(load)
     link.parent.chmod(0o700)
-    assert "train/apple cannot be read: Permission denied" in message
+    assert f"train/apple cannot be read: {os.strerror(errno.EACCES)}" in message
 
 
 def test_unreadable_images_are_named_and_not_cached(load, root) -> None:
@@ -361,7 +362,7 @@ def test_truncated_jpeg_is_unreadable(tmp_path, cut, side) -> None:
 @pytest.mark.parametrize("side", [9_500, 14_000])  # where Pillow warns, and where it raises
 def test_decompression_bomb_is_unreadable(tmp_path, side) -> None:
     path = save(tmp_path / "bomb.png", 0, (side, side), mode="1")
-    with pytest.raises(decode.UnreadableError, match=r"bomb\.png: Image size"):
+    with pytest.raises(decode.UnreadableError, match=r"bomb\.png: "):
         decode.read(str(path), 32)
 
 
@@ -374,8 +375,8 @@ def test_cache_folder_is_not_writable(root) -> None:
 def test_full_disk_keeps_the_earlier_cache(load, root, monkeypatch) -> None:
     first = load()
     save(root / "train" / "apple" / "0.png")
-    monkeypatch.setattr(image_folder, "decode_all", lambda *_: open("/dev/full", "w").write("x" * 100_000))
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(image_folder, "decode_all", lambda *_: Path("/dev/full").write_text("x" * 100_000))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         load()
     (cache,) = caches(root)
     assert (np.load(cache / "train_images.npy") == first.train.images).all()

@@ -25,6 +25,7 @@ def train(batch_size: int = 300, trainer: dict[str, Any] | None = None, **option
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize(("unit", "warning"), [("AMX", "takes a minute or so, .* 2 steps"), (None, "without AMX")])
 def test_compiled_network_trains_to_the_same_weights_and_warns_if_slower(
@@ -70,7 +71,7 @@ def test_epoch_metrics_are_exact_in_half_precision() -> None:
     assert metrics.compute() == {"loss": 1.25, "accuracy": 1.0}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_accuracy_does_not_depend_on_where_images_are_augmented(tmp_path: Path, seed: int) -> None:
     accuracy = {}
     for augment_on in ("workers", "device"):

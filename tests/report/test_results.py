@@ -38,15 +38,15 @@ class Keep(ReportCallback):
     ("precision", "compile_", "extra"),
     [
         ("bf16-mixed", None, []),
-        ("bf16-true", None, []),
-        ("32-true", compiled, []),
+        pytest.param("bf16-true", None, [], marks=pytest.mark.slow),
+        pytest.param("32-true", compiled, [], marks=pytest.mark.slow),
         ("32-true", None, [EMAWeightAveraging(decay=0.5)]),
     ],
     ids=["bf16-mixed", "bf16-true", "compiled", "ema"],
 )
 def test_network_and_cams_after_training(precision: Any, compile_: Any, extra: list[Callback], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    data = ImageDataModule("digits", val_size=200, batch_size=64, num_workers=0)
+    data = ImageDataModule("digits", val_size=200, batch_size=16, num_workers=0)
     module = ImageClassifier(data.num_classes, data.mean, data.std, stem="imagenet")
     best = ModelCheckpoint(tmp_path, filename="best", monitor="val/accuracy", mode="max")
     keep = Keep()
@@ -55,6 +55,8 @@ def test_network_and_cams_after_training(precision: Any, compile_: Any, extra: l
         precision=precision,
         max_epochs=1,
         limit_train_batches=3,
+        limit_val_batches=2,
+        limit_test_batches=2,
         logger=False,
         default_root_dir=tmp_path,
         enable_progress_bar=False,

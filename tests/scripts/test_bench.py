@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 PARTS = "augmentation loop startup step throughput folder memory report processes scaling end_to_end".split()
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("resume", "checkpoint_writes", "full_disk", "process_agreement", "process_death")
 
 

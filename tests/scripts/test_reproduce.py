@@ -44,6 +44,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
     runs = [done / "lightning_logs" / "baseline" / f"version_{seed}" for seed in range(2)]
     metrics = [json.loads((run / "report" / "metrics.json").read_text()) for run in runs]
@@ -60,6 +61,7 @@ def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
     assert all(commit[:7] in text for commit in first["commits"])
 
 
+@pytest.mark.slow
 def test_repeated_command_keeps_finished_runs_and_text(done: Path) -> None:
     def modified() -> dict[Path, int]:
         return {file: file.stat().st_mtime_ns for file in done.rglob("lightning_logs/**/*") if file.is_file()}
@@ -74,12 +76,14 @@ def test_repeated_command_keeps_finished_runs_and_text(done: Path) -> None:
     assert (done / "results.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_interrupted_run_shows_time_of_epochs(done: Path, tmp_path: Path) -> None:
     interrupted = {**load(done / "results.json")[0], "seconds_total": None, "seconds_training": 7200.0}
     write_tables(tmp_path / "results.md", [interrupted])
     assert "| 120 min, epochs only |" in (tmp_path / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_only_runs_of_the_same_command_count(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
     training = Training(CONFIGS / "baseline.yaml", 1, 1, tuple(SHORT))
@@ -88,6 +92,7 @@ def test_only_runs_of_the_same_command_count(done: Path, monkeypatch: pytest.Mon
         assert other.run() is None
 
 
+@pytest.mark.slow
 def test_runs_of_an_edited_recipe_do_not_count(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(done / "lightning_logs", tmp_path / "lightning_logs")
     monkeypatch.chdir(tmp_path)
@@ -122,6 +127,7 @@ def interrupt_after_epoch(folder: Path, args: list[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
     args = ["onecycle", "--epochs", "300", "--", *SHORT, "--data.val_size", "100"]
     output = interrupt_after_epoch(tmp_path, args)
@@ -133,6 +139,7 @@ def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
     assert len(list(run.glob("provenance*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_failed_training_is_reported(tmp_path: Path) -> None:
     process = reproduce(tmp_path, "baseline", "--epochs", "2", "--", *SHORT, "--model.optimizer.init_args.lr", "1e30")
     assert process.returncode == 1
@@ -140,6 +147,7 @@ def test_failed_training_is_reported(tmp_path: Path) -> None:
     assert not (tmp_path / "results.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -171,6 +179,7 @@ def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) 
     assert [name for name, args in CHANGES.items() if config(*args) == unchanged] == ["none"]
 
 
+@pytest.mark.slow
 def test_results_file_without_markers(tmp_path: Path) -> None:
     (tmp_path / "results.md").write_text("# Mine\n")
     process = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
@@ -179,6 +188,7 @@ def test_results_file_without_markers(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.md"]
 
 
+@pytest.mark.slow
 def test_ablations_table_shows_validation_accuracy(done: Path, tmp_path: Path) -> None:
     record: Record = {**load(done / "results.json")[0], "change": "no cutout", "options": "--data.val_size 5000"}
     for key in ("test_accuracy", "test_accuracy_flip_tta", "weights"):
