@@ -84,7 +84,7 @@ def copy_run(run: Path, folder: Path) -> Path:
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not render figures, which takes half the time of a short run."""
     monkeypatch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-    monkeypatch.setattr("cifar_lit.report.html.svg", lambda draw: "")
+    monkeypatch.setattr("cifar_lit.report.sections.svg", lambda draw: "")
 
 
 @pytest.fixture

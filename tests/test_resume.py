@@ -16,13 +16,12 @@ from filelock import FileLock
 
 from cifar_lit.fit import main
 from tests.cli.refused import files, refused
-from tests.conftest import CONFIGS, QUICK, ROOT
+from tests.conftest import BRIEF, CONFIGS, ROOT
 
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 
-BRIEF = ["--page.num_cams=0", "--page.num_road=0", "--projector.num_images=0", "--samples.k=1"]
-OPTIONS = [*QUICK, *BRIEF, "--model.schedule.name=constant"]
+OPTIONS = [*BRIEF, "--page.num_road=0", "--model.schedule.name=constant"]
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
 OWN_SAVER = [
     "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint",
@@ -67,7 +66,7 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> Path:
     """A copy of the first epoch's run in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)

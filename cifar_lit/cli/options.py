@@ -189,7 +189,7 @@ class FitCLI(LightningCLI):
             self.datamodule,
             start=self.start,
             runs=self.logs / self.recipe,
-            config=self.parser.dump(self.config, skip_none=False),
+            config=self.parser.dump(self.config, skip_unset=False),
             lr_find=self.config.lr_find if writes else 0,
             record_lr_range=find_report(self.trainer).record_lr_range,
             process_timeout=self.process_timeout,
