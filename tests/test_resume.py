@@ -311,7 +311,7 @@ OTHER_ROWS = {
     "finished: only its report is created again": test_finished_run_creates_the_same_report_again,
     "stopped by EarlyStopping: the same": test_early_stopped_run_is_finished,
     "without a checkpoint yet: starts over in its folder": test_run_without_checkpoint_starts_over_in_its_folder,
-    "another number of epochs than planned (onecycle, cosine)": test_length_of_a_schedule_planned_for_it_is_kept,
+    "other epochs than planned, schedule updated every step": test_length_of_a_schedule_planned_for_it_is_kept,
     "in training by another process": test_run_in_training_is_refused,
     "other images in the folder of its data": test_other_images_are_refused,
     "a checkpoint file": test_file_is_refused,

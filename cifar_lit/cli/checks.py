@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
+from cifar_lit.data.sources import SOURCES
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
@@ -34,9 +35,10 @@ def check(config: Namespace) -> None:
     ):
         if value == 0 and (users := validation_users(config)):
             raise UsageError(f"{option}=0 turns off validation, which is needed by {'; '.join(users)}")
-    if config.data.source == "digits" and config.data.root not in ("data", ""):
+    source, root = config.data.source, config.data.root
+    if source in SOURCES and not SOURCES[source].uses_root and root not in ("data", ""):
         raise UsageError(
-            f"data.root={config.data.root} has no effect with data.source=digits; remove it, or use data.source=folder"
+            f"data.root={root} has no effect with data.source={source}; remove it, or use data.source=folder"
         )
 
 

@@ -1,6 +1,6 @@
 """The data sources: CIFAR-10, CIFAR-100, image folders and scikit-learn's digits.
 
-To add a source, write a function that maps SourceOptions to DataSplits and register it in SOURCES.
+To add a source, write a function that maps SourceOptions to DataSplits and list it in SOURCES.
 """
 
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -40,6 +41,18 @@ class SourceOptions:
     num_workers: int = 0
 
 
+class Source(NamedTuple):
+    """A data source.
+
+    Attributes:
+        load: Returns the data set; the same one for the same options.
+        uses_root: Whether it uses `SourceOptions.root`.
+    """
+
+    load: Callable[[SourceOptions], DataSplits]
+    uses_root: bool = True
+
+
 def load(source: str, options: SourceOptions) -> DataSplits:
     """Load the data set of a source, a key of SOURCES.
 
@@ -50,7 +63,7 @@ def load(source: str, options: SourceOptions) -> DataSplits:
     """
     if source not in SOURCES:
         raise UsageError(f"data.source must be one of {', '.join(SOURCES)}, got {source}")
-    return SOURCES[source](options)
+    return SOURCES[source].load(options)
 
 
 def _folder(options: SourceOptions) -> DataSplits:
@@ -130,9 +143,9 @@ def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return resized
 
 
-SOURCES: dict[str, Callable[[SourceOptions], DataSplits]] = {
-    "cifar10": partial(_cifar, name="CIFAR10"),
-    "cifar100": partial(_cifar, name="CIFAR100"),
-    "folder": _folder,
-    "digits": _digits,
+SOURCES = {
+    "cifar10": Source(partial(_cifar, name="CIFAR10")),
+    "cifar100": Source(partial(_cifar, name="CIFAR100")),
+    "folder": Source(_folder),
+    "digits": Source(_digits, uses_root=False),
 }

@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 
 from cifar_lit.utils.errors import UsageError
 
+PLANNED = "planned_steps"  # attribute of a scheduler: the number of steps for which it was built
+
 
 def _onecycle(optimizer: Optimizer, total_steps: int, pct_start: float, **options: Any) -> LRScheduler:
     if pct_start * total_steps == 1:  # torch would divide by the 0 steps between the first one and the peak
@@ -115,7 +117,9 @@ class Schedule:
             raise UsageError(
                 f"model.schedule.name={self.name} needs a limited training: set trainer.max_epochs or trainer.max_steps"
             )
-        return entry.build(optimizer, int(steps), **options)
+        scheduler = entry.build(optimizer, int(steps), **options)
+        vars(scheduler)[PLANNED] = int(steps)  # becomes a part of its state in the checkpoint
+        return scheduler
 
     @property
     def interval(self) -> str:
@@ -126,7 +130,7 @@ class Schedule:
         """Warn about options without effect; raise UsageError if the schedule cannot work in this training."""
         steps = trainer.estimated_stepping_batches
         for config in trainer.lr_scheduler_configs:  # as in the checkpoint
-            planned = getattr(config.scheduler, "total_steps", getattr(config.scheduler, "T_max", steps))
+            planned = vars(config.scheduler).get(PLANNED, steps)
             if steps > planned:
                 raise UsageError(
                     f"model.schedule.name={self.name} was planned for {planned} steps, and this run has "

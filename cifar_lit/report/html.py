@@ -19,19 +19,24 @@ README_FIGURES = {
 
 def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[str, str]:
     """Return the page and its short version in Markdown; a section that fails is replaced by the reason."""
+    shared = {"results": results, "classes": results.classes, "method": figures.method_name(options.method)}
     made: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, section in SECTIONS.items():
         try:
             made[name] = section.make(results, options)
+            texts[name] = render(f"section_{name}.html", **{**made, **shared, name: made[name]})
         except Exception as error:
             made[name] = None
             failed[name] = writer.record_failure(f"HTMLReport ({name})", error)
     drawn = {name: text for name, text in README_FIGURES.items() if name in writer.figures}
-    context = {"results": results, "failed": failed, "failures": writer.failures, "figures": drawn, **made}
-    shown = {"sections": SECTIONS, "classes": results.classes, "method": figures.method_name(options.method)}
     colours = {name: colour_table(name) for name in ("inferno", "PuOr")}
-    return render("page.html", **context, **shown, colours=colours), render("readme.md", **context)
+    page = {"titles": {name: section.title for name, section in SECTIONS.items()}, "texts": texts, "colours": colours}
+    page |= {"errors": made["errors"], "faithfulness": made["faithfulness"]}
+    shared |= {"failed": failed, "failures": writer.failures}
+    readme = render("readme.md", **shared, quality=made["quality"], figures=drawn)
+    return render("page.html", **shared, **page), readme
 
 
 def render(template: str, **context: Any) -> str:

@@ -40,7 +40,8 @@ class Section(NamedTuple):
 
     Attributes:
         title: Its heading.
-        make: Returns what its template gets under the section's name; if it fails, the page shows the reason.
+        make: Returns what its template gets under the section's name, beside `results`, `classes` (their names) and
+            what the sections before it got. If either fails, the page shows the reason.
     """
 
     title: str

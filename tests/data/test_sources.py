@@ -174,5 +174,5 @@ def test_unknown_source() -> None:
 
 
 def test_registered_source_is_available(splits: DataSplits, monkeypatch) -> None:
-    monkeypatch.setitem(sources.SOURCES, "random", lambda options: splits)
+    monkeypatch.setitem(sources.SOURCES, "random", sources.Source(lambda options: splits))
     assert ImageDataModule("random", val_size=20).num_classes == 3

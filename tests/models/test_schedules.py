@@ -78,6 +78,17 @@ CURVES = {
 }
 
 
+def test_every_schedule_is_tested() -> None:
+    assert {*CURVES, "plateau"} == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SCHEDULES.items() if entry.interval == "step"])
+def test_longer_training_than_planned_is_refused(name: str, tmp_path: Path) -> None:
+    train(CURVES[name][0], tmp_path)
+    with pytest.raises(UsageError, match="was planned for 20 steps"):
+        train(CURVES[name][0], tmp_path / "again", ckpt_path=str(tmp_path / "1.ckpt"), max_epochs=6)
+
+
 @pytest.mark.parametrize("name", CURVES)
 def test_learning_rates_of_complete_and_resumed_trainings(name: str, tmp_path: Path) -> None:
     schedule, make, every = CURVES[name]

@@ -16,7 +16,7 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.report import html as page
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import Options
+from cifar_lit.report.sections import SECTIONS, Options, Section
 from cifar_lit.report.writer import ReportWriter
 
 CLASSES = ("ape", "<b>bee</b>", "cat</script>")
@@ -158,6 +158,16 @@ def test_page_with_a_hundred_errors_stays_below_5_mb(
     item = max(len(json.dumps(item)) for item in embedded(html)["items"])
     assert len(html) + 100 * item < 5e6
     assert writer.failures == {}
+
+
+@pytest.mark.parametrize("name", ["mistyped", "classes", "results"])
+def test_section_without_template_does_not_break_the_page(
+    name: str, results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECTIONS, name, Section("New", lambda *_: 42))
+    html, writer = build(results, tmp_path, num_cams=0, num_road=0)
+    assert list(writer.failures) == [f"HTMLReport ({name})"]
+    assert embedded(html)["classes"] == list(CLASSES) and "What exactly ran?" in html
 
 
 def test_failed_section_is_replaced_by_the_reason(
