@@ -227,6 +227,7 @@ def test_command_line_overrides_the_recipe_in_any_order(capsys: pytest.CaptureFi
     assert (printed["data"]["batch_size"], printed["data"]["source"]) == (16, "digits")
 
 
+@pytest.mark.slow
 def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) -> None:
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
     worst = [callback, "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=min"]
@@ -237,6 +238,7 @@ def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) 
     assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == f"best weights, epoch {best}"
 
 
+@pytest.mark.slow
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
     run = fit(*BRIEF, "--lr_find=25", "--model.schedule.name=constant")
     tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]

@@ -19,6 +19,7 @@ def fit(folder: Path, *args: str) -> Path:
     return created
 
 
+@pytest.mark.slow
 def test_report_is_that_of_one_process(finished_run: Path, tmp_path: Path) -> None:
     run = copy_run(finished_run, tmp_path)
     shutil.rmtree(run / "report")

@@ -8,7 +8,7 @@ from typing import Any
 
 from training import Training
 
-from cifar_lit.cli.arguments import without
+from cifar_lit.cli.arguments import take
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
@@ -55,7 +55,7 @@ def record(training: Training, folder: Path, data: str | None) -> Record:
         "epochs": len(run.epochs),
         "full_epochs": training.full_epochs,
         "command": first["command"],
-        "options": " ".join(without(training.options, *HIDDEN)),
+        "options": " ".join(take(training.options, *HIDDEN)[1]),
         "data": data or SOURCES.get(options["source"], options["source"]),
         "fingerprints": run.fingerprints,
         "held_out": options["val_size"],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cifar_lit import evaluate
 from cifar_lit.fit import main
 from tests.cli.refused import FAILURE, files, refused
 from tests.conftest import BRIEF, QUICK, copy_run
@@ -55,11 +56,17 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     torch.save({"state_dict": {}, "harm": Harmful()}, tmp_path / "harmful.ckpt")
     before = files(tmp_path)
-    assert "model.norm batch (now layer)" in refused(capsys, main, *QUICK, "--ckpt_path=last", "--model.norm=layer")
-    assert "10 classes instead of 2" in refused(capsys, main, *folder, f"--ckpt_path={last}")
+    message = refused(capsys, evaluate.main, f"--ckpt_path={run}", "--data.source=folder", *folder[-3:])
+    assert "10 classes instead of 2" in message
     for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "plain data")):
-        message = refused(capsys, main, *QUICK, f"--ckpt_path={name}.ckpt")
-        assert f"{name}.ckpt" in message and reason in message
+        message = refused(capsys, main, *QUICK, f"--model.weights={name}.ckpt")
+        assert f"--model.weights {name}.ckpt" in message and reason in message
+    last.unlink()  # linked
+    last.write_bytes((tmp_path / "cut.ckpt").read_bytes())
+    message = refused(capsys, main, "--ckpt_path=last")
+    assert "last.ckpt: the file is damaged" in message and "best.ckpt" in message
+    last.unlink()
+    os.link(finished_run / "checkpoints" / "last.ckpt", last)
     assert {name: file for name, file in files(tmp_path).items() if not name.startswith("data/")} == before
     assert not Path("harm").exists()
 

@@ -1,6 +1,5 @@
 """Several processes on one machine: where they listen, and what happens when one dies."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,7 @@ import pytest
 from torch.distributed import FileStore
 
 from cifar_lit.fit import main
-from cifar_lit.training.distributed import RENDEZVOUS, RESUME, resume_from_env, watch_children
+from cifar_lit.training.distributed import RENDEZVOUS, RESUME, is_child, run_of_parent, watch_children
 from tests.conftest import QUICK, ROOT
 
 TWO = [*QUICK, "--trainer.devices=2", "--trainer.accelerator=cpu"]
@@ -75,7 +74,7 @@ def test_processes_listen_on_localhost_only_and_end_with_an_error_when_one_dies(
 def test_process_does_not_wait_forever_for_one_that_died_before_they_connected(
     start_of_connecting: bool, tmp_path: Path
 ) -> None:
-    second = {"LOCAL_RANK": "1", RENDEZVOUS: str(tmp_path / "rendezvous"), RESUME: "[null, null]"}
+    second = {"LOCAL_RANK": "1", RENDEZVOUS: str(tmp_path / "rendezvous"), RESUME: ""}
     if not start_of_connecting:  # what the first wrote before it died
         store = FileStore(second[RENDEZVOUS], 2)
         store.set("default_pg/0//cpu//0/rank_0", b"x")
@@ -85,11 +84,10 @@ def test_process_does_not_wait_forever_for_one_that_died_before_they_connected(
 
 
 def test_child_resumes_what_its_parent_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resume_from_env() is None
-    monkeypatch.setenv(RESUME, json.dumps(["run", "last.ckpt"]))
-    assert resume_from_env() == (Path("run"), Path("last.ckpt"))
-    monkeypatch.setenv(RESUME, "[null, null]")
-    assert resume_from_env() == (None, None)
+    assert not is_child()
+    for run in ("run", ""):
+        monkeypatch.setenv(RESUME, run)
+        assert is_child() and run_of_parent() == (Path(run) if run else None)
 
 
 def test_torchrun_with_another_number_of_processes_is_refused(

@@ -109,6 +109,7 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 
+@pytest.mark.slow
 def test_requeued_slurm_job_resumes_exactly(tmp_path: Path, slurm: dict[str, str]) -> None:
     args = [*LONG, "6"]
     run = start(tmp_path / "interrupted", *args, env=slurm)
