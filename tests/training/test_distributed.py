@@ -52,6 +52,7 @@ def start(log: Path) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_processes_listen_on_localhost_only_and_end_with_an_error_when_one_dies(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = start(log)
