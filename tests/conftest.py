@@ -158,11 +158,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests unless --slow is given; begin with their files, so that no process ends alone with one."""
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if config.getoption("slow"):
-        files = {item.path for item in slow}
-        items.sort(key=lambda item: item.path not in files)
-    else:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    """Leave out slow tests unless --slow is given; begin with long files, so that no process ends alone with one."""
+    if not config.getoption("slow"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    items.sort(key=lambda item: item.path.parent.name not in ("scripts", "tests"))
