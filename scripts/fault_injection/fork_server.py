@@ -148,7 +148,12 @@ def _server() -> "subprocess.Popen[str]":
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )
-    atexit.register(server.kill)
+
+    def stop() -> None:
+        server.kill()
+        server.communicate()
+
+    atexit.register(stop)
     return server
 
 
