@@ -1,6 +1,7 @@
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,19 @@ def copy_run(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder / run.relative_to(run.parents[2]), copy_function=copy))
 
 
-@pytest.fixture
-def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def figures_left_blank() -> Iterator[None]:
     """Do not render figures, which takes half the time of a short run."""
-    monkeypatch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-    monkeypatch.setattr("cifar_lit.report.sections.svg", lambda draw: "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr("cifar_lit.report.sections.svg", lambda draw: "")
+        yield
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    with figures_left_blank():
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from cifar_lit import compare
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.fit import main
 from cifar_lit.report.comparison import changes
-from tests.conftest import BRIEF, copy_run
+from tests.conftest import BRIEF, copy_run, figures_left_blank
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def runs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two short runs."""
     folder = tmp_path_factory.mktemp("runs")
     copy_run(finished_run, folder)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, figures_left_blank():
         patch.chdir(folder)
         monitor = "--trainer.callbacks+=pytorch_lightning.callbacks.LearningRateMonitor"
         main([*BRIEF, "--trainer.limit_train_batches=8", monitor])

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from cifar_lit.fit import main
 from tests.cli.refused import files, refused
-from tests.conftest import BRIEF, CONFIGS, ROOT
+from tests.conftest import BRIEF, CONFIGS, ROOT, figures_left_blank
 
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -46,7 +46,7 @@ def assert_same_weights(actual: dict[str, Any], expected: dict[str, Any]) -> Non
 
 def trained(folder: Path, *args: str) -> Path:
     """Train in a folder, and return the run."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, figures_left_blank():
         patch.chdir(folder)
         patch.delenv("PL_GLOBAL_SEED", raising=False)
         main([*OPTIONS, *args])

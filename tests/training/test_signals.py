@@ -111,7 +111,7 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
 
 @pytest.mark.slow
 def test_requeued_slurm_job_resumes_exactly(tmp_path: Path, slurm: dict[str, str]) -> None:
-    args = [*LONG, "6"]
+    args = [*LONG, "3"]
     run = start(tmp_path / "interrupted", *args, env=slurm)
     wait(lambda: bool(list((tmp_path / "interrupted").rglob("last.ckpt"))))
     run.kill(signal.SIGUSR1)  # in the middle of an epoch
