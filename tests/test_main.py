@@ -60,6 +60,7 @@ def test_command_runs_as_its_module_does(name: str, monkeypatch: pytest.MonkeyPa
     assert sys.argv == ["pytest", "mine"]
 
 
+@pytest.mark.slow
 def test_exit_code_and_arguments_pass_through(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cifar_lit", "explain", "two words.png", "--ckpt_path", "x"]
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

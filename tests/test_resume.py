@@ -212,7 +212,8 @@ def test_training_in_max_steps_is_resumed(fit: Fit) -> None:
     assert_same_weights(load(run)["state_dict"], load(uninterrupted)["state_dict"])
 
 
-@pytest.mark.parametrize("val_size", [pytest.param(100, marks=pytest.mark.slow), 0])
+@pytest.mark.slow
+@pytest.mark.parametrize("val_size", [100, 0])
 def test_finished_run_creates_the_same_report_again(val_size: int, fit: Fit) -> None:
     run = fit(*OPTIONS, f"--data.val_size={val_size}", EMA)
     before = {name: (run / "report" / name).read_text() for name in ("predictions.csv", "metrics.json")}
@@ -278,7 +279,7 @@ def test_file_is_refused(run: Path, capsys: Capture) -> None:
     assert "use its folder" in message and f"--model.weights {run}/checkpoints/best.ckpt" in message
 
 
-@pytest.mark.parametrize("file", ["", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize("file", ["", pytest.param("checkpoints/last.ckpt", marks=pytest.mark.slow)])
 def test_new_run_starts_from_weights(file: str, run: Path) -> None:
     main([*OPTIONS, "--model.optimizer=AdamW", "--model.optimizer.init_args.lr=0", f"--model.weights={run / file}"])
     new = run.with_name("version_1")

@@ -127,6 +127,7 @@ def test_requeued_slurm_job_resumes_exactly(tmp_path: Path, slurm: dict[str, str
     assert json.loads((run_folder(tmp_path / "interrupted") / "provenance.json").read_text())["slurm_job"] == "77"
 
 
+@pytest.mark.slow
 def test_simultaneous_runs_get_two_folders_and_lock_them(tmp_path: Path) -> None:
     both = [fork_server.run([*LONG, "1000"], tmp_path) for _ in range(2)]
     wait(lambda: both[0].output.count("epoch 1/") == 2)
