@@ -54,7 +54,7 @@ class EpochMetrics(Metric):
         self.reset()
         for process, sums in enumerate(gathered):
             if rank == (process if len(gathered) == world_size else 0):
-                self.update(**sums)  # type: ignore[arg-type]
+                self.update(sums["loss"], int(sums["correct"]), int(sums["count"]))
 
 
 def log_epoch(module: LightningModule, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:

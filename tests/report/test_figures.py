@@ -22,9 +22,9 @@ def test_enlarging_keeps_every_pixel_sharp() -> None:
 
 
 def test_overlay_is_brightest_where_the_map_is() -> None:
-    heat = np.zeros((32, 32), dtype=np.float32)
-    heat[24:, :8] = 1.0
-    got = drawing.overlay(plain(value=100), heat)
+    cam = np.zeros((32, 32), dtype=np.float32)
+    cam[24:, :8] = 1.0
+    got = drawing.overlay(plain(value=100), cam)
     brightness = got.astype(int).sum(axis=2)
     assert brightness[130:155, 5:30].mean() > 2 * brightness[:60, 100:].mean()
     assert got.shape == (160, 160, 3) and got.dtype == np.uint8

@@ -59,7 +59,7 @@ class Recorder(Logger):
         self.metrics.update({name: (value, step) for name, value in metrics.items()})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
+        raise AssertionError("the report has no options")
 
 
 # The signatures and checks below are those of mlflow 3.17, comet_ml 3.58 and litlogger 2026.8.
