@@ -1,14 +1,19 @@
-"""Write files atomically; name new folders; escape CSV cells."""
+"""Write files atomically; lock them; name new folders; escape CSV cells."""
 
+import errno
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 from cifar_lit.utils.errors import UsageError
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too, so that `plain_cell` restores any text
 
 
@@ -52,6 +57,31 @@ def fsync_dir(folder: str | Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: str | Path, blocking: bool = True) -> Iterator[None]:
+    """Lock a file against other processes; on a file system without locks, warn and continue.
+
+    Raises:
+        filelock.Timeout: Another process has locked it, and `blocking` is False.
+    """
+    lock = FileLock(path, blocking=blocking)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        folder = os.path.dirname(path) or "."
+        warnings.warn(
+            f"{folder} cannot be locked ({error.strerror}): do not let two processes write there at the same time, or "
+            "use a folder on a local disk",
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
