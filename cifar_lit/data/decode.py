@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Images
+from cifar_lit.data.loaders import worker_failure
+from cifar_lit.utils.errors import RunError
 
 CHUNK_IMAGES = 256  # decoded by a worker at a time, fewer for large images
 CHUNK_BYTES = 1 << 24
@@ -41,13 +43,18 @@ class UnreadableError(ValueError):
     """A file is not an image, is corrupt, or decodes to a dangerous size; the message has its path and the reason."""
 
 
-def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -> list[str]:
-    """Write the decoded images to an .npy file of shape `(N, H, W, 3)`; return a message for each unreadable file."""
+def decode_all(listing: Listing, path: str, image_size: int, num_workers: int, timeout_s: int) -> list[str]:
+    """Write the decoded images to an .npy file of shape `(N, H, W, 3)`; return a message for each unreadable file.
+
+    Raises:
+        RunError: A worker has died, or has not answered for `timeout_s` seconds.
+    """
     files: Any = listing.files  # a list is a map-style dataset; the workers decode in collate_fn
     loader: DataLoader[list[Images | str]] = DataLoader(
         files,
         batch_size=max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (3 * image_size**2))),
         num_workers=num_workers,
+        timeout=timeout_s if num_workers else 0,
         collate_fn=partial(_decode_files, listing.folder, image_size),
         generator=torch.Generator(),  # does not advance the global generator, whose state must not depend on the cache
     )
@@ -64,10 +71,15 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int) -
         ) as bar,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for images in loader:
-            unreadable += [image for image in images if isinstance(image, str)]
-            file.writelines(image.data for image in images if not isinstance(image, str))
-            bar.update(len(images))
+        try:
+            for images in loader:
+                unreadable += [image for image in images if isinstance(image, str)]
+                file.writelines(image.data for image in images if not isinstance(image, str))
+                bar.update(len(images))
+        except RuntimeError as error:
+            if reason := worker_failure(error):
+                raise RunError(f"decoding {listing.folder}: {reason}") from error
+            raise
     return unreadable
 
 

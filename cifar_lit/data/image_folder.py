@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.decode import Listing, decode_all
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import fsync_dir
+from cifar_lit.utils.files import file_lock, fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
 VERSION = 3  # of the cache; increase it when decoding or the format of the cache changes
 
 
-def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> DataSplits:
+def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, timeout_s: int = 600) -> DataSplits:
     """Load `root/train/<class>/*` and `root/test/<class>/*` (or `val`, or `valid`) through the cache.
 
     Args:
@@ -33,13 +32,14 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
         image_size: Height and width in pixels; images are resized and center-cropped.
         cache_dir: The folder of the caches; this one is `<name of root>-<hash>`.
         num_workers: Processes that decode images; 0 decodes in the calling process.
+        timeout_s: How long to wait for one of them, in seconds.
 
     Returns:
         Read-only memory maps of the decoded images.
 
     Raises:
         UsageError: The folder has another layout, or images are unreadable.
-        RunError: The cache cannot be written.
+        RunError: The cache cannot be written, or a process does not answer.
         OSError: The disk is full.
     """
     if not root:
@@ -47,14 +47,15 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
     root = os.path.realpath(os.path.expanduser(root))
     train, test, fingerprint = scan(root, image_size)
     digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()
-    cache = Path(cache_dir, f"{os.path.basename(root)}-{digest}")
+    name = os.fsencode(os.path.basename(root))[:200].decode(errors="ignore")  # with suffixes, at most 255 bytes
+    cache = Path(cache_dir, f"{name}-{digest}")
     if splits := _open(cache, fingerprint):  # without the lock, so that a read-only cache is usable
         return splits
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
+        with file_lock(f"{cache}.lock"):
             if not (splits := _open(cache, fingerprint)):  # another process may have built it meanwhile
-                _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers)
+                _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers, timeout_s)
                 splits = _open(cache, fingerprint)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise RunError(f"data.cache_dir={cache_dir}: {error.strerror}; use a writable folder") from error
@@ -154,7 +155,9 @@ def _open(cache: str | Path, fingerprint: str) -> DataSplits | None:
         return None
 
 
-def _build(cache: Path, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int) -> None:
+def _build(
+    cache: Path, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int, timeout_s: int
+) -> None:
     """Decode both splits into a temporary folder, then move it to `cache`."""
     building = cache.with_name(f"{cache.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # from a killed process
@@ -162,10 +165,11 @@ def _build(cache: Path, splits: dict[str, Listing], fingerprint: str, image_size
     try:
         unreadable = []
         for name, listing in splits.items():
-            unreadable += decode_all(listing, str(building / f"{name}_images.npy"), image_size, num_workers)
+            file = str(building / f"{name}_images.npy")
+            unreadable += decode_all(listing, file, image_size, num_workers, timeout_s)
             np.save(building / f"{name}_labels.npy", listing.labels)
-            with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write("\0".join(listing.files))
+            with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as names:
+                names.write("\0".join(listing.files))
         if unreadable:
             shown = "\n  ".join([*unreadable[:5], *["..."] * (len(unreadable) > 5)])
             raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")

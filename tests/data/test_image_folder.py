@@ -215,6 +215,11 @@ def test_each_size_and_root_has_its_own_cache(load, root) -> None:
     assert len(caches(root)) == 3 and all(path.name.startswith("set-") for path in caches(root))
 
 
+@pytest.mark.parametrize("name", ["x" * 245, "\u00e9" * 122])
+def test_long_name_of_the_root(load, root, name) -> None:
+    assert len(load(folder=root.rename(root.with_name(name))).train) == 4
+
+
 @pytest.mark.parametrize("name", ["meta.json", "train_images.npy", "test_labels.npy"])
 @pytest.mark.parametrize("size", [0, 10, None])
 def test_corrupt_cache_is_rebuilt(load, root, name, size) -> None:
