@@ -20,6 +20,8 @@ from cifar_lit.utils.errors import RunError
 
 CHUNK_IMAGES = 256  # decoded by a worker at a time, fewer for large images
 CHUNK_BYTES = 1 << 24
+DARK = 64  # if no value is above it, the images were perhaps scaled wrongly; 12 bits in a 16-bit file give at most 16
+SCALE = "12-bit values in 16-bit files must be multiplied by 16"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int, t
     )
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), image_size, image_size, 3)}
     unreadable: list[str] = []
+    brightest = 0
     # Not written through a memory map, where a full disk would kill the process with SIGBUS.
     with (
         open(path, "wb") as file,
@@ -74,12 +77,16 @@ def decode_all(listing: Listing, path: str, image_size: int, num_workers: int, t
         try:
             for images in loader:
                 unreadable += [image for image in images if isinstance(image, str)]
-                file.writelines(image.data for image in images if not isinstance(image, str))
+                pixels = [image for image in images if not isinstance(image, str)]
+                file.writelines(image.data for image in pixels)
+                brightest = max([brightest, *(int(image.max()) for image in pixels)])
                 bar.update(len(images))
         except RuntimeError as error:
             if reason := worker_failure(error):
                 raise RunError(f"decoding {listing.folder}: {reason}") from error
             raise
+    if brightest <= DARK and len(unreadable) < len(files):
+        print(f"{listing.folder}: all images are dark, up to {brightest} of 255; {SCALE}", file=sys.stderr)
     return unreadable
 
 
@@ -105,7 +112,7 @@ def read(path: str, size: int) -> Images:
         try:
             return decode(path, size)
         except UnidentifiedImageError:
-            raise UnreadableError(f"{path}: not a PNG, JPEG or WebP image") from None
+            raise UnreadableError(f"{path}: not a PNG, JPEG or WebP image; convert it") from None
         except Exception as error:  # Pillow raises many types for corrupt files
             reason = getattr(error, "strerror", None) or error or repr(error)
             raise UnreadableError(f"{path}: {reason}") from error

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import numpy as np
 from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.decode import Listing, decode_all
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import file_lock, fsync_dir
+from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
-VERSION = 3  # of the cache; increase it when decoding or the format of the cache changes
+VERSION = 4  # of the cache; increase it when decoding or the format of the cache changes
 
 
 def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, timeout_s: int = 600) -> DataSplits:
@@ -88,7 +89,10 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
         raise UsageError(f"data.root: {error.filename} cannot be read: {error.strerror}") from error
     if different := sorted(set(train.classes) ^ set(test.classes)):
         names = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
-        raise UsageError(f"data.root={root}: train and {folders[1]} must have the same classes; only one has {names}")
+        raise UsageError(
+            f"data.root={root}: train and {folders[1]} must have the same classes, but only one has {names}; add "
+            "images of these classes to the other, or remove them"
+        )
     if invalid := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
         raise UsageError(f"data.root={root}: the class name {invalid[0]!r} is not UTF-8; rename the folder")
     if len(train.classes) < 2:
@@ -98,40 +102,65 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
 
 def _list_images(folder: str, digest: Any) -> Listing:
     """List the images of a split, and add their names, sizes and modification times to the digest."""
-    classes = sorted(n for n in os.listdir(folder) if n[0] != "." and os.path.isdir(os.path.join(folder, n)))
+    names: dict[str, list[str]] = {}  # the folders of each class; macOS decomposes letters with accents, others do not
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        above = Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))  # by a link
+        if name[0] != "." and os.path.isdir(path) and not above:
+            names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    classes = sorted(names)
     files: list[str] = []
     counts = []
     ignored = []
     for name in classes:
-        found = _walk(folder, name)
+        found = [f"{part}/{file}" for part in names[name] for file in walk(os.path.join(folder, part))]
         images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             path = os.path.join(folder, name)
-            raise UsageError(f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some or remove it")
+            raise UsageError(
+                f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some, or remove the class "
+                f"{name} from the training and the test images"
+            )
         for file in images:
             status = os.stat(os.path.join(folder, file))
             digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         files += images
         counts.append(len(images))
         ignored += sorted(set(found) - set(images))
-    if ignored:
-        examples = f"{ignored[0]}, ..."
-        print(f"{folder}: ignoring {len(ignored)} files that are not PNG, JPEG or WebP ({examples})", file=sys.stderr)
+    print_ignored(folder, ignored)
     digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def _walk(folder: str, name: str) -> list[str]:
-    """Return all files in `folder/name` and its subfolders, relative to `folder`, without hidden ones, sorted."""
+def print_ignored(folder: str, files: list[str]) -> None:
+    """Name some of the files in a folder that are not images."""
+    if files:
+        names = ", ".join(files[:3]) + ", ..." * (len(files) > 3)
+        print(f"{folder}: ignoring {len(files)} files that are not PNG, JPEG or WebP ({names})", file=sys.stderr)
+
+
+def walk(folder: str) -> list[str]:
+    """Return all files in a folder and its subfolders, relative to it, without hidden ones, sorted.
+
+    Links to folders are followed; a folder that is reached twice is listed once, and those above `folder` never.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     files: list[str] = []
-    for path, subfolders, names in os.walk(os.path.join(folder, name), onerror=fail):  # links are not followed
-        subfolders[:] = [subfolder for subfolder in subfolders if subfolder[0] != "."]
+    seen = {str(parent) for path in (folder, os.path.realpath(folder)) for parent in Path(path).absolute().parents}
+    for path, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
+        subfolders[:] = sorted(subfolder for subfolder in subfolders if subfolder[0] != ".")
+        if (real := os.path.realpath(path)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         prefix = os.path.relpath(path, folder).replace(os.sep, "/")
-        files += [f"{prefix}/{file}" for file in names if file[0] != "."]
+        files += [file if prefix == "." else f"{prefix}/{file}" for file in names if file[0] != "."]
     return sorted(files, key=lambda file: file.split("/"))
 
 
@@ -170,8 +199,13 @@ def _build(
             np.save(building / f"{name}_labels.npy", listing.labels)
             with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as names:
                 names.write("\0".join(listing.files))
+        listed = cache.with_name(f"{cache.name}.unreadable.txt")
+        listed.unlink(missing_ok=True)
         if unreadable:
-            shown = "\n  ".join([*unreadable[:5], *["..."] * (len(unreadable) > 5)])
+            shown = "\n  ".join(unreadable[:5])
+            if len(unreadable) > 5:
+                atomic_write_text(listed, "".join(f"{line}\n" for line in unreadable))
+                shown += f"\n  ... all are listed in {listed}"
             raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")
         mean, std = channel_statistics(np.load(building / "train_images.npy", mmap_mode="r"))
         meta = {"fingerprint": fingerprint, "classes": splits["train"].classes, "mean": mean, "std": std}

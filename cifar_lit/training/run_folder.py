@@ -86,8 +86,17 @@ def create(runs: Path, config: str) -> Path:
     Args:
         runs: The folder of the recipe's runs.
         config: Content of its `config.yaml`, which a run's folder always contains.
+
+    Raises:
+        UsageError: Part of the path is a file.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{error.filename} cannot be created: part of this path is a file; rename that file, or use "
+            "--trainer.default_root_dir FOLDER"
+        ) from None
     with tempfile.TemporaryDirectory(prefix=".new_", dir=runs) as parent:
         new = Path(parent, "run")
         new.mkdir()

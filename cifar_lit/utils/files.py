@@ -95,6 +95,8 @@ def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {out} already exists and is not empty; use a new folder")
+    if any(parent.is_file() for parent in folder.parents):
+        raise UsageError(f"--out {out}: part of this path is a file; use a new folder")
     return folder
 
 
