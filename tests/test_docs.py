@@ -11,7 +11,7 @@ from cifar_lit.fit import main
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OF_OTHER_PROGRAMS = {"--logdir", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--signal"}
+OF_OTHER_PROGRAMS = {"--shm-size", "--logdir", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--signal"}
 FILE_SUFFIXES = {"csv", "md", "png", "py"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
