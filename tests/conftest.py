@@ -63,7 +63,7 @@ class SaveEpochs(Checkpoint):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run, which tests must not change; see `copy_run`. All processes of pytest-xdist share it."""
+    """The folder of a short run, shared by all test processes, which tests must not change; see `copy_run`."""
     from cifar_lit.fit import main
 
     base = tmp_path_factory.getbasetemp()
