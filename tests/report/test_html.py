@@ -38,6 +38,9 @@ const canvases = () => document.querySelectorAll("#image canvas");
 const tiles = () => document.querySelectorAll("#grid button");
 (async () => {
   const seen = { width: innerWidth, all: tiles().length, wide: document.documentElement.scrollWidth };
+  tiles()[0].append("a long name ".repeat(9));
+  seen.row = [...tiles()].slice(0, 3).map((tile) => tile.getBoundingClientRect().height);
+  seen.tops = [...tiles()].slice(0, 3).map((tile) => tile.querySelector("img").getBoundingClientRect().top);
   const cell = document.querySelector(".confusion button");
   cell.click();
   seen.cell = [+cell.textContent, tiles().length];
@@ -51,6 +54,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   await until(() => canvases().length);
   seen.open = document.getElementById("image").open;
   seen.cams = canvases().length;
+  seen.uncaptioned = [...document.querySelectorAll("table")].filter((table) => !table.caption).length;
   seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
   const before = document.getElementById("image-title").textContent;
@@ -237,6 +241,8 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     seen = json.loads(found[1])
     assert seen["errors"] == [] and seen["unnamed"] == 0
     assert seen["width"] == width and seen["wide"] <= width  # nothing sticks out
+    assert len(set(seen["row"])) == len(set(seen["tops"])) == 1  # tiles of a row have one height, images one line
+    assert seen["uncaptioned"] == 0
     assert seen["all"] == len(results.test.errors)
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
