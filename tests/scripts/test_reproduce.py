@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -100,7 +101,10 @@ def test_runs_of_an_edited_recipe_do_not_count(done: Path, tmp_path: Path, monke
     training = Training(recipe, 1, 1, tuple(SHORT))
     file = tmp_path / "lightning_logs" / "baseline" / "version_1" / "provenance.json"
     recipe.write_text((CONFIGS / "baseline.yaml").read_text())
-    provenance = {**json.loads(file.read_text()), "command": " ".join(["python -m cifar_lit.fit", *training.args])}
+    provenance = {
+        **json.loads(file.read_text()),
+        "command": shlex.join(["python", "-m", "cifar_lit.fit", *training.args]),
+    }
     file.write_text(json.dumps(provenance))
     assert training.run()
     recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
