@@ -154,7 +154,7 @@ def make_results(splits: DataSplits) -> Callable[..., RunResults]:
             weights="best weights, epoch 3",
             parameters=11,
             fingerprints={name: getattr(data.splits, name).fingerprint for name in ("train", "test")},
-            epochs=tuple(EpochRow(i, 2.0, 0.1, 2 - i / 3, i / 4, None, None, 500.0, 0.01) for i in range(3)),
+            epochs=tuple(EpochRow(i + 1, 2.0, 0.1, 2 - i / 3, i / 4, None, None, 500.0, 0.01) for i in range(3)),
             test=test,
             train=test,
             test_flip_tta=None,

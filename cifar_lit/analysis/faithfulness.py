@@ -50,7 +50,7 @@ def road(
     ranks = (order.argsort(axis=1) / flat.shape[1]).astype(np.float32).reshape(cams[rows].shape)
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, about the package
-        torch.manual_seed(0)  # removed pixels are filled with a little noise
+        torch.default_generator.manual_seed(0)  # removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[rows], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[rows]]
         size = eval_batch_size(images.shape[1])
@@ -85,14 +85,13 @@ def cascading_randomization(
     randomized = copy.deepcopy(net)
     original = _cams(net, images, classes, layer, method)
     correlations = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for stage in tqdm(STAGES, desc="cascading randomization", leave=False, disable=None):
-            for module in randomized.backbone.get_submodule(stage).modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.normal_(module.weight, std=float(module.weight.std()))
-            pairs = zip(original, _cams(randomized, images, classes, layer, method), strict=True)
-            correlations[stage] = np.array([_rank_correlation(*pair) for pair in pairs])
+    generator = torch.Generator(net.normalize.mean.device).manual_seed(0)
+    for stage in tqdm(STAGES, desc="cascading randomization", leave=False, disable=None):
+        for module in randomized.backbone.get_submodule(stage).modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=float(module.weight.std()), generator=generator)
+        pairs = zip(original, _cams(randomized, images, classes, layer, method), strict=True)
+        correlations[stage] = np.array([_rank_correlation(*pair) for pair in pairs])
     return correlations
 
 

@@ -14,7 +14,10 @@ from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
-HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
+HYPERPARAMETERS = (  # prefixes of names; the first are the first columns
+    *("model.optimizer.init_args.lr", "data.batch_size", "trainer.max_epochs", "trainer.precision"),
+    *("seed_everything", "lr_find", "model.", "data."),
+)
 
 
 class SaveProvenance(SaveConfigCallback):

@@ -45,6 +45,9 @@ class ImageDataModule(LightningDataModule):
         cache_dir: Folder for the caches of decoded image folders.
         seed: Seed of the validation split, the order and the augmentation. Default: that of seed_everything.
         **augment: The options of AugmentConfig.
+
+    Attributes:
+        test_only: Whether the training images are not used; set it before the first access to the images.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on = augment_on
+        self.test_only = False
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
         self.mirrors = mirrors or []
@@ -87,8 +91,8 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> DataSplits:
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
-        options = SourceOptions(self.root, self.image_size, self.mirrors, self.cache_dir, self._num_workers())
-        return load(self.source, options)
+        options = (self.root, self.image_size, self.mirrors, self.cache_dir, self._num_workers(), self.test_only)
+        return load(self.source, SourceOptions(*options))
 
     @property
     def num_classes(self) -> int:

@@ -32,6 +32,7 @@ class SourceOptions:
         mirrors: URLs of the archive, or, with a trailing `/`, of a folder that contains it; tried before the original.
         cache_dir: Folder for caches of decoded images (folder).
         num_workers: Processes that decode images (folder); 0 decodes in the calling process.
+        test_only: Whether the training images are not needed; a folder may then lack them.
     """
 
     root: str
@@ -39,6 +40,7 @@ class SourceOptions:
     mirrors: Sequence[str] = ()
     cache_dir: str = "data/cache"
     num_workers: int = 0
+    test_only: bool = False
 
 
 class Source(NamedTuple):
@@ -67,7 +69,7 @@ def load(source: str, options: SourceOptions) -> DataSplits:
 
 
 def _folder(options: SourceOptions) -> DataSplits:
-    return load_folder(options.root, options.image_size, options.cache_dir, options.num_workers)
+    return load_folder(options.root, options.image_size, options.cache_dir, options.num_workers, options.test_only)
 
 
 def _digits(options: SourceOptions) -> DataSplits:

@@ -102,12 +102,12 @@ def curves(results: RunResults) -> Figure:
     loss, accuracy, lr = figure.subplots(1, 3)
     for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
-            points = [(row.epoch + 1, getattr(row, f"{split}_{name}")) for row in rows]
+            points = [(row.epoch, getattr(row, f"{split}_{name}")) for row in rows]
             smoothed = (
                 f", with label smoothing {smoothing:g}" if smoothing and (split, name) == ("train", "loss") else ""
             )
             drawing.line(axis, points, colour, marker, split + smoothed)
-    points = [(row.epoch + 1, row.lr) for row in rows]
+    points = [(row.epoch, row.lr) for row in rows]
     drawing.line(lr, points, matplotlib.rcParams["text.color"], "o", "at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (lr, "learning rate")):
         axis.set_title(title)

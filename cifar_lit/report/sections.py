@@ -209,11 +209,11 @@ def _facts(results: RunResults, options: Options) -> dict[str, object]:
     """Return the provenance; of a resumed part, its command and what differs from the earlier parts."""
     data, provenance = results.data, results.provenance
     facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
+    facts |= {"weights": results.weights, "parameters": f"{results.parameters:,}"}
+    if not data.test_only:
+        facts["training images"] = f"{len(data.train_dataset):,} of {len(data.splits.train):,}"
+        facts["fingerprint of the training set"] = results.fingerprints["train"]
     facts |= {
-        "weights": results.weights,
-        "parameters": f"{results.parameters:,}",
-        "training images": f"{len(data.train_dataset):,} of {len(data.splits.train):,}",
-        "fingerprint of the training set": results.fingerprints["train"],
         "test images": f"{len(results.test):,} of {len(data.splits.test):,}",
         "fingerprint of the test set": results.fingerprints["test"],
         "device of this report": results.network.normalize.mean.device,

@@ -41,7 +41,7 @@ def test_a_grid_of_any_number(count: int) -> None:
 
 
 def test_curves_leave_out_metrics_that_are_none(make_results: Callable[..., RunResults]) -> None:
-    rows = tuple(EpochRow(e, 1.0, 0.1, 2.0 - e, 0.5, 3.0 - e, None, 1.0, 0.0) for e in (0, 1))
+    rows = tuple(EpochRow(e, 1.0, 0.1, 3.0 - e, 0.5, 4.0 - e, None, 1.0, 0.0) for e in (1, 2))
     loss, accuracy, lr = figures.curves(make_results(epochs=rows)).axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2], [1, 2]]
     assert list(loss.lines[1].get_ydata()) == [3.0, 2.0]
