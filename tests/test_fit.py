@@ -200,7 +200,7 @@ def test_config_repeats_the_run_in_a_new_folder(
     for name in ("misclassified.csv", "metrics.json"):
         assert (second / "report" / name).read_text() == (first / "report" / name).read_text()
     messages = [record.getMessage() for record in caplog.records]
-    start = next(number for number, message in enumerate(messages) if message.startswith("training "))
+    start = next(number for number, message in enumerate(messages) if message.startswith("training: "))
     assert sum(len(message.splitlines()) for message in messages[: start + 1]) <= 12
     assert not any(word in message for message in messages for word in ("weights_only", "FLOPs", "site-packages"))
     last = messages[-1]
