@@ -49,6 +49,7 @@ def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
     assert len([axis for axis in figures.misclassified(results, k=4).axes if axis.images]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_evaluations_on_other_images_can_be_compared(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +80,7 @@ def test_checkpoint_file_without_run_needs_only_data(run: Path, tmp_path: Path) 
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_flip_tta_is_reported_beside_the_plain_metrics(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]

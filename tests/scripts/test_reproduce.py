@@ -173,6 +173,7 @@ def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     def config(*args: str) -> str:
         with pytest.raises(SystemExit, match="0"):
