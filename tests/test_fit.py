@@ -172,7 +172,9 @@ def test_tensorboard_has_hyperparameters_with_final_metrics(run: Path) -> None:
     assert options["model.optimizer.init_args.weight_decay"].number_value == 5e-4
     experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"].plugin_data.content).experiment
     names = [info.name.tag for info in experiment.metric_infos]
-    assert "test/accuracy" in names and set(names) <= set(events.Tags()["scalars"])
+    assert names[0] == "test/accuracy" and set(names) <= set(events.Tags()["scalars"])
+    first = {info.name for info in experiment.hparam_infos if info.differs}  # the others follow, sorted by name
+    assert first == {"model.optimizer.init_args.lr", "data.batch_size", "trainer.max_epochs"}
 
 
 def test_tensorboard_projector_has_all_test_images(run: Path) -> None:
@@ -200,7 +202,7 @@ def test_config_repeats_the_run_in_a_new_folder(
     for name in ("misclassified.csv", "metrics.json"):
         assert (second / "report" / name).read_text() == (first / "report" / name).read_text()
     messages = [record.getMessage() for record in caplog.records]
-    start = next(number for number, message in enumerate(messages) if message.startswith("training "))
+    start = next(number for number, message in enumerate(messages) if message.startswith("training: "))
     assert sum(len(message.splitlines()) for message in messages[: start + 1]) <= 12
     assert not any(word in message for message in messages for word in ("weights_only", "FLOPs", "site-packages"))
     last = messages[-1]

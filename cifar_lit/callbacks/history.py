@@ -56,12 +56,12 @@ class EpochHistory(Callback):
         self._log = None if getattr(trainer, "fast_dev_run", False) else folder / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the length of the training; continue the clocks of a resumed epoch."""
+        """Print the length of the training and the size of the network; continue the clocks of a resumed epoch."""
         self._start_clocks(trainer)
         epochs = trainer.max_epochs or -1
         text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-        rank_zero_info(f"training {parameters:,} parameters for {text} of {trainer.num_training_batches} steps")
+        rank_zero_info(f"training: {text} of {trainer.num_training_batches} steps, {parameters:,} parameters")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the totals; not called in a resumed epoch."""

@@ -60,7 +60,8 @@ def test_road_equals_the_package() -> None:
 
 def test_generators_of_gpus_are_left_alone(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("torch.manual_seed seeds all GPUs"))
-    net, before = ResNet18(2, (0.5,) * 3, (0.25,) * 3, stem="imagenet").eval(), torch.get_rng_state()
+    net = ResNet18(2, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    before = torch.get_rng_state()
     road(net, images, np.array([1, 1]), np.random.default_rng(0).random((2, 32, 32), dtype=np.float32))
     cascading_randomization(net, images[:1], np.array([1]), "layer1")
     assert torch.equal(torch.get_rng_state(), before)
