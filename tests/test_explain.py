@@ -74,6 +74,7 @@ def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureF
     assert any("central 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
+    assert not any("no place" in note for note in by_file["large.jpg"]["notes"])
     with Image.open("out/large.png") as image:
         assert image.width > 4 * 300  # the image, what the network sees, two layers
     printed = capsys.readouterr()
@@ -124,6 +125,12 @@ def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -
     assert [entry["class"] for entry in result["top"]] == [CLASSES[i] for i in top]
     assert [entry["probability"] for entry in result["top"]] == pytest.approx(expected[top].tolist(), abs=1e-4)
     assert result["explained"] == "eel"
+
+
+def test_cam_of_a_single_pixel_is_reported_as_showing_no_place(checkpoint: str, images: Path) -> None:
+    explain.main([str(images / "grey.png"), "--ckpt_path", checkpoint, "--layers", "layer1", "layer4"])
+    (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
+    assert "layer4: 1 px: shows no place" in result["notes"]
 
 
 def test_unreadable_image_is_named_and_the_others_explained(

@@ -101,6 +101,9 @@ class FitCLI(LightningCLI):
             saved = self.parse(parser, ["--config", config])
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
+            for name in run_folder.PATHS:
+                if merged.data[name] == saved.data[name]:
+                    merged.data[name] = run_folder.data_path(self.start.run, saved.data[name])
         check(self.config)
 
     def parse(self, parser: LightningArgumentParser, args: Any) -> Namespace:
@@ -197,10 +200,11 @@ class FitCLI(LightningCLI):
             record_lr_range=find_report(self.trainer).record_lr_range,
             process_timeout=self.process_timeout,
         ).run()
+        advice = "a complete training would fail in the same way after its last epoch"
         if run:
-            command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
+            command = hardware.repeatable("evaluate", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
-            find_report(self.trainer).raise_if_failed(advice)
+        find_report(self.trainer).raise_if_failed(advice)
 
 
 def with_configs(configs: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cifar_lit.data.augment.config import AugmentConfig, check_option
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Key, at_least_min_std
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fitting_workers, ignore_signals
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on, fitting_workers, ignore_signals
 from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, train_val_split
 from cifar_lit.data.sources import SourceOptions, load
 from cifar_lit.utils.errors import RunError, UsageError
@@ -45,10 +45,12 @@ class ImageDataModule(LightningDataModule):
         mirrors: URLs (http, https, file) of the archive, or, with a trailing `/`, of a folder that contains it; tried
             in turn before the original URL.
         cache_dir: Folder for the caches of decoded image folders.
-        process_timeout: Seconds that the training waits for the next batch of the workers before it ends with an error,
-            1 or more.
+        process_timeout: Seconds to wait for the next batch of the workers before the training fails, 1 or more.
         seed: Seed of the validation split, the order and the augmentation. Default: that of seed_everything.
         **augment: The options of AugmentConfig.
+
+    Attributes:
+        test_only: Whether the training images are not used; set it before the first access to the images.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_option("image_size", image_size, 8 <= image_size <= 4096, "8 to 4096")
-        whole = isinstance(val_size, int) or val_size < 1
-        check_option("val_size", val_size, val_size >= 0 and whole, "0 or more images, or a fraction below 1")
+        usable = val_size >= 0 and (isinstance(val_size, int) or val_size < 1)
+        check_option("val_size", val_size, usable, "0 or more images, or a fraction below 1")
         check_option("train_eval_size", train_eval_size, train_eval_size >= 1, "1 or more")
         check_option("batch_size", batch_size, 1 <= batch_size <= 1_000_000, "1 to 1,000,000")
         check_option("num_workers", num_workers, num_workers is None or 0 <= num_workers <= 256, "0 to 256")
@@ -83,6 +85,7 @@ class ImageDataModule(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on = augment_on
+        self.test_only = False
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
         self.mirrors = mirrors or []
@@ -94,7 +97,8 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> DataSplits:
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
-        options = (self.root, self.image_size, self.mirrors, self.cache_dir, self._num_workers(), self.process_timeout)
+        workers, timeout = self._num_workers(), self.process_timeout
+        options = (self.root, self.image_size, self.mirrors, self.cache_dir, workers, timeout, self.test_only)
         return load(self.source, SourceOptions(*options))
 
     @property
@@ -185,9 +189,7 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return batches of the held-out images; an empty list if there are none."""
-        if not self.val_size:
-            return []
-        return self._eval_loader(self.val_dataset, "data.val_size")
+        return self._eval_loader(self.val_dataset, "data.val_size") if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return batches of the test images, in order."""
@@ -224,11 +226,7 @@ class ImageDataModule(LightningDataModule):
             return self.augment_on == "device"
         if self._on_device is not None:  # later there is less free memory
             return self._on_device
-        device = self._device()
-        if device.type != "cuda":
-            return False
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        fits = len(self.train_dataset) * self.image_size**2 * 4 < free_bytes / 2
+        fits = fits_on(self._device(), len(self.train_dataset), self.image_size)
         return self.trainer.strategy.broadcast(fits) if self.trainer else fits
 
     def _num_workers(self) -> int:
@@ -237,7 +235,6 @@ class ImageDataModule(LightningDataModule):
         return max(1, min(8, available_cores() // self._local_processes()))
 
     def _local_processes(self) -> int:
-        """Return the number of training processes on this machine."""
         return self.trainer.num_devices if self.trainer else 1
 
     def _device(self) -> torch.device:
@@ -250,5 +247,4 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _rank(self) -> tuple[int, int]:
-        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

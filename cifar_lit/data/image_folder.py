@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
 VERSION = 4  # of the cache; increase it when decoding or the format of the cache changes
 
 
-def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, timeout_s: int = 600) -> DataSplits:
+def load_folder(
+    root: str, image_size: int, cache_dir: str, num_workers: int, timeout_s: int = 600, test_only: bool = False
+) -> DataSplits:
     """Load `root/train/<class>/*` and `root/test/<class>/*` (or `val`, or `valid`) through the cache.
 
     Args:
@@ -34,6 +37,7 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, ti
         cache_dir: The folder of the caches; this one is `<name of root>-<hash>`.
         num_workers: Processes that decode images; 0 decodes in the calling process.
         timeout_s: How long to wait for one of them, in seconds.
+        test_only: Whether to load no training images; `root/<class>/*` is then enough.
 
     Returns:
         Read-only memory maps of the decoded images.
@@ -46,8 +50,9 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, ti
     if not root:
         raise UsageError("data.root is empty: set --data.root to the folder with the images")
     root = os.path.realpath(os.path.expanduser(root))
-    train, test, fingerprint = scan(root, image_size)
-    digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()
+    train, test, fingerprint = scan(root, image_size, test_only)
+    kind = "\0test" if test_only else ""
+    digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}{kind}"), digest_size=4).hexdigest()
     name = os.fsencode(os.path.basename(root))[:200].decode(errors="ignore")  # with suffixes, at most 255 bytes
     cache = Path(cache_dir, f"{name}-{digest}")
     if splits := _open(cache, fingerprint):  # without the lock, so that a read-only cache is usable
@@ -64,29 +69,35 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int, ti
     return splits
 
 
-def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
+def scan(root: str, image_size: int, test_only: bool = False) -> tuple[Listing, Listing, str]:
     """List the images of both splits.
 
     Returns:
-        The training images, the test images, and a fingerprint of their files and of how they will be decoded.
+        The training images (none if `test_only`), the test images, and a fingerprint of their files and of how they
+        will be decoded.
 
     Raises:
         UsageError: A split is missing, empty or not readable, or the splits have different classes.
     """
-    layout = "it must contain train/<class>/ and test/<class>/ with images"
+    needed = "test/<class>/, or <class>/," if test_only else "train/<class>/ and test/<class>/"
+    layout = f"it must contain {needed} with images"
     if not os.path.isdir(root):
         raise UsageError(f"data.root={root} is not an existing folder; {layout}")
     folders = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
+    if test_only and folders != ["train"]:
+        folders = ["train", *([name for name in folders if name != "train"] or ["."])]
     if "train" not in folders or len(folders) == 1:
         missing = "test (nor val, nor valid)" if folders == ["train"] else "train"
         raise UsageError(f"data.root={root} has no folder {missing}; {layout}")
-    if folders != ["train", "test"]:
+    if folders[1:] not in (["test"], ["."]):
         print(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})", file=sys.stderr)
     digest = hashlib.blake2b(f"{VERSION} {image_size}".encode(), digest_size=16)
     try:
-        train, test = (_list_images(os.path.join(root, name), digest) for name in folders[:2])
+        listings = [_list_images(os.path.join(root, name), digest) for name in folders[test_only:2]]
     except OSError as error:
         raise UsageError(f"data.root: {error.filename} cannot be read: {error.strerror}") from error
+    test = listings[-1]
+    train = replace(test, files=[], labels=test.labels[:0]) if test_only else listings[0]
     if different := sorted(set(train.classes) ^ set(test.classes)):
         names = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
         raise UsageError(
@@ -96,7 +107,7 @@ def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
     if invalid := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
         raise UsageError(f"data.root={root}: the class name {invalid[0]!r} is not UTF-8; rename the folder")
     if len(train.classes) < 2:
-        raise UsageError(f"data.root={root}: train needs at least two class folders, got {train.classes}")
+        raise UsageError(f"data.root={root}: {folders[test_only]} needs at least two class folders, got {test.classes}")
     return train, test, digest.hexdigest()
 
 
@@ -207,7 +218,8 @@ def _build(
                 atomic_write_text(listed, "".join(f"{line}\n" for line in unreadable))
                 shown += f"\n  ... all are listed in {listed}"
             raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")
-        mean, std = channel_statistics(np.load(building / "train_images.npy", mmap_mode="r"))
+        measured = "train" if splits["train"].files else "test"
+        mean, std = channel_statistics(np.load(building / f"{measured}_images.npy", mmap_mode="r"))
         meta = {"fingerprint": fingerprint, "classes": splits["train"].classes, "mean": mean, "std": std}
         (building / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         for path in building.iterdir():

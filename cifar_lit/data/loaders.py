@@ -122,6 +122,11 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
+def fits_on(device: torch.device, count: int, image_size: int) -> bool:
+    """Return whether images, packed into 4 bytes per pixel, fit into half of the free memory of a CUDA GPU."""
+    return device.type == "cuda" and count * image_size**2 * 4 < torch.cuda.mem_get_info(device)[0] / 2
+
+
 def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
     """Return how many of the workers can be used without filling the shared memory, which would lose batches.
 

@@ -33,6 +33,7 @@ class SourceOptions:
         cache_dir: Folder for caches of decoded images (folder).
         num_workers: Processes that decode images (folder); 0 decodes in the calling process.
         process_timeout: How long to wait for one of them, in seconds.
+        test_only: Whether the training images are not needed; a folder may then lack them.
     """
 
     root: str
@@ -41,6 +42,7 @@ class SourceOptions:
     cache_dir: str = "data/cache"
     num_workers: int = 0
     process_timeout: int = 600
+    test_only: bool = False
 
 
 class Source(NamedTuple):
@@ -69,8 +71,8 @@ def load(source: str, options: SourceOptions) -> DataSplits:
 
 
 def _folder(options: SourceOptions) -> DataSplits:
-    size, workers = options.image_size, options.num_workers
-    return load_folder(options.root, size, options.cache_dir, workers, options.process_timeout)
+    size, workers, timeout = options.image_size, options.num_workers, options.process_timeout
+    return load_folder(options.root, size, options.cache_dir, workers, timeout, options.test_only)
 
 
 def _digits(options: SourceOptions) -> DataSplits:

@@ -16,13 +16,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.data.decode import DARK, SCALE, UnreadableError, read
 from cifar_lit.data.image_folder import SUFFIXES, print_ignored, walk
 from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, load_network
-from cifar_lit.report import drawing
+from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
@@ -41,12 +41,14 @@ class Explanation:
         probabilities: Shape `(C,)`, of each class.
         label: The class that the heatmaps are evidence for.
         heatmaps: For each layer a heatmap `(S, S)`, 0..1.
+        flat: Why heatmaps have no contrast, by layer; see `why_flat`.
     """
 
     pixels: NDArray[np.uint8]
     probabilities: NDArray[np.float64]
     label: int
     heatmaps: dict[Layer, NDArray[np.float32]]
+    flat: dict[Layer, str]
 
     def top(self, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
         """Return name and probability of the most probable classes."""
@@ -70,8 +72,10 @@ def explain(
         labels[:] = trained.classes.index(class_name)
     maps = activation_maps(trained.net, images, labels[:, None], layers, method)
     for i, (pixels, row, label) in enumerate(zip(images, probabilities, labels.tolist(), strict=True)):
-        heatmaps = {layer: upscale(maps[layer][i, 0], trained.image_size) for layer in layers}
-        yield Explanation(pixels, row, label, heatmaps)
+        cams = {layer: maps[layer][i, 0] for layer in layers}
+        heatmaps = {layer: upscale(cam, trained.image_size) for layer, cam in cams.items()}
+        flat = {layer: reason for layer, cam in cams.items() if (reason := why_flat(cam))}
+        yield Explanation(pixels, row, label, heatmaps, flat)
 
 
 def explain_all(
@@ -110,7 +114,7 @@ def explain_all(
     trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
     shown = list(dict.fromkeys(layers or [default_layer(trained.net, trained.image_size)]))
     folder.mkdir(parents=True, exist_ok=True)
-    names = {"contact_sheet"}
+    names, classes = {"contact_sheet"}, fonts.class_names(trained.classes, 24)
     results: list[dict[str, Any]] = []
     sheet: list[tuple[drawing.Pixels, str]] = []
     unreadable: list[str] = []
@@ -128,20 +132,21 @@ def explain_all(
             "explained": trained.classes[explanation.label],
             "method": method,
             "layers": shown,
-            "notes": _notes(file, explanation.pixels),
+            "notes": _notes(file, explanation.pixels) + [f"{name}: {why}" for name, why in explanation.flat.items()],
         }
         overlays = {layer: drawing.overlay(image, heatmap) for layer, heatmap in explanation.heatmaps.items()}
         drawn = [image, _resize(explanation.pixels), *overlays.values()]
-        titles = ["the image", f"as the network sees it, {trained.image_size} px", *overlays]
-        best = [f"{entry['class']} {entry['probability']:.0%}" for entry in result["top"]]
+        titles = ["the image", f"as the network sees it, {trained.image_size} px"]
+        titles += [f"{layer}\n{explanation.flat.get(layer, '')}".rstrip() for layer in shown]
+        best = [f"{entry['class']} {entry['probability']:.0%}" for entry in explanation.top(classes, min(top, 3))]
         heading = (
-            f"{', '.join(best[:3])}\n{method_name(method)} for {result['explained']} "
+            f"{', '.join(best)}\n{method_name(method)} for {classes[explanation.label]} "
             f"({explanation.probabilities[explanation.label]:.0%})"
         )
         drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
         if len(sheet) < MAX_ON_SHEET:
-            pair = drawing.side_by_side([image, overlays[shown[-1]]])
-            sheet.append((pair, f"{result['overlay'][:-4][:24]}\n{best[0]}"))
+            title = f"{result['overlay'][:-4][:24]}\n{best[0]}\n{explanation.flat.get(shown[-1], '')}".rstrip()
+            sheet.append((drawing.side_by_side([image, overlays[shown[-1]]]), title))
         results.append(result)
         tqdm.write(_table(result))
     if sheet:

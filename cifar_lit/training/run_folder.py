@@ -18,6 +18,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 
+PATHS = ("root", "cache_dir")  # options of the data that are paths
+
 
 def versions(runs: Path) -> list[Path]:
     """Return the `version_N` folders of a recipe, the newest last."""
@@ -34,6 +36,15 @@ def parts(run: Path, name: str) -> list[Path]:
     """Return `NAME` of a run, such as `config.yaml`, and the `NAME_N` of each time that it was resumed, in order."""
     stem, suffix = os.path.splitext(name)
     return [run / name, *sorted(run.glob(f"{stem}_*{suffix}"), key=_number)]
+
+
+def data_path(run: Path, path: str) -> str:
+    """Return a path of a run's options, if it exists there from the folder in which the run was started or resumed."""
+    for file in reversed(parts(run, "provenance.json")):
+        folder = json.loads(file.read_text(encoding="utf-8")).get("folder", "") if file.exists() else ""
+        if os.path.exists(there := os.path.join(folder, os.path.expanduser(path))):
+            return there
+    return path
 
 
 def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:

@@ -157,10 +157,10 @@ def test_message_names_option_and_remedy(
 
 
 COMMANDS = [
-    (evaluate.main, "", "--ckpt_path is required"),
-    (evaluate.main, "--ckpt_path=nowhere", "--ckpt_path nowhere"),
-    (evaluate.main, "--ckpt_path=empty", "--ckpt_path empty"),
-    (evaluate.main, "--ckpt_path=text.ckpt", "--ckpt_path text.ckpt"),
+    (evaluate.main, "", "required: run; usage: python -m cifar_lit.evaluate RUN"),
+    (evaluate.main, "nowhere", "RUN nowhere: there is no such file"),
+    (evaluate.main, "empty", "RUN empty: this folder contains no"),
+    (evaluate.main, "text.ckpt", "RUN text.ckpt"),
     (explain.main, "x.png --ckpt_path=nowhere", "x.png: no such image"),
     (explain.main, "text.ckpt --ckpt_path=nowhere", "--ckpt_path nowhere"),
     (explain.main, "text.ckpt --ckpt_path=text.ckpt", "text.ckpt"),

@@ -232,6 +232,7 @@ def test_corrupt_cache_is_rebuilt(load, root, name, size) -> None:
     assert (load().train.images[:2] == RED).all()
 
 
+@pytest.mark.slow
 def test_killed_process_leaves_no_usable_cache(load, root) -> None:
     code = (
         "import os, cifar_lit.data.image_folder as f\n"

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_removed_run_leaves_no_empty_folders(tmp_path: Path) -> None:
     assert first.exists() and not second.exists()
     runs.remove(first)
     assert not list(tmp_path.glob("lightning_logs"))
+
+
+def test_paths_of_a_run_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.create(tmp_path / "old" / "lightning_logs" / "demo", CONFIG)
+    assert runs.data_path(run, "data") == "data"
+    (run / "provenance.json").write_text(json.dumps({"folder": str(tmp_path / "old")}))
+    (run / "provenance_2.json").write_text(json.dumps({"folder": str(tmp_path / "removed")}))
+    assert runs.data_path(run, "data") == "data"  # does not exist there
+    (tmp_path / "old" / "data").mkdir()
+    assert runs.data_path(run, "data") == str(tmp_path / "old" / "data")
+    assert runs.data_path(run, str(tmp_path)) == str(tmp_path)
 
 
 def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
