@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,10 +277,18 @@ def test_fast_dev_run_writes_nothing(fit: Callable[..., Path], tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_run_without_loggers_has_a_report(fit: Callable[..., Path], tmp_path: Path) -> None:
-    run = fit(*BRIEF, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
+def test_run_that_nobody_watches_has_a_report_even_without_loggers(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as after `fit | head -2`
+    monkeypatch.setattr(sys, "stdout", open(writing, "w"))
+    monkeypatch.setattr(sys, "stderr", open(os.dup(writing), "w"))
+    small = ["--trainer.logger=false", "--trainer.limit_test_batches=0.001", "--trainer.enable_progress_bar=true"]
+    with sys.stdout, sys.stderr:
+        run = fit(*BRIEF, *small)
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["images"] == 1
-    assert (run / "checkpoints" / "best.ckpt").exists() and (run / "log.txt").exists()
+    assert (run / "checkpoints" / "best.ckpt").exists() and "epoch 1/1" in (run / "log.txt").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
     assert not list(run.glob("events*"))
 
