@@ -190,6 +190,10 @@ class ImageDataModule(LightningDataModule):
         """Return batches of the test images, in order."""
         return self._eval_loader(self.test_dataset, "test images")
 
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of the test images, in order; of several processes, each gets every n-th image."""
+        return self.test_dataloader()
+
     def samples(self, positions: NDArray[np.int64]) -> Batch:
         """Return training images as augmented in the first epoch, by their positions in train_dataset."""
         dataset = self.train_dataset
@@ -214,7 +218,8 @@ class ImageDataModule(LightningDataModule):
         self, dataset: ImageDataset, sampler: DistributedSampler[Key], batch_size: int, **options: Any
     ) -> LazyDataLoader:
         pin_memory = self._device().type == "cuda"
-        return LazyDataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, pin_memory=pin_memory, **options)
+        options |= {"batch_size": batch_size, "sampler": sampler, "pin_memory": pin_memory}
+        return LazyDataLoader(dataset, collate_fn=as_is, **options)  # by name: Lightning replaces some to predict
 
     def _augments_on_device(self) -> bool:
         if self.augment_on != "auto":
