@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -220,8 +223,9 @@ def test_config_and_provenance_are_complete(run: Path) -> None:
     assert {"command", "commit", "python", "cpu", "pytorch-lightning", "albumentations", "precision"} <= set(provenance)
 
 
-def test_val_size_0_reports_the_last_weights(fit: Callable[..., Path]) -> None:
-    run = fit(*BRIEF, "--data.val_size=0")
+def test_val_size_0_reports_the_last_weights_also_in_a_thread(fit: Callable[..., Path]) -> None:
+    with ThreadPoolExecutor() as threads:  # as in a notebook or server, where Python handles no signals
+        run = threads.submit(fit, *BRIEF, "--data.val_size=0").result()
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == "last weights, epoch 1"
     assert not any(row["val_loss"] for row in rows(run / "report" / "history.csv"))
@@ -282,7 +286,7 @@ def test_fast_dev_run_tries_the_report_and_keeps_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    main_args = [*QUICK, "--trainer.fast_dev_run=true", "--lr_find=5"]
+    main_args = [*QUICK, "--trainer.fast_dev_run=true", "--lr_find=9"]
     with pytest.raises(IndexError):  # no run to return
         fit(*main_args)
     assert "tried 1 training step, validation, the final evaluation and the report (Misc" in caplog.text
@@ -294,10 +298,18 @@ def test_fast_dev_run_tries_the_report_and_keeps_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_run_without_loggers_has_a_report(fit: Callable[..., Path], tmp_path: Path) -> None:
-    run = fit(*BRIEF, "--trainer.logger=false", "--trainer.limit_test_batches=0.001")
+def test_run_that_nobody_watches_has_a_report_even_without_loggers(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as after `fit | head -2`
+    monkeypatch.setattr(sys, "stdout", open(writing, "w"))
+    monkeypatch.setattr(sys, "stderr", open(os.dup(writing), "w"))
+    small = ["--trainer.logger=false", "--trainer.limit_test_batches=0.001", "--trainer.callbacks+=TQDMProgressBar"]
+    with sys.stdout, sys.stderr:
+        run = fit(*BRIEF, *small)
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["images"] == 1
-    assert (run / "checkpoints" / "best.ckpt").exists() and (run / "log.txt").exists()
+    assert (run / "checkpoints" / "best.ckpt").exists() and "epoch 1/1" in (run / "log.txt").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
     assert not list(run.glob("events*"))
 

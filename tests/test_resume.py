@@ -124,6 +124,7 @@ REFUSED = {
     "another image size or augmentation": "--data.image_size=24",
     "another split of the validation images": "--data.val_size=100",
     "another seed": "--seed_everything=1",
+    "another seed of the data": "--data.seed=1",
     "another batch size (images per step)": "--data.batch_size=16",
     "another accumulation of gradients": "--trainer.accumulate_grad_batches=2",
     "another precision": "--trainer.precision=bf16-mixed",

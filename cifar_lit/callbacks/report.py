@@ -1,6 +1,5 @@
 """The report at the end of fitting: its parts, and the callback that writes all of them."""
 
-import copy
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -127,7 +126,7 @@ class Report(Callback):
             )
         for averaging in _callbacks(trainer, WeightAveraging):
             averaging.on_train_end(trainer, module)  # Lightning skips it if a finished training is resumed
-        net = copy.deepcopy(module.net)  # the module stays as it is after training
+        net = compat.copy_without_hooks(module.net)  # the module stays as it is after training
         weights = _load_best(trainer, net)
         return evaluate_network(
             trainer,

@@ -31,7 +31,7 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
         message: From jsonargparse.
         options: Names of all options.
     """
-    text = re.sub(r"Errors:.*(?=Given value:)", "", message, flags=re.DOTALL)  # one for each type of a union
+    text = re.sub(r"Errors:.*(?=Given value:)", "", _problem_with_class(message) or message, flags=re.DOTALL)
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
     for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
         members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
@@ -45,3 +45,17 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
     if text.startswith("Unexpected config:"):
         text = f"--config: the file contains no options; {ADVICE['config']}"
     return UsageError(f"{text}\n--help lists all options, --print_config shows their values")
+
+
+def _problem_with_class(message: str) -> str | None:
+    """Return what is wrong with a class, from a message that has a paragraph for each type the option accepts."""
+    option = re.match(r'Parser key "([\w.]+)"', message)
+    found = re.search(r"class_path '(?:\w+\.)*(\w+)':\s*(.*?)(?=\n\s*- |\n\s*Given value|$)", message, re.DOTALL)
+    if option and (lost := re.search(r"Expected a path but (\S+) either not accessible", message)) and not found:
+        return f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
+    if not option or not found:
+        return None
+    name, reason = found.groups()
+    if missing := re.match("the following arguments are required: (.*)", reason):
+        reason = "set " + ", ".join(f"--{option[1]}.{argument}" for argument in missing[1].split(", "))
+    return f"{option[1]}: {name}: {reason}"

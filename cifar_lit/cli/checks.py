@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
 from cifar_lit.models.resnet import Norm, Stem, smallest_strided
+from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
@@ -28,7 +29,8 @@ def check(config: Namespace) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name} must be a finite number, got {value}")
     check_range("seed_everything", int(config.seed_everything or 0), 0, LARGEST_SEED)
-    check_range("lr_find", config.lr_find, 0)
+    if config.lr_find:
+        check_range("lr_find (0 turns it off)", config.lr_find, MIN_STEPS)
     check_range("process_timeout", config.process_timeout, 1, 1_000_000)
     check_optimizer(config.model.optimizer)
     check_trainer(config.trainer)

@@ -3,13 +3,18 @@
 from argparse import ArgumentError
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks
@@ -17,6 +22,7 @@ from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
 from cifar_lit.cli.arguments import ADVICE, parse_error, take
+from cifar_lit.cli.callbacks import check_callbacks
 from cifar_lit.cli.checks import check, check_batch
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
@@ -39,6 +45,9 @@ GROUPS = {
     "projector": callbacks.Projector,
     "trainer": Trainer,
 }
+# Options that are classes of Lightning, or of the user.
+BUILT = {"trainer.callbacks": Callback, "trainer.logger": Logger, "trainer.profiler": Profiler}
+BUILT |= {"trainer.strategy": Strategy, "trainer.accelerator": Accelerator}
 
 
 class FitCLI(LightningCLI):
@@ -55,12 +64,15 @@ class FitCLI(LightningCLI):
         "if --config is given). No other option is needed; one that would change the training is refused."
     )
 
+    failure: UsageError | None = None  # while the object of an option was created
+
     def __init__(self, args: Sequence[str]) -> None:
         given, self.options = take(args, "-c", "--config")
         self.recipes = [str(recipes.find(recipe)) for recipe in given]
         files = self.recipes or [str(recipes.find(recipes.DEFAULT))]
         self.recipe = recipes.recipe_name(files[-1])
         compat.hide_warnings()
+        hardware.tidy_slurm_variables()
         compat.secure_jsonargparse()
         super().__init__(
             ImageClassifier,
@@ -105,6 +117,7 @@ class FitCLI(LightningCLI):
                 if merged.data[name] == saved.data[name]:
                     merged.data[name] = run_folder.data_path(self.start.run, saved.data[name])
         check(self.config)
+        check_callbacks(self.config)
 
     def parse(self, parser: LightningArgumentParser, args: Any) -> Namespace:
         """Parse arguments, with short errors."""
@@ -136,7 +149,7 @@ class FitCLI(LightningCLI):
             "--lr_find",
             type=int,
             default=0,
-            help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 0 or more, usually 100; it "
+            help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 9 or more, usually 100; it "
             "replaces the optimizer's lr with the learning rate at which the smoothed loss is lowest. 0 turns it off. "
             "A resumed run keeps its learning rate.",
         )
@@ -149,6 +162,7 @@ class FitCLI(LightningCLI):
         )
         for name, group in GROUPS.items():
             parser.add_lightning_class_args(group, name)
+        compat.set_instantiators(parser, [(partial(self.create, name), kind, True) for name, kind in BUILT.items()])
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
         parser.link_arguments("process_timeout", "data.process_timeout")
@@ -162,6 +176,28 @@ class FitCLI(LightningCLI):
             rank_zero_info(f"resuming {self.start.run}" + ("" if self.start.file else ", which has no checkpoint yet"))
         if self.start.checkpoint:
             self.config.model.weights = None  # those of the checkpoint replace them
+
+    def create(self, option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
+        """Create the object of an option, and keep the error if that fails."""
+        if kind in GROUPS.values():
+            return kind(*args, **kwargs)
+        try:
+            return kind(*args, **kwargs)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self.failure = UsageError(f"{option}: {kind.__name__} cannot be created ({reason})")
+            raise
+
+    def instantiate_classes(self) -> None:
+        """Create all objects; replace jsonargparse's hundred lines of all types that an option accepts."""
+        try:
+            super().instantiate_classes()
+        except UsageError:
+            raise
+        except Exception:
+            if self.failure:
+                raise self.failure from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check the data before anything is written, and build the trainer."""

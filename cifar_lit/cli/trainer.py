@@ -9,7 +9,7 @@ from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks as parts
@@ -19,6 +19,7 @@ from cifar_lit.training import compat
 from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.run_folder import RunFolder
+from cifar_lit.training.validation import ValidationCheck
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
@@ -40,9 +41,11 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
         chosen["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
     if trainer.enable_model_summary is None:
         chosen["enable_model_summary"] = False  # EpochHistory prints the number of parameters
-    if trainer.enable_progress_bar is None and not sys.stderr.isatty():
+    bar = any(isinstance(callback, ProgressBar) for callback in as_list(trainer.callbacks))
+    if trainer.enable_progress_bar is None and not bar and not sys.stderr.isatty():
         chosen["enable_progress_bar"] = False  # a log file gets one line for each epoch
-    if config.data.val_size and trainer.enable_checkpointing is not False:
+    validates = config.data.val_size and config.trainer.limit_val_batches != 0
+    if validates and trainer.enable_checkpointing is not False:
         best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
         chosen["callbacks"] = [*as_list(trainer.callbacks), best]
     return chosen
@@ -114,9 +117,9 @@ def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback
     page = [part for part in report if isinstance(part, parts.HTMLReport)]
     figures = [part for part in report if part not in page]
     last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
-    ours = [RunFolder(), *(callback for callback in callbacks if callback not in [*report, *last])]
+    ours = [RunFolder(), ValidationCheck(), *(callback for callback in callbacks if callback not in [*report, *last])]
     summary = [] if options.get("fast_dev_run") else [parts.Summary()]  # scores of a few steps say nothing
     ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, *summary])]
-    if options.get("enable_progress_bar") is not False:
+    if options.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in ours):
         ours.append(parts.ProgressBar())
     return ours if options.get("enable_checkpointing") is False else [*ours, *last]

@@ -17,7 +17,7 @@ from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Ke
 from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on, fitting_workers, ignore_signals
 from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, train_val_split
 from cifar_lit.data.sources import SourceOptions, load
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import available_cores
 
 
@@ -179,13 +179,7 @@ class ImageDataModule(LightningDataModule):
             return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last, **options)
         rank_zero_info(f"augmenting on {device}, without worker processes (data.augment_on)")
         augmentation = DeviceAugmentation(self.augment, self.mean)
-        try:
-            return DeviceLoader(dataset, sampler, augmentation, self.batch_size, drop_last, device)
-        except torch.OutOfMemoryError:
-            raise RunError(
-                f"data.augment_on=device: {len(dataset)} images do not fit into the memory of {device}; use "
-                "--data.augment_on workers"
-            ) from None
+        return DeviceLoader(dataset, sampler, augmentation, self.batch_size, drop_last, device)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return batches of the held-out images; an empty list if there are none."""
@@ -194,6 +188,10 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return batches of the test images, in order."""
         return self._eval_loader(self.test_dataset, "test images")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of the test images, in order; of several processes, each gets every n-th image."""
+        return self.test_dataloader()
 
     def samples(self, positions: NDArray[np.int64]) -> Batch:
         """Return training images as augmented in the first epoch, by their positions in train_dataset."""
@@ -219,7 +217,8 @@ class ImageDataModule(LightningDataModule):
         self, dataset: ImageDataset, sampler: DistributedSampler[Key], batch_size: int, **options: Any
     ) -> LazyDataLoader:
         pin_memory = self._device().type == "cuda"
-        return LazyDataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, pin_memory=pin_memory, **options)
+        options |= {"batch_size": batch_size, "sampler": sampler, "pin_memory": pin_memory}
+        return LazyDataLoader(dataset, collate_fn=as_is, **options)  # by name: Lightning replaces some to predict
 
     def _augments_on_device(self) -> bool:
         if self.augment_on != "auto":

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
-from cifar_lit.data.dataset import Batch, ImageDataset
+from cifar_lit.data.dataset import Batch, ImageDataset, Split
 from cifar_lit.data.sampling import TrainSampler
+from cifar_lit.utils.errors import RunError
 from cifar_lit.utils.hardware import free_shared_memory
 
 WAITING = 2  # batches of each worker that may wait in shared memory: torch's prefetch_factor
@@ -61,6 +64,9 @@ class DeviceLoader:
 
     Attributes:
         data_time_s: Total time spent waiting for batches, in seconds; on a GPU the time to launch the kernels.
+
+    Raises:
+        RunError: The images do not fit into the device's memory.
     """
 
     def __init__(
@@ -78,7 +84,16 @@ class DeviceLoader:
         self.drop_last = drop_last
         self.device = device
         self.data_time_s = 0.0
-        split, indices = dataset.split, dataset.indices
+        try:
+            self._store(dataset.split, dataset.indices)
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"data.augment_on=device: {len(dataset)} images do not fit into the memory of {device}; use "
+                "--data.augment_on workers"
+            ) from None
+
+    def _store(self, split: Split, indices: NDArray[np.int64]) -> None:
+        device, batch_size = self.device, self.batch_size
         self.packed = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
         self.chunk_size = max(1, AUGMENTED_PIXELS // self.packed[0].numel() // batch_size) * batch_size
         for start in range(0, len(indices), self.chunk_size):  # in chunks: a memory map may be larger than the memory

@@ -17,7 +17,7 @@ from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
 from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
-from cifar_lit.models.schedules import Schedule
+from cifar_lit.models.schedules import Schedule, total_steps
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import bfloat16_unit
 
@@ -122,6 +122,10 @@ class ImageClassifier(LightningModule):
         """Update loss and accuracy."""
         self._step(self.val_metrics, batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the probability of each class: `(B, num_classes)`, float32, each row sums to 1."""
+        return self.forward(batch.images).float().softmax(1)
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update loss and accuracy."""
         self._step(self.test_metrics, batch)
@@ -177,7 +181,7 @@ class ImageClassifier(LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_mult))
         set_learning_rates(optimizer, self.lr)
         init_momentum(optimizer)
-        scheduler = self.schedule.build(optimizer, lambda: self.trainer.estimated_stepping_batches)
+        scheduler = self.schedule.build(optimizer, lambda: total_steps(self.trainer))
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):  # stepped in on_validation_epoch_end

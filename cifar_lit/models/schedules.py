@@ -1,14 +1,17 @@
 """Learning-rate schedules. To add one, list it in `SCHEDULES`; an option that it needs is a field of `Schedule`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.utils.errors import UsageError
 
 PLANNED = "planned_steps"  # attribute of a scheduler: the number of steps for which it was built
@@ -128,16 +131,16 @@ class Schedule:
 
     def check(self, trainer: Trainer) -> None:
         """Warn about options without effect; raise UsageError if the schedule cannot work in this training."""
-        steps = trainer.estimated_stepping_batches
+        steps = total_steps(trainer)
         for config in trainer.lr_scheduler_configs:  # as in the checkpoint
             planned = vars(config.scheduler).get(PLANNED, steps)
-            if steps > planned:
+            if steps != planned:
                 raise UsageError(
                     f"model.schedule.name={self.name} was planned for {planned} steps, and this run has "
-                    f"{steps:.0f}: use the same trainer.max_epochs, data and batch size as before, or start a new run "
-                    "without --ckpt_path"
+                    f"{steps:.0f}: use the same trainer.max_epochs, trainer.accumulate_grad_batches, data and batch "
+                    "size as before, or start a new run without --ckpt_path"
                 )
-        if self.interval == "validation" and not any(trainer.num_val_batches):
+        if self.interval == "validation" and not has_validation(trainer):
             raise UsageError(
                 f"model.schedule.name={self.name} needs the validation loss, but there is no validation: set "
                 "data.val_size above 0 or use another schedule"
@@ -145,3 +148,28 @@ class Schedule:
         changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         for option in sorted(changed - {"name", *SCHEDULES[self.name].options}):
             rank_zero_warn(f"model.schedule.{option} has no effect with model.schedule.name={self.name}")
+
+
+def total_steps(trainer: Trainer) -> float:
+    """Return the number of optimizer steps of a training, infinite if it has no limit.
+
+    Lightning's own number does not know of GradientAccumulationScheduler, which changes the batches per step.
+    """
+    steps: float = trainer.estimated_stepping_batches
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
+    changes = [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+    if not changes or (epochs := trainer.max_epochs or -1) < 0:
+        return steps
+    batches_per_step = map(changes[-1].get_accumulate_grad_batches, range(epochs))
+    steps = sum(math.ceil(trainer.num_training_batches / count) for count in batches_per_step)
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+
+def has_validation(trainer: Trainer) -> bool:
+    """Return whether there are images to validate on; known from the start of the training on."""
+    if not trainer.enable_validation:
+        return False
+    if trainer.check_val_every_n_epoch in (None, 1):
+        return any(trainer.num_val_batches)
+    data = getattr(trainer, "datamodule", None)  # Lightning counts the batches in the first epoch that validates
+    return not isinstance(data, ImageDataModule) or data.val_size > 0

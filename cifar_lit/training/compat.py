@@ -2,7 +2,8 @@
 
 Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each has a test in
 tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired
-(secure_jsonargparse in tests/test_security.py).
+(secure_jsonargparse in tests/test_security.py, set_instantiators in tests/cli/test_bad_options.py, forget_validation in
+tests/training/test_lr_finder.py).
 
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
@@ -12,13 +13,21 @@ Not in this module, but also tested there:
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
 """
 
+import copy
 import logging
 import warnings
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import nn
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+M = TypeVar("M", bound=nn.Module)
 
 
 def hide_warnings() -> None:
@@ -53,6 +62,18 @@ def set_help(parser: LightningArgumentParser, option: str, text: str) -> None:
     next(action for action in parser._actions if action.dest == option).help = text
 
 
+def set_instantiators(
+    parser: LightningArgumentParser, instantiators: list[tuple[Callable[..., Any], type, bool]]
+) -> None:
+    """Set the functions that create objects; jsonargparse deprecates its method for it, and the one that uses them.
+
+    Args:
+        parser: Of Lightning's CLI, which calls the deprecated method.
+        instantiators: Function, base class, and whether its subclasses are created so, too.
+    """
+    parser.instantiate_classes = partial(parser.instantiate, instantiators=instantiators)
+
+
 def count_epochs_when_resuming(trainer: Trainer) -> None:
     """Let a training with max_steps resume in the right epoch.
 
@@ -68,3 +89,17 @@ def epochs_finished(trainer: Trainer) -> int:
     """
     progress: Any = trainer.fit_loop.epoch_progress.current  # typed as a base class without `processed`
     return int(progress.processed)
+
+
+def forget_validation(trainer: Trainer) -> None:
+    """Let a training start as if there had been no validation, after a test run in the same Trainer.
+
+    ModelCheckpoint would expect its metric even if the training ends before the first validation.
+    """
+    trainer.fit_loop.epoch_loop.val_loop._has_run = False
+
+
+def copy_without_hooks(module: M) -> M:
+    """Copy a module without its hooks: those of PyTorchProfiler cannot be copied, and none is meant for a copy."""
+    hooks = (getattr(part, name) for part in module.modules() for name in HOOKS)
+    return copy.deepcopy(module, {id(found): OrderedDict() for found in hooks})

@@ -21,6 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import distributed as dist
 
 from cifar_lit.data.loaders import worker_failure
+from cifar_lit.utils.output import write_stderr
 
 RESUME = "CIFAR_LIT_RESUME"  # environment variable of a child: the run to resume, chosen by its parent, or empty
 RENDEZVOUS = "CIFAR_LIT_RENDEZVOUS"  # environment variable: the file in which the processes find each other
@@ -102,7 +103,7 @@ def watch_children(children: "Sequence[subprocess.Popen[Any]]", grace_s: float =
 
 
 def _exit(message: str) -> NoReturn:
-    os.write(2, f"\nerror: {message}; --ckpt_path last resumes the training\n".encode())
+    write_stderr(f"\nerror: {message}; --ckpt_path last resumes the training\n")
     os._exit(1)  # the main thread hangs
 
 

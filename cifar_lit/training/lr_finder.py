@@ -11,9 +11,11 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import NonFiniteGuard
+from cifar_lit.training import compat
 from cifar_lit.utils.errors import RunError
 
 MIN_LR, MAX_LR = 1e-6, 1.0
+MIN_STEPS = 9  # with fewer, noise cannot be told from a falling loss
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
         trainer: Not yet fitted.
         module: The model.
         data: The images.
-        steps: Number of training steps.
+        steps: Number of training steps, `MIN_STEPS` or more.
 
     Raises:
         RunError: No learning rate can be suggested.
@@ -62,6 +64,7 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     Tuner(trainer).lr_find(module, datamodule=data, min_lr=MIN_LR, max_lr=MAX_LR, num_training=steps, update_attr=False)
     module.guard = guard
     trainer.fit_loop.max_epochs = max_epochs
+    compat.forget_validation(trainer)
     lrs = np.array([lr for _, lr, _ in recorder.seen])
     in_this_process = torch.stack([loss for _, _, loss in recorder.seen]).float()
     losses = trainer.strategy.reduce(in_this_process, reduce_op="mean").cpu().numpy()
@@ -89,7 +92,7 @@ def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float32]) -> float | No
 
     finite = np.isfinite(losses)
     losses = losses if finite.all() else losses[: finite.argmin()]
-    window = max(9, len(losses) // 6 | 1)
+    window = max(MIN_STEPS, len(losses) // 6 | 1)
     if len(losses) < window:
         return None
     lowest = int(savgol_filter(losses, window, polyorder=1).argmin())

@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 from cifar_lit.utils.errors import interrupt
 from cifar_lit.utils.hardware import slurm_job
+from cifar_lit.utils.output import write_stderr
 
 
 class StopSignals:
@@ -69,4 +70,4 @@ class StopSignals:
             name = signal.Signals(signum).name
             hint = " (press Ctrl-C again to exit immediately)" if signum == signal.SIGINT else ""
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                os.write(2, f"\n{name}: saving after this step{hint}\n".encode())  # print() is not reentrant
+                write_stderr(f"\n{name}: saving after this step{hint}\n")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from cifar_lit.utils.output import safe_output
+
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
 
 
@@ -53,7 +55,7 @@ def interrupt(signum: int, frame: FrameType | None = None) -> None:
 def short_errors() -> Iterator[None]:
     """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
     usage: tuple[type[Exception], ...] = (UsageError,)
-    with _raise_on_signals(), _hide_disk_errors_of_threads():
+    with safe_output(), _raise_on_signals(), _hide_disk_errors_of_threads():
         try:
             from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -106,11 +108,13 @@ def _hide_disk_errors_of_threads() -> Iterator[None]:
 
 @contextmanager
 def _raise_on_signals() -> Iterator[None]:
-    """Raise Interrupted on Ctrl-C and SIGTERM."""
+    """Raise Interrupted on Ctrl-C and SIGTERM; ignore the end of the terminal (SIGHUP), as nohup does."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
     before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:

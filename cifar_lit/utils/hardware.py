@@ -102,6 +102,16 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
+def tidy_slurm_variables() -> None:
+    """Let Lightning recognize an interactive shell of SLURM, in which some variables may be empty or missing."""
+    for name in [name for name, value in os.environ.items() if name.startswith("SLURM_") and not value]:
+        del os.environ[name]
+    if (
+        "SLURM_NTASKS" in os.environ and "SLURM_PROCID" not in os.environ
+    ):  # neither srun nor sbatch started this process
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the system, which zeroes each page when it is reused.
 

@@ -4,8 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import Callback
 
 from tests.conftest import CONFIGS
+
+
+class Unavailable(Callback):
+    """A callback whose package is not installed."""
+
+    def __init__(self) -> None:
+        import not_installed  # noqa: F401
+
 
 DEMO = ("--config", str(CONFIGS / "demo.yaml"))
 USAGE, FAILURE = 2, 1

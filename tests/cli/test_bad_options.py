@@ -13,6 +13,7 @@ from tests.cli.refused import DEMO, files, refused
 
 EARLY_STOPPING = "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping --trainer.callbacks.monitor=val/loss"
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
+SWA = "--trainer.callbacks+=StochasticWeightAveraging --trainer.callbacks.swa_lrs=0.01"
 
 # Arguments; then what the message contains.
 CASES = [
@@ -57,7 +58,8 @@ CASES = [
     ("--seed_everything=99999999999", "seed_everything must be"),
     ("--process_timeout=0", "process_timeout must be"),
     ("--process_timeout=99999999999999999", "process_timeout must be"),
-    ("--lr_find=-1", "lr_find must be 0 or more"),
+    ("--lr_find=-1", "lr_find (0 turns it off) must be 9 or more"),
+    ("--lr_find=8", "lr_find (0 turns it off) must be 9 or more"),
     ("--data.batch_size=0", "data.batch_size must be 1 to"),
     ("--data.batch_size=999999999999999999999", "data.batch_size must be 1 to"),
     ("--data.image_size=-3", "data.image_size must be", "-3"),
@@ -109,6 +111,21 @@ CASES = [
     ("--trainer.max_time=later", "trainer:", "later"),
     ("--trainer.gradient_clip_algorithm=x", "trainer:", "gradient_clip_algorithm"),
     (f"{EMA} {EMA}", "trainer:"),
+    # classes
+    ("--trainer.callbacks+=EarlyStopping", "trainer.callbacks: EarlyStopping: set --trainer.callbacks.monitor"),
+    ("--trainer.logger+=CSVLogger", "trainer.logger: CSVLogger: set --trainer.logger.save_dir"),
+    (f"{EARLY_STOPPING} --trainer.callbacks.patience=x", "trainer.callbacks: EarlyStopping:", "patience"),
+    ("--trainer.callbacks+=tests.cli.refused.Missing", "trainer.callbacks: Missing:", "tests.cli.refused"),
+    ("--trainer.logger=nowhere.Logger", "trainer.logger: there is no class nowhere.Logger"),
+    ("--trainer.callbacks+=tests.cli.refused.Unavailable", "trainer.callbacks: Unavailable", "not_installed"),
+    ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.save_top_k=-2", "ModelCheckpoint", "save_top_k=-2"),
+    ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_loss", "monitor=val_loss", "val/loss"),
+    ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=acc", "monitor=acc", "val/accuracy"),
+    ("--trainer.callbacks+=BatchSizeFinder", "BatchSizeFinder", "set data.batch_size"),
+    ("--trainer.callbacks+=LearningRateFinder", "LearningRateFinder", "use lr_find"),
+    (f"{SWA} --model.schedule.name=onecycle", "StochasticWeightAveraging", "model.schedule.name=onecycle", "EMAWeight"),
+    (f"{SWA} --model.schedule.name=plateau", "StochasticWeightAveraging", "model.schedule.name=plateau"),
+    ("--trainer.callbacks+=ModelPruning --trainer.callbacks.pruning_fn=l1_unstructured", "--model.memory_format"),
     # options that exclude each other
     ("--data.crop_padding=32 --data.padding_mode=reflect", "data.padding_mode must be"),
     ("--data.cutout_size=0 --data.cutout_warmup_epochs=3", "data.cutout_warmup_epochs must be"),

@@ -66,6 +66,19 @@ def test_gradients_of_fused_optimizers_are_clipped_in_mixed_precision() -> None:
     assert 0 < (after - before).norm() <= 2.01e-3
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_predict_returns_the_probabilities_of_the_test_images(precision: str) -> None:
+    module = train(optimizer=sgd(False, lr=1e-4))
+    data = ImageDataModule("digits", val_size=137, image_size=8, batch_size=256)
+    batches = Trainer(accelerator="cpu", precision=precision, **QUIET).predict(module, datamodule=data)
+    probabilities = torch.cat(batches)
+    assert len(batches) == 2 and probabilities.shape == (360, 10) and probabilities.dtype == torch.float32
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(data.splits.test.images)).softmax(1)
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-6 if precision == "32-true" else 0.1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(360))
+
+
 def test_epoch_metrics_are_exact_in_half_precision() -> None:
     metrics = ImageClassifier(10, (0.5,) * 3, (0.3,) * 3).to(torch.bfloat16).train_metrics
     for _ in range(3000):

@@ -1,5 +1,6 @@
 """Learning rates of each schedule in a Trainer, compared with torch's scheduler stepped by hand."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -7,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -34,7 +36,9 @@ class Recorder(Callback):
         self.losses.append(float(trainer.callback_metrics["val/loss"]))
 
 
-def train(schedule: Schedule, folder: Path, ckpt_path: str | None = None, **options: Any) -> Recorder:
+def train(
+    schedule: Schedule, folder: Path, ckpt_path: str | None = None, callbacks: Sequence[Callback] = (), **options: Any
+) -> Recorder:
     torch.manual_seed(0)
     data = ImageDataModule("digits", val_size=20, batch_size=4, num_workers=0, image_size=8, seed=0)
     module = ImageClassifier(10, data.mean, data.std, optimizer=lambda p: SGD(p, lr=LR), schedule=schedule)
@@ -48,7 +52,7 @@ def train(schedule: Schedule, folder: Path, ckpt_path: str | None = None, **opti
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[recorder, SaveEpochs(folder)],
+        callbacks=[recorder, SaveEpochs(folder), *callbacks],
     )
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return recorder
@@ -70,6 +74,17 @@ def onecycle(total: int) -> Any:
     return lambda optimizer: OneCycleLR(optimizer, LR, total_steps=total, cycle_momentum=False)
 
 
+def plateau(losses: list[float]) -> list[float]:
+    """Return the learning rate before each validation."""
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    lrs = []
+    for loss in losses:
+        lrs.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(loss)
+    return lrs
+
+
 CURVES = {
     "constant": (Schedule("constant"), lambda o: StepLR(o, 10**9), 1),
     "step": (Schedule("step", step_size=2, gamma=0.5), lambda o: StepLR(o, 2, 0.5), STEPS),
@@ -83,10 +98,11 @@ def test_every_schedule_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, entry in SCHEDULES.items() if entry.interval == "step"])
-def test_longer_training_than_planned_is_refused(name: str, tmp_path: Path) -> None:
+def test_another_length_than_planned_is_refused(name: str, tmp_path: Path) -> None:
     train(CURVES[name][0], tmp_path)
-    with pytest.raises(UsageError, match="was planned for 20 steps"):
-        train(CURVES[name][0], tmp_path / "again", ckpt_path=str(tmp_path / "1.ckpt"), max_epochs=6)
+    for change in ({"max_epochs": 6}, {"max_epochs": 3}, {"accumulate_grad_batches": 2}, {"limit_train_batches": 4}):
+        with pytest.raises(UsageError, match="was planned for 20 steps"):
+            train(CURVES[name][0], tmp_path / "again", ckpt_path=str(tmp_path / "1.ckpt"), **change)
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -98,9 +114,17 @@ def test_learning_rates_of_complete_and_resumed_trainings(name: str, tmp_path: P
     assert resumed.lrs == pytest.approx(expected[2 * STEPS :])
 
 
-@pytest.mark.parametrize("options", [{"accumulate_grad_batches": 2}, {"max_epochs": -1, "max_steps": 12}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 2},
+        {"max_epochs": -1, "max_steps": 12},
+        {"callbacks": [GradientAccumulationScheduler({0: 1, 2: 5})]},  # 5 + 5 + 1 + 1
+        {"callbacks": [GradientAccumulationScheduler({1: 2})], "max_steps": 12},
+    ],
+)
 @pytest.mark.parametrize("name", ["onecycle", "cosine"])
-def test_total_steps_with_accumulation_and_max_steps(name: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_total_steps_with_accumulation_and_max_steps(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     steps = 12  # 4 epochs of ceil(5 / 2) steps
     make = onecycle(steps) if name == "onecycle" else lambda o: CosineAnnealingLR(o, steps)
     assert train(Schedule(name), tmp_path, **options).lrs == pytest.approx(by_hand(make, steps))
@@ -110,12 +134,7 @@ def test_plateau_follows_the_validation_loss_also_when_resumed(tmp_path: Path) -
     schedule = Schedule("plateau", factor=0.5, patience=0)
     options = {"max_epochs": 6, "limit_train_batches": 1}
     complete = train(schedule, tmp_path, **options)
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
-    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
-    expected = []
-    for loss in complete.losses:
-        expected.append(optimizer.param_groups[0]["lr"])
-        scheduler.step(loss)
+    expected = plateau(complete.losses)
     assert complete.lrs == pytest.approx(expected) and len(set(expected)) > 1
     for epoch in range(5):
         resumed = train(schedule, tmp_path / "again", ckpt_path=str(tmp_path / f"{epoch}.ckpt"), **options)
@@ -123,9 +142,17 @@ def test_plateau_follows_the_validation_loss_also_when_resumed(tmp_path: Path) -
         assert resumed.losses == complete.losses[epoch + 1 :]
 
 
-def test_plateau_needs_a_validation(tmp_path: Path) -> None:
+def test_plateau_follows_a_validation_every_second_epoch(tmp_path: Path) -> None:
+    options = {"max_epochs": 12, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
+    trained = train(Schedule("plateau", factor=0.5, patience=0), tmp_path, **options)
+    assert len(trained.losses) == 6
+    assert trained.lrs == pytest.approx([lr for lr in plateau(trained.losses) for _ in range(2)])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_plateau_needs_a_validation(every: int, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.schedule\.name=plateau"):
-        train(Schedule("plateau"), tmp_path, limit_val_batches=0)
+        train(Schedule("plateau"), tmp_path, limit_val_batches=0, check_val_every_n_epoch=every)
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 10])

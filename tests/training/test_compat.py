@@ -1,8 +1,11 @@
 """Each workaround is still needed; if one of these tests fails, upstream has changed."""
 
+import copy
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,19 @@ def test_tcp_store_listens_on_all_interfaces() -> None:
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     addresses = {line[1].split(":")[0] for line in lines if line[1].endswith(f":{store.port:04X}") and line[3] == "0A"}
     assert addresses and all(set(address) == {"0"} for address in addresses)
+
+
+def test_copy_has_no_hooks_because_those_of_a_profiler_cannot_be_copied() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    lock = threading.Lock()  # as little to be copied as what PyTorchProfiler keeps
+    handles = [net[0].register_forward_hook(partial(print, lock)), net.register_forward_pre_hook(partial(print, lock))]
+    with pytest.raises(TypeError):
+        copy.deepcopy(net)
+    copied = compat.copy_without_hooks(net)
+    assert not copied[0]._forward_hooks and len(net[0]._forward_hooks) == 1
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(copied(torch.ones(2)), net(torch.ones(2))) and copied[0].weight is not net[0].weight
 
 
 def test_help_of_an_option_is_replaced() -> None:

@@ -42,6 +42,7 @@ def wait(condition: Callable[[], bool]) -> None:
 )
 def test_signal_saves_and_names_the_command_to_resume(signum: signal.Signals, to_all: bool, tmp_path: Path) -> None:
     run = start(tmp_path, *LONG, "1000")
+    os.killpg(run.processes[0].pid, signal.SIGHUP)  # a closed terminal is no reason to stop
     (os.killpg if to_all else os.kill)(run.processes[0].pid, signum)  # all: also the workers
     assert run.wait(60) == 128 + signum
     assert f"stopped by {signum.name}; saved in" in run.output

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 import cifar_lit
-from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe
+from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe, tidy_slurm_variables
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,23 @@ def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPa
     for odd in ("1000", "", "many"):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", odd)
         assert available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "odd", [{"SLURM_NTASKS": ""}, {"SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "1", "SLURM_PROCID": ""}]
+)
+def test_interactive_shell_of_slurm_is_not_a_job(odd: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"SLURM_JOB_NAME": "mine", **odd})
+    assert SLURMEnvironment.detect()
+    tidy_slurm_variables()
+    assert not SLURMEnvironment.detect()
+
+
+def test_job_of_slurm_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    monkeypatch.setattr(os, "environ", dict(job))
+    tidy_slurm_variables()
+    assert os.environ == job and SLURMEnvironment.detect()
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""Standard output and error that never fail: nobody may read them any more, but the work goes on."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+
+class _Stream:
+    """A text stream whose output is dropped once it cannot be written: a closed pipe or terminal, a full disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text; escape characters that the stream's encoding lacks."""
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:
+            self._stream.write(text.encode(self._stream.encoding, "backslashreplace").decode(self._stream.encoding))
+        except OSError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Redirect the stream's file to nowhere: Python and C code try to write the rest of their buffers again."""
+        with suppress(OSError), open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def safe_output() -> Iterator[None]:
+    """Let nothing that is printed raise an error."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed at the start (`2>&-`): another file would take its
+        os.set_inheritable(null, True)  # number, and be overwritten by what C code or a child process prints
+    os.close(null)
+    before = sys.stdout, sys.stderr
+    safe = [_Stream(stream or open(os.devnull, "w")) for stream in before]  # None if it was closed at the start
+    sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in safe)
+    try:
+        yield
+    finally:
+        for stream in safe:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def write_stderr(text: str) -> None:
+    """Print from a signal handler or a thread, where print() may not be called."""
+    with suppress(OSError):
+        os.write(2, text.encode())
