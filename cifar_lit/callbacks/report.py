@@ -66,6 +66,7 @@ class Report(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate in all processes, write in the first."""
+        rank_zero_info("creating the report")
         if not getattr(trainer, "fast_dev_run", False):
             self._report(trainer, pl_module, folder_of(trainer))
             return
