@@ -105,7 +105,7 @@ MORE = ["--trainer.max_epochs=2"]
 RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "by its folder, without other options": (as_it_is, []),
     "as the newest run (`last`)": (newest, []),
-    "renamed": (renamed, []),
+    "renamed": (renamed, ["--process_timeout=100"]),
     "moved to another folder": (moved, []),
     "from another working folder": (other_folder, []),
     "with the recipe and the options of its start again": (as_it_is, [*OPTIONS, *OWN_SAVER]),
