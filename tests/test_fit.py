@@ -211,6 +211,7 @@ def test_config_repeats_the_run_in_a_new_folder(
 
 
 def test_config_and_provenance_are_complete(run: Path) -> None:
+    assert len(yaml.safe_load((run / "hparams.yaml").read_text())["mean"]) == 3  # plain YAML, without Python's types
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["source"] == "digits" and config["trainer"]["limit_train_batches"] == 3
     assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 5e-4

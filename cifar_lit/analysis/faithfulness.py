@@ -89,7 +89,7 @@ def cascading_randomization(
     for stage in tqdm(STAGES, desc="cascading randomization", leave=False, disable=None):
         for module in randomized.backbone.get_submodule(stage).modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=float(module.weight.std()), generator=generator)
+                nn.init.normal_(module.weight, std=float(module.weight.detach().std()), generator=generator)
         pairs = zip(original, _cams(randomized, images, classes, layer, method), strict=True)
         correlations[stage] = np.array([_rank_correlation(*pair) for pair in pairs])
     return correlations

@@ -17,7 +17,7 @@ from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
 from cifar_lit.cli.arguments import ADVICE, parse_error, take
-from cifar_lit.cli.checks import check
+from cifar_lit.cli.checks import check, check_batch
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import compat, distributed, run_folder
@@ -144,13 +144,14 @@ class FitCLI(LightningCLI):
             "--process_timeout",
             type=int,
             default=600,
-            help="With several processes: seconds, 1 or more, that a process waits for another that does not answer "
-            "before the run ends with an error.",
+            help="Seconds, 1 or more, to wait for another training process, or for the next batch of the worker "
+            "processes, before the run ends with an error.",
         )
         for name, group in GROUPS.items():
             parser.add_lightning_class_args(group, name)
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+        parser.link_arguments("process_timeout", "data.process_timeout")
         parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -185,6 +186,8 @@ class FitCLI(LightningCLI):
         Raises:
             RunError: The training failed, or parts of the report.
         """
+        options = self.config.model
+        check_batch(self.datamodule, self.trainer.world_size, options.norm, options.stem)
         writes = not self.config.trainer.fast_dev_run
         run = Training(
             self.trainer,

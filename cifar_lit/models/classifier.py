@@ -76,7 +76,9 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
-        self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
+        options = {"stem": stem, "norm": norm, "label_smoothing": label_smoothing}
+        statistics = {"mean": [*mean], "std": [*std]}  # as lists, because hparams.yaml would contain Python tuples
+        self.save_hyperparameters({"num_classes": num_classes, **statistics, **options})
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
             file = checkpoints.find(weights, "--model.weights")

@@ -101,6 +101,12 @@ class NonFiniteGuard:
         if not seen or (finite := torch.isfinite(torch.stack([loss for _, _, loss in seen]))).all():
             return
         step, lr, _ = seen[int(finite.int().argmin())]
+        if step == 0:
+            raise RunError(
+                "the training loss is not finite at the first step, before any weight has changed: look at the images "
+                "(data.root) and at the weights that training starts from (model.weights), or use "
+                "--trainer.precision 32-true"
+            )
         raise RunError(
             f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: training diverged. "
             "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "

@@ -47,7 +47,16 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)` in channels-last memory format."""
+        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)` in channels-last memory format.
+
+        Raises:
+            ValueError: The images have another dtype or shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(
+                f"images must be uint8 of shape (B, H, W, 3), got {images.dtype} of shape {tuple(images.shape)}; "
+                "convert floats (B, 3, H, W) in 0..1 with images.mul(255).round().byte().permute(0, 2, 3, 1)"
+            )
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
         return pixels * (1 / (255 * self.std)) - self.mean / self.std  # two operations, not three
 

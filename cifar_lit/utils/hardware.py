@@ -88,6 +88,14 @@ def available_cores() -> int:
     return min(cores, int(requested)) if requested.isdigit() else cores
 
 
+def free_shared_memory() -> int | None:
+    """Return the free bytes of `/dev/shm`, through which worker processes send tensors; None on a system without it."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+
+
 def slurm_job() -> str | None:
     """Return the id of the current SLURM job, `ARRAY_TASK` in a job array; None outside of SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")

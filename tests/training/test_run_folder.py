@@ -17,6 +17,14 @@ def test_run_gets_the_next_version(tmp_path: Path) -> None:
     assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
 
 
+@pytest.mark.parametrize("file", ["lightning_logs", "lightning_logs/demo"])
+def test_file_in_place_of_a_folder_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(UsageError, match=rf"{tmp_path}/lightning_logs.*--trainer\.default_root_dir"):
+        runs.create(tmp_path / "lightning_logs" / "demo", CONFIG)
+
+
 def test_simultaneous_runs_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [[]]  # before the other run was created
     versions = runs.versions
