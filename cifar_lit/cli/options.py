@@ -128,8 +128,9 @@ class FitCLI(LightningCLI):
             raise parse_error(str(error), options) from None
         except UnicodeDecodeError as error:
             raise UsageError(f"--config: the file is not UTF-8 text ({error}); {ADVICE['config']}") from None
-        for group in GROUPS:
-            if not isinstance(config[group], Namespace):
+        defaults = parser.get_defaults(skip_validation=True)
+        for group in GROUPS:  # a value instead of the group; a linked option may have made it a group again
+            if not isinstance(config[group], Namespace) or vars(defaults[group]).keys() - vars(config[group]).keys():
                 raise UsageError(f"{group} is a group of options; set {group}.NAME, --help lists them")
         return config
 
