@@ -1,4 +1,4 @@
-"""Create the report again from a checkpoint, without training: `python -m cifar_lit.evaluate`."""
+"""Create the report again from a checkpoint, without training: `python -m cifar_lit.evaluate RUN`."""
 
 import sys
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def evaluate(run: str | Path, *options: str) -> "RunResults":
     Raises:
         UsageError: The run or an option cannot be used.
     """
-    from cifar_lit.cli.evaluation import EvaluateCLI
+    from cifar_lit.cli.evaluation import Evaluation
 
-    return EvaluateCLI(["--ckpt_path", str(run), *options]).evaluate()
+    return Evaluation([str(run), *options]).evaluate()
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -33,10 +33,10 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With 2 for an unusable option or file, with 1 for a failure.
     """
     with short_errors():
-        from cifar_lit.cli.evaluation import EvaluateCLI
+        from cifar_lit.cli.evaluation import Evaluation
 
-        cli = EvaluateCLI(sys.argv[1:] if args is None else args)
-        cli.report(cli.evaluate())
+        evaluation = Evaluation(sys.argv[1:] if args is None else args)
+        evaluation.report(evaluation.evaluate())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
@@ -62,14 +63,18 @@ class SaveEpochs(Checkpoint):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run, which tests must not change; see `copy_run`."""
+    """The folder of a short run, shared by all test processes, which tests must not change; see `copy_run`."""
     from cifar_lit.fit import main
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("finished"))
-        patch.delenv("PL_GLOBAL_SEED", raising=False)
-        main(QUICK)
-        return Path("lightning_logs/demo/version_0").resolve()
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not folder.exists():
+            folder.mkdir()
+            patch.chdir(folder)
+            patch.delenv("PL_GLOBAL_SEED", raising=False)
+            main(QUICK)
+    return folder / "lightning_logs" / "demo" / "version_0"
 
 
 def copy_run(run: Path, folder: Path) -> Path:
@@ -149,7 +154,7 @@ def make_results(splits: DataSplits) -> Callable[..., RunResults]:
             weights="best weights, epoch 3",
             parameters=11,
             fingerprints={name: getattr(data.splits, name).fingerprint for name in ("train", "test")},
-            epochs=tuple(EpochRow(i, 2.0, 0.1, 2 - i / 3, i / 4, None, None, 500.0, 0.01) for i in range(3)),
+            epochs=tuple(EpochRow(i + 1, 2.0, 0.1, 2 - i / 3, i / 4, None, None, 500.0, 0.01) for i in range(3)),
             test=test,
             train=test,
             test_flip_tta=None,

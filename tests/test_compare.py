@@ -12,6 +12,7 @@ from cifar_lit import compare
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.fit import main
 from cifar_lit.report.comparison import changes
+from cifar_lit.report.results import RunResults
 from tests.conftest import BRIEF, copy_run, figures_left_blank
 
 
@@ -90,10 +91,24 @@ def test_what_cannot_be_compared_is_refused(
     assert "has no complete report" in refused(capsys, first, tmp_path)
     shutil.copytree(first, "old")
     Path("old/report/metrics.json").write_text('{"test": {}}')
-    assert "KeyError: 'weights'" in refused(capsys, first, "old")
+    assert "KeyError: 'fingerprints'" in refused(capsys, first, "old")
     shutil.copytree(first, "other")
     metrics = json.loads(Path("other/report/metrics.json").read_text())
     metrics["fingerprints"]["test"] = "0123"
     Path("other/report/metrics.json").write_text(json.dumps(metrics))
     message = refused(capsys, first, "other")
     assert "tested on different images" in message and "0123" in message
+
+
+def test_images_are_found_from_another_folder(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_run(finished_run, tmp_path / "old")
+    (tmp_path / "old" / "mine").mkdir()
+    config = (run / "config.yaml").read_text()
+    config = config.replace("source: digits", "source: folder").replace("root: data", "root: mine")
+    (run / "config.yaml").write_text(config)
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**provenance, "folder": str(tmp_path / "old")}))
+    monkeypatch.chdir(tmp_path)
+    assert RunResults.load(run).data.root == str(tmp_path / "old" / "mine")

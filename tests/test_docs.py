@@ -11,7 +11,15 @@ from cifar_lit.fit import main
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OF_OTHER_PROGRAMS = {"--logdir", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--signal"}
+OF_OTHER_PROGRAMS = {
+    "--logdir",
+    "--nnodes",
+    "--nproc-per-node",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--signal",
+    "--shm-size",
+}
 FILE_SUFFIXES = {"csv", "md", "png", "py"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

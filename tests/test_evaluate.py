@@ -15,7 +15,7 @@ from cifar_lit.models.weights import net_state
 from cifar_lit.report import figures
 from cifar_lit.report.results import RunResults
 from tests.cli.refused import refused
-from tests.conftest import QUICK, copy_run
+from tests.conftest import copy_run
 
 NO_CAMS = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1"]
 
@@ -28,7 +28,7 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
-    evaluate.main(["--ckpt_path", str(run)])
+    evaluate.main([str(run)])
     assert "test accuracy" in caplog.text
     assert before == {file: file.stat().st_mtime_ns for file in before}
     again = run / "evaluation_1"
@@ -49,41 +49,47 @@ def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
     assert len([axis for axis in figures.misclassified(results, k=4).axes if axis.images]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
-def test_evaluations_on_other_images_can_be_compared(run: Path, tmp_path: Path) -> None:
+def test_evaluations_on_other_images_can_be_compared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digits = ImageDataModule("digits").splits.test
     for row, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
-        for split in ("train", "test"):
-            (tmp_path / "mine" / split / str(label)).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(255 - image).save(tmp_path / "mine" / split / str(label) / f"{row}.png")
-    options = ["--data.source=folder", f"--data.root={tmp_path / 'mine'}", f"--data.cache_dir={tmp_path / 'cache'}"]
-    for weights in ("best", "last"):
+        (tmp_path / "mine" / "test" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - image).save(tmp_path / "mine" / "test" / str(label) / f"{row}.png")
+    monkeypatch.chdir(tmp_path)
+    folders = {"best": "mine", "last": "mine/test"}  # no training images: a folder test, or a folder of classes
+    for weights, root in folders.items():
         file, out = run / "checkpoints" / f"{weights}.ckpt", run / f"evaluation_of_{weights}"
-        evaluate.main(["--ckpt_path", str(file), "--out", str(out), *options, *NO_CAMS])
-    folders = [str(run / f"evaluation_of_{weights}") for weights in ("best", "last")]
-    compare.main([*folders, "--out", str(tmp_path / "compared")])
+        evaluate.main([str(file), "--out", str(out), "--data.source=folder", f"--data.root={root}", *NO_CAMS])
+        assert "train" not in json.loads((out / "metrics.json").read_text())
+        assert not [*out.glob("*train*"), *out.glob("failures.txt")]
+    monkeypatch.chdir(run)
+    compare.main([*(f"evaluation_of_{weights}" for weights in folders), "--out", str(tmp_path / "compared")])
     assert (tmp_path / "compared" / "compare.html").read_text().count("<img") > 0
 
 
 @pytest.mark.usefixtures("blank_figures")
-def test_checkpoint_file_without_run_needs_options(run: Path, tmp_path: Path) -> None:
+def test_checkpoint_file_without_run_needs_only_data(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
-    options = ["--out", str(out), "--misclassified.k=3", "--data.train_eval_size=37", "--trainer.sync_batchnorm=true"]
-    evaluate.main([*QUICK, "--ckpt_path", str(file), *options])
-    assert json.loads((out / "metrics.json").read_text())["train"]["images"] == 37
+    evaluate.main([str(file), "--out", str(out), "--data.source=digits", *NO_CAMS])
+    assert "train" not in json.loads((out / "metrics.json").read_text())  # which images it was trained on is not known
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_flip_tta_is_reported_beside_the_plain_metrics(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    evaluate.main(["--ckpt_path", str(run), "--out", str(out), "--scores.flip_tta", "true", *NO_CAMS])
+    evaluate.main([str(run), "--out", str(out), "--scores.flip_tta", "true", "--data.train_eval_size=37", *NO_CAMS])
     plain, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "report", out))
     averaged = metrics.pop("test_flip_tta")
+    assert metrics.pop("train")["images"] == 37 and plain.pop("train")["images"] == 96
     assert metrics == plain and "test_flip_tta" not in plain
     images = torch.from_numpy(ImageDataModule("digits").splits.test.images)
     net = checkpoint_net(run)
@@ -110,12 +116,20 @@ def checkpoint_net(run: Path) -> torch.nn.Module:
 
 
 def test_unusable_checkpoint_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--ckpt_path is required" in refused(capsys, evaluate.main, *QUICK)
-    assert "checkpoints/best.ckpt" in refused(capsys, evaluate.main, "--ckpt_path", str(tmp_path))
-    assert "none.ckpt" in refused(capsys, evaluate.main, "--ckpt_path", str(tmp_path / "none.ckpt"))
+    assert "checkpoints/best.ckpt" in refused(capsys, evaluate.main, str(tmp_path))
+    assert "none.ckpt" in refused(capsys, evaluate.main, str(tmp_path / "none.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     checkpoint["ImageDataModule"]["classes"][3] = "three"
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    message = refused(capsys, evaluate.main, *QUICK, "--ckpt_path", str(tmp_path / "other.ckpt"))
+    message = refused(capsys, evaluate.main, str(tmp_path / "other.ckpt"), "--data.source=digits")
     assert "'three'" in message and "'3'" in message
     assert not list(tmp_path.glob("evaluation_*"))
+
+
+def test_help_has_only_options_with_an_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        evaluate.main(["--help"])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 150
+    assert "--data.root" in text and "--page.num_cams" in text
+    assert "--model" not in text and "--data.batch_size" not in text and "--trainer.max_epochs" not in text

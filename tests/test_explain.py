@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from cifar_lit import explain
+from cifar_lit.data.decode import read
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.models.weights import load_network
+from cifar_lit.report import explanation
 
 CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
 
@@ -45,6 +48,10 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(60, 40, 3).save(folder / "more" / "grey.jpg", exif=exif)
+    (folder / ".ipynb_checkpoints").mkdir()
+    noise(32, 32, 3).save(folder / ".ipynb_checkpoints" / "same_size-checkpoint.png")
+    noise(32, 32, 3).save(folder / "old.gif")
+    noise(32, 32, 3).save(folder / "scan.tiff")
     return folder
 
 
@@ -67,9 +74,41 @@ def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureF
     assert any("central 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
+    assert not any("no place" in note for note in by_file["large.jpg"]["notes"])
     with Image.open("out/large.png") as image:
         assert image.width > 4 * 300  # the image, what the network sees, two layers
-    assert by_file["grey.png"]["top"][0]["class"] in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert by_file["grey.png"]["top"][0]["class"] in printed.out
+    assert "ignoring 2 files that are not PNG, JPEG or WebP (old.gif, scan.tiff)" in printed.err
+    with Image.open("out/contact_sheet.png") as sheet:  # two rows of pairs: the image and its heatmap
+        assert sheet.width > 1.5 * sheet.height
+
+
+def test_images_of_a_batch_are_explained_as_alone(checkpoint: str) -> None:
+    trained = load_network(checkpoint)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    together = list(explanation.explain(trained, images, None, ["layer1"]))
+    for image, one in zip(images, together, strict=True):
+        (alone,) = explanation.explain(trained, image[None], None, ["layer1"])
+        assert one.label == alone.label and (one.pixels == image).all()
+        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(one.heatmaps["layer1"], alone.heatmaps["layer1"], atol=1e-3)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [3, 3])])
+def test_files_and_images_stay_together(
+    images: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(explanation, "BATCH_SIZE", batch_size)
+    (images / "b.png").write_text("no image")
+    unreadable: list[str] = []
+    files = list(explanation._image_files([str(images)]))
+    batches = list(explanation._read_batches(files, 32, unreadable))
+    assert [len(pixels) for _, pixels in batches] == sizes
+    assert len(unreadable) == 1 and "b.png" in unreadable[0]
+    for drawn, pixels in batches:
+        for (file, _), image in zip(drawn, pixels, strict=True):
+            assert (read(file, 32) == image).all()
 
 
 def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -> None:
@@ -88,16 +127,25 @@ def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -
     assert result["explained"] == "eel"
 
 
+def test_cam_of_a_single_pixel_is_reported_as_showing_no_place(checkpoint: str, images: Path) -> None:
+    explain.main([str(images / "grey.png"), "--ckpt_path", checkpoint, "--layers", "layer1", "layer4"])
+    (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
+    assert "layer4: 1 px: shows no place" in result["notes"]
+
+
 def test_unreadable_image_is_named_and_the_others_explained(
     checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "text.png").write_text("no image")
+    Image.fromarray(np.full((32, 32), 4095, np.uint16)).save(images / "more" / "dark.png")
     with pytest.raises(SystemExit) as exit_:
         explain.main([str(images), "--ckpt_path", checkpoint])
     assert exit_.value.code == 1
     assert "text.png" in capsys.readouterr().err
     results = json.loads(Path("explain_1/explain.json").read_text())
-    assert len(results["images"]) == 6 and len(results["unreadable"]) == 1
+    assert len(results["images"]) == 7 and len(results["unreadable"]) == 1
+    notes = {Path(result["file"]).name: " ".join(result["notes"]) for result in results["images"]}
+    assert "dark, up to 16 of 255; 12-bit values" in notes["dark.png"] and "dark" not in notes["clear.png"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +154,7 @@ def test_unreadable_image_is_named_and_the_others_explained(
         (["--class", "cow"], "--class cow: the network's classes are ape, bee"),
         (["--method", "GradCam"], "did you mean GradCAM?"),
         (["--out", "mine"], "--out mine"),
+        (["--out", "mine/grey.png/out"], "--out mine/grey.png/out: part of this path is a file"),
         (["--top", "0"], "--top must be 1 or more"),
         (["none.png"], "none.png: no such image"),
         (["--layers", "layer5"], "--layers layer5: choose from layer1"),

@@ -44,6 +44,12 @@ def test_unknown_command_is_refused(name: str, suggestion: str, capsys: pytest.C
     assert capsys.readouterr().err == f"error: {name}: no such command; the commands are {commands}{suggestion}\n"
 
 
+def test_package_is_found_beside_a_clone(tmp_path: Path) -> None:
+    (tmp_path / "cifar_lit" / "data").mkdir(parents=True)  # folders of a clone, not of the package
+    code = "import cifar_lit.data.dataset; print(cifar_lit.__version__)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
 def test_listing_does_not_import_torch() -> None:
     code = "import sys; from cifar_lit.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -20,7 +20,7 @@ def fit(folder: Path, *args: str) -> Path:
 
 
 def assert_report_is_that_of_one_process(run: Path) -> None:
-    evaluate.main(["--ckpt_path", str(run)])
+    evaluate.main([str(run)])
     for name in ("predictions.csv", "misclassified.csv", "class_accuracy.csv"):
         assert (run / "evaluation_1" / name).read_text() == (run / "report" / name).read_text()
     assert scores_on_test(run / "evaluation_1") == scores_on_test(run / "report")

@@ -105,7 +105,7 @@ MORE = ["--trainer.max_epochs=2"]
 RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "by its folder, without other options": (as_it_is, []),
     "as the newest run (`last`)": (newest, []),
-    "renamed": (renamed, []),
+    "renamed": (renamed, ["--process_timeout=100"]),
     "moved to another folder": (moved, []),
     "from another working folder": (other_folder, []),
     "with the recipe and the options of its start again": (as_it_is, [*OPTIONS, *OWN_SAVER]),
@@ -147,7 +147,7 @@ def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> Non
     assert_same_weights(load(resumed)["state_dict"], load(two_epochs)["state_dict"])
     for name in ("misclassified.csv", "metrics.json"):
         assert (resumed / "report" / name).read_text() == (two_epochs / "report" / name).read_text()
-    assert [row["epoch"] for row in rows(resumed / "report" / "history.csv")] == ["0", "1"]
+    assert [row["epoch"] for row in rows(resumed / "report" / "history.csv")] == ["1", "2"]
     assert len((resumed / "log.txt").read_text().splitlines()) == 2
     assert "max_epochs: 1" in (resumed / "config.yaml").read_text()  # as the run was started
     assert "max_epochs: 2" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
@@ -201,7 +201,7 @@ def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: C
     command = [sys.executable, "-m", "cifar_lit.fit", "--ckpt_path=last", "--data.batch_size=16", *TWO, *MORE]
     output = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
     assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in output.stderr + output.stdout
-    assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["0", "1"]
+    assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["1", "2"]
 
 
 @pytest.mark.slow
@@ -284,7 +284,7 @@ def test_file_is_refused(run: Path, capsys: Capture) -> None:
 def test_new_run_starts_from_weights(file: str, run: Path) -> None:
     main([*OPTIONS, "--model.optimizer=AdamW", "--model.optimizer.init_args.lr=0", f"--model.weights={run / file}"])
     new = run.with_name("version_1")
-    assert [row["epoch"] for row in rows(new / "report" / "history.csv")] == ["0"]
+    assert [row["epoch"] for row in rows(new / "report" / "history.csv")] == ["1"]
     source = load(run, "last" if file else "best")["state_dict"]
     trained = {name: value for name, value in load(new)["state_dict"].items() if "running" not in name}
     assert all(torch.equal(value, source[name]) for name, value in trained.items() if "num_batches" not in name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -92,7 +93,7 @@ def test_demo_trains_and_is_evaluated(scripts: Path, tmp_path: Path) -> None:
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["commit"] is None  # not that of the project around the environment
     assert provenance["cifar_lit"] == cifar_lit.__version__
-    check_output(scripts / "cifar-lit", "evaluate", "--ckpt_path", run, cwd=tmp_path)
+    check_output(scripts / "cifar-lit", "evaluate", run, cwd=tmp_path)
     assert (run / "evaluation_1" / "index.html").is_file()
     predictions = [(folder / "predictions.csv").read_text() for folder in (run / "report", run / "evaluation_1")]
     assert predictions[0] == predictions[1]
@@ -105,7 +106,7 @@ def test_console_script_trains_in_two_processes(scripts: Path, tmp_path: Path) -
     (run,) = (tmp_path / "lightning_logs" / "demo").iterdir()
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["processes"] == 2, output
-    assert provenance["command"] == " ".join(["python -m cifar_lit.fit", *options])
+    assert provenance["command"] == shlex.join(["python", "-m", "cifar_lit.fit", *options])
 
 
 def test_type_checker_reads_the_annotations(scripts: Path, tmp_path: Path) -> None:

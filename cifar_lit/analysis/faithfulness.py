@@ -31,17 +31,17 @@ def road(
         net: In evaluation mode, in float32.
         images: Shape `(B, H, W, 3)`, uint8.
         classes: Shape `(B,)`, the class of each CAM.
-        cams: Shape `(B, H, W)`, 0..1.
+        cams: Shape `(B, H, W)`, 0..1, as `upscale` returns them.
 
     Returns:
         Shape `(B,)`, float32, -0.5..0.5: above 0, the class depends on the marked pixels; 0, the CAM is as good as
-        chance; nan if the CAM is empty.
+        chance; nan if the CAM is constant, and so marks none.
     """
     from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst, ROADMostRelevantFirst
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     scores = np.full(len(images), np.nan, dtype=np.float32)
-    rows = np.flatnonzero(cams.reshape(len(cams), -1).max(axis=1) > 0)
+    rows = np.flatnonzero(np.ptp(cams, axis=(1, 2)) > 0)
     if not len(rows):
         return scores
     # Ranks, ties in random order: the package removes all pixels of equal value at once, often a plateau of zeros.
@@ -50,7 +50,7 @@ def road(
     ranks = (order.argsort(axis=1) / flat.shape[1]).astype(np.float32).reshape(cams[rows].shape)
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, about the package
-        torch.manual_seed(0)  # removed pixels are filled with a little noise
+        torch.default_generator.manual_seed(0)  # removed pixels are filled with a little noise
         pixels = net.normalize(torch.tensor(images[rows], device=net.normalize.mean.device))
         targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[rows]]
         size = eval_batch_size(images.shape[1])
@@ -67,7 +67,7 @@ def road(
 
 def cascading_randomization(
     net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layer: Layer, method: str = "GradCAM"
-) -> list[tuple[str, float]]:
+) -> dict[str, NDArray[np.float64]]:
     """Compare CAMs with those of a network that is randomized stage by stage from its output (arXiv 1810.03292).
 
     Args:
@@ -79,20 +79,19 @@ def cascading_randomization(
 
     Returns:
         For each stage, after which the convolutions and linear layers of it and of all later ones have random weights
-        (norms and biases are kept), the mean rank correlation (Spearman) of the CAMs with the original ones, -1..1; a
-        constant CAM counts as 0.
+        (biases and norms, with their statistics, are kept), the rank correlation (Spearman) of each CAM with the
+        original one: shape `(B,)`, -1..1; nan if either is constant.
     """
     randomized = copy.deepcopy(net)
     original = _cams(net, images, classes, layer, method)
-    correlations = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for stage in tqdm(STAGES, desc="cascading randomization", leave=False, disable=None):
-            for module in randomized.backbone.get_submodule(stage).modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.normal_(module.weight, std=float(module.weight.std()))
-            pairs = zip(original, _cams(randomized, images, classes, layer, method), strict=True)
-            correlations.append((stage, float(np.mean([_rank_correlation(*pair) for pair in pairs]))))
+    correlations = {}
+    generator = torch.Generator(net.normalize.mean.device).manual_seed(0)
+    for stage in tqdm(STAGES, desc="cascading randomization", leave=False, disable=None):
+        for module in randomized.backbone.get_submodule(stage).modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=float(module.weight.detach().std()), generator=generator)
+        pairs = zip(original, _cams(randomized, images, classes, layer, method), strict=True)
+        correlations[stage] = np.array([_rank_correlation(*pair) for pair in pairs])
     return correlations
 
 
@@ -106,4 +105,4 @@ def _cams(
 def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     from scipy.stats import spearmanr
 
-    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a.ravel(), b.ravel()).statistic)
+    return np.nan if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a.ravel(), b.ravel()).statistic)

@@ -18,6 +18,8 @@ from cifar_lit.analysis.cam_methods import package_cams
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 
 MAX_PIXELS = 2**16  # in a batch; the activations of all layers are kept in memory
+MIN_CONTRAST = 1e-3  # relative to the highest value; stretching less to 0..1 shows rounding errors as stripes
+NO_EVIDENCE = "no evidence"
 
 
 def activation_maps(
@@ -38,10 +40,14 @@ def activation_maps(
 
     Returns:
         For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's height and width (the image's for
-        `cam_methods.IMAGE_SIZED`). The scale of each CAM is arbitrary; `upscale` removes it.
+        `cam_methods.IMAGE_SIZED`). The scale of each CAM is arbitrary; `upscale` removes it. CAMs of 1 px show no
+        place, whatever their value; see `why_flat`.
     """
     if method != "GradCAM":
-        return package_cams(method, net, images, classes, layers)
+        sizes = _layer_sizes(net, images.shape[1])
+        large = [name for name in layers if sizes[name] > 1 or method == "FullGrad"]  # which combines all layers
+        flat = np.zeros((*classes.shape, 1, 1), dtype=np.float32)
+        return dict.fromkeys(layers, flat) | package_cams(method, net, images, classes, large)
     size = max(1, MAX_PIXELS // images.shape[1] ** 2)
     parts = [
         _grad_cam(net, images[start : start + size], classes[start : start + size], layers)
@@ -87,19 +93,35 @@ def _outputs(net: ResNet18, layers: Sequence[Layer]) -> Iterator[dict[Layer, Ten
 def upscale(cam: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
     """Resize a CAM `(h, w)` bilinearly to `(image_size, image_size)` and stretch it to 0..1, float32.
 
-    A CAM of zeros (no evidence for the class) stays zero.
+    A CAM without contrast becomes constant: 0 if there is no evidence for the class, else 0.5.
     """
+    if reason := why_flat(cam):
+        return np.full((image_size, image_size), 0 if reason == NO_EVIDENCE else 0.5, dtype=np.float32)
     large = np.asarray(cv2.resize(cam, (image_size, image_size)), dtype=np.float32)
     large -= large.min()
-    highest = large.max()
-    stretched: NDArray[np.float32] = np.divide(large, highest, out=large, where=highest > 0)
+    stretched: NDArray[np.float32] = large / large.max()
     return stretched
+
+
+def why_flat(cam: NDArray[np.float32]) -> str:
+    """Return why a CAM `(h, w)` shows no place, as a caption: it has no contrast; empty if it has."""
+    if np.ptp(cam) > MIN_CONTRAST * cam.max():
+        return ""
+    if cam.size == 1:
+        return "1 px: shows no place"
+    return "constant: shows no place" if cam.any() else NO_EVIDENCE
 
 
 def default_layer(net: ResNet18, image_size: int) -> Layer:
     """Return the deepest layer with an output above 5 px, smaller ones hardly locate anything, else the first."""
+    sizes = _layer_sizes(net, image_size)
+    large = [name for name in LAYERS if sizes[name] > 5]
+    return large[-1] if large else LAYERS[0]
+
+
+def _layer_sizes(net: ResNet18, image_size: int) -> dict[Layer, int]:
+    """Return the height and width in px of the output of each layer."""
     image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=net.normalize.mean.device)
     with _outputs(net, LAYERS) as outputs, torch.inference_mode():
         net(image)
-    large = [name for name in LAYERS if outputs[name].shape[-1] > 5]
-    return large[-1] if large else LAYERS[0]
+    return {name: output.shape[-1] for name, output in outputs.items()}

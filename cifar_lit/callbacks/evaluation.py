@@ -30,7 +30,7 @@ def evaluate_network(
     flip_tta: bool = False,
     lr_range: LRRange | None = None,
 ) -> RunResults:
-    """Predict the test images and some training images; every process must call this.
+    """Predict the test images and, unless `data.test_only`, some training images; every process must call this.
 
     Args:
         trainer: For its device, precision, processes and limits.
@@ -58,15 +58,20 @@ def evaluate_network(
     selected = _limited(trainer, data, splits.test, data.test_dataset.indices, trainer.limit_test_batches)
     test = run(splits.test, selected, "final pass, test", last=net.backbone.fc)
     mirrored = run(splits.test, selected, "final pass, test, mirrored", mirrored=True) if flip_tta else None
-    trained = data.train_dataset.indices
-    selected = _limited(trainer, data, splits.train, trained, trainer.limit_train_batches, data.train_eval_size)
-    train = run(splits.train, selected, "final pass, train")
+    train = None
+    if not data.test_only:
+        trained = data.train_dataset.indices
+        selected = _limited(trainer, data, splits.train, trained, trainer.limit_train_batches, data.train_eval_size)
+        train = run(splits.train, selected, "final pass, train")
     return RunResults(
         name=name,
         classes=splits.classes,
         weights=weights,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        fingerprints={"train": splits.train.fingerprint, "test": splits.test.fingerprint},
+        fingerprints={
+            **({} if data.test_only else {"train": splits.train.fingerprint}),
+            "test": splits.test.fingerprint,
+        },
         epochs=tuple(epochs),
         test=test,
         train=train,

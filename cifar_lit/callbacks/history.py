@@ -56,11 +56,12 @@ class EpochHistory(Callback):
         self._log = None if getattr(trainer, "fast_dev_run", False) else folder / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the length of the training; continue the clocks of a resumed epoch."""
+        """Print the length of the training and the size of the network; continue the clocks of a resumed epoch."""
         self._start_clocks(trainer)
         epochs = trainer.max_epochs or -1
         text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
-        rank_zero_info(f"training: {text} of {trainer.num_training_batches} steps")
+        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        rank_zero_info(f"training: {text} of {trainer.num_training_batches} steps, {parameters:,} parameters")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the totals; not called in a resumed epoch."""
@@ -96,7 +97,7 @@ class EpochHistory(Callback):
         totals, train = self._totals, pl_module.train_metrics.compute()
         train_s = max(totals.train_s, 1e-9)
         row = EpochRow(
-            epoch=trainer.current_epoch,
+            epoch=trainer.current_epoch + 1,
             seconds=time.monotonic() - self._start_s,
             lr=totals.lr,
             train_loss=float(train["loss"]),
@@ -144,7 +145,7 @@ def _data_time_s(trainer: Trainer) -> float:
 
 
 def _line(row: EpochRow, max_epochs: int) -> str:
-    parts = [f"epoch {row.epoch + 1}" + (f"/{max_epochs}" if max_epochs > 0 else "")]
+    parts = [f"epoch {row.epoch}" + (f"/{max_epochs}" if max_epochs > 0 else "")]
     parts += [f"train loss {row.train_loss:.3f} accuracy {row.train_accuracy:.2%}"]
     if row.val_loss is not None:
         parts += [f"val loss {row.val_loss:.3f} accuracy {row.val_accuracy:.2%}"]

@@ -1,11 +1,13 @@
 """Provenance of a run: options, command, commit, versions and hardware."""
 
 import json
+from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_lit.report.results import Provenance
@@ -14,7 +16,8 @@ from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils import hardware
 from cifar_lit.utils.files import atomic_write_text
 
-HYPERPARAMETERS = ("model.", "data.", "seed_everything", "trainer.max_epochs", "trainer.precision", "lr_find")
+FIRST = ("model.optimizer.init_args.lr", "data.batch_size", "trainer.max_epochs")
+HYPERPARAMETERS = (*FIRST, "seed_everything", "lr_find", "trainer.precision", "model.", "data.")  # prefixes of names
 
 
 class SaveProvenance(SaveConfigCallback):
@@ -52,18 +55,28 @@ class SaveProvenance(SaveConfigCallback):
         """Log the options as hyperparameters; TensorBoard shows them beside the final scores in HParams."""
         options = {
             name: value if isinstance(value, int | float | str) else str(value)
-            for prefix in HYPERPARAMETERS  # their order is that of the columns
+            for prefix in HYPERPARAMETERS
             for name, value in vars(self.config.as_flat()).items()
             if name.startswith(prefix) and value is not None
         }
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, TensorBoardLogger):
-                metrics = dict.fromkeys(FINAL_SCORES, 0.0)  # only the names matter
-                # Not logger.log_hyperparams, which would log the metrics again.
-                for summary in hparams(options, metrics):  # type: ignore[no-untyped-call]  # torch has no types here
+                for summary in _summaries(options):
                     logger.experiment.file_writer.add_summary(summary)
                 continue
             try:
                 logger.log_hyperparams(options)
             except Exception as error:  # the training is complete; only this logger lacks them
                 rank_zero_warn(f"{type(logger).__name__} could not log the hyperparameters: {error}")
+
+
+def _summaries(options: dict[str, Any]) -> list[Any]:
+    """Return the summaries for TensorBoard's HParams; logger.log_hyperparams would log the final scores again."""
+    scores = dict.fromkeys(FINAL_SCORES, 0.0)  # only the names matter
+    experiment, start, end = hparams(options, scores)  # type: ignore[no-untyped-call]  # torch has no types here
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name in FIRST  # these come first; TensorBoard sorts the others by name
+    plugin.content = content.SerializeToString()
+    return [experiment, start, end]

@@ -1,5 +1,6 @@
 """The report at the end of fitting: its parts, and the callback that writes all of them."""
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
@@ -46,7 +48,7 @@ class Report(Callback):
     """Evaluates the network once at the end of fitting, and lets each part write.
 
     The best weights are evaluated if a ModelCheckpoint monitors a metric, else the last ones. Under `fast_dev_run`
-    nothing is reported. A part that fails is recorded; the others are still written.
+    the report is written to a temporary folder. A part that fails is recorded; the others are still written.
 
     Args:
         parts: In the order in which they are written.
@@ -63,9 +65,20 @@ class Report(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate in all processes, write in the first."""
-        if getattr(trainer, "fast_dev_run", False):
+        rank_zero_info("creating the report")
+        if not getattr(trainer, "fast_dev_run", False):
+            self._report(trainer, pl_module, folder_of(trainer))
             return
-        folder = folder_of(trainer)
+        with tempfile.TemporaryDirectory() as folder:
+            self._report(trainer, pl_module, Path(folder))
+        steps, validation = trainer.global_step, ", validation" if trainer.num_val_batches else ""
+        names = ", ".join(type(part).__name__ for part in self.parts)
+        rank_zero_info(
+            f"fast_dev_run: tried {steps} training step{'s' * (steps > 1)}{validation}, the final evaluation and the "
+            f"report ({names}), all on a few images; not checkpoints and loggers. Nothing is kept"
+        )
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
         try:
             results = self._results(trainer, pl_module, folder)

@@ -19,5 +19,6 @@ class SampleImages(ReportCallback):
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write both figures."""
-        writer.figure("train_images", figures.train_samples(results, self.k))
+        if not results.data.test_only:
+            writer.figure("train_images", figures.train_samples(results, self.k))
         writer.figure("test_images", figures.test_samples(results, self.k))

@@ -24,7 +24,8 @@ class Scores(ReportCallback):
         writer.scalars(tables.final_scores(results))
         files = results.test_images.files
         writer.predictions("predictions", results.test, results.classes, files)
-        writer.predictions("predictions_train", results.train, results.classes, results.data.splits.train.files)
+        if results.train:
+            writer.predictions("predictions_train", results.train, results.classes, results.data.splits.train.files)
         if results.test_flip_tta:
             writer.predictions("predictions_flip_tta", results.test_flip_tta, results.classes, files)
         writer.table("class_accuracy", *tables.class_accuracy(results))

@@ -30,15 +30,16 @@ class Summary(ReportCallback):
         ]
         if flip_tta:
             lines.append(f"with flip TTA  {flip_tta.accuracy:.2%}   loss {flip_tta.loss:.3f}")
+        if train:
+            count = f"{len(train)} images, not augmented"
+            lines.append(f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({count})")
         lines += [
-            f"train accuracy {train.accuracy:.2%}   loss {train.loss:.3f}   ({len(train)} images, not augmented)",
             f"weakest class  {results.classes[worst]}, {recall[worst]:.2%}",
             f"report         {writer.folder / 'index.html'}",
         ]
         if writer.tensorboards:
             found = shutil.which("tensorboard")
             command = "tensorboard" if found else str(Path(sys.executable).with_name("tensorboard"))
-            run = writer.folder.parent
-            logs = next((folder for folder in run.parents if folder.name == "lightning_logs"), run)
-            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(logs)])}")
+            runs = writer.folder.parents[1]  # of the recipe: another one's steps would stretch the axes
+            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(runs)])}")
         rank_zero_info("\n".join(lines))

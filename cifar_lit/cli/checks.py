@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from pytorch_lightning.utilities import rank_zero_warn
 
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
+from cifar_lit.models.resnet import Norm, Stem, smallest_strided
 from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
@@ -96,6 +99,25 @@ def check_trainer(trainer: Namespace) -> None:
         raise UsageError(
             "trainer.val_check_interval=0 would never validate; use a fraction of an epoch above 0.0 or a number of "
             "steps; data.val_size=0 trains without validation"
+        )
+
+
+def check_batch(data: ImageDataModule, processes: int, norm: Norm, stem: Stem) -> None:
+    """Refuse training batches of one image if BatchNorm would get a single value for each channel.
+
+    Warns if an epoch is a single step, as the recipes' batch sizes make it for a few hundred images.
+    """
+    images = min(data.batch_size, math.ceil(len(data.train_dataset) / processes))
+    if images == 1 and norm == "batch" and smallest_strided(data.image_size, stem) <= 2:  # halved by layer4 to 1 px
+        raise UsageError(
+            f"data.batch_size={data.batch_size}, {len(data.train_dataset)} training images, {processes} processes: "
+            "BatchNorm cannot train on one image whose feature maps have 1 px; use --data.batch_size 2 or more and "
+            "as many images, or --model.norm layer"
+        )
+    if data.batch_size * processes >= len(data.train_dataset):
+        rank_zero_warn(
+            f"each epoch is a single step: data.batch_size={data.batch_size} is not smaller than the number of "
+            f"training images, {len(data.train_dataset)}; use a smaller one, such as --data.batch_size 32"
         )
 
 

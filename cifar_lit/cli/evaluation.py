@@ -1,101 +1,172 @@
-"""The command line of `evaluate`: that of `fit`, with the configuration of a run as the default."""
+"""The command line of `evaluate`: a checkpoint, images with labels, and the parts of the report."""
 
+import os
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from itertools import zip_longest
-from pathlib import Path
+from typing import Any
 
-from pytorch_lightning.cli import LightningArgumentParser
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
-from cifar_lit.callbacks.report import find_report
-from cifar_lit.cli.arguments import take
-from cifar_lit.cli.options import FitCLI
+from cifar_lit.callbacks.report import ReportCallback, find_report
+from cifar_lit.cli import trainer as builder
+from cifar_lit.cli.arguments import parse_error
+from cifar_lit.cli.checks import as_list
+from cifar_lit.cli.options import GROUPS
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
-from cifar_lit.report.results import EpochRow, Provenance, RunResults
+from cifar_lit.models.resnet import smallest_strided
+from cifar_lit.report.comparison import flat
+from cifar_lit.report.results import EpochRow, Provenance, RunResults, data_options
 from cifar_lit.report.writer import ReportWriter
-from cifar_lit.training import run_folder
+from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import new_folder
 
-# Evaluation runs in one process, and logs nothing.
-OVERRIDES = ["--lr_find=0", "--trainer.logger=false", "--trainer.devices=1", "--trainer.num_nodes=1"]
-OVERRIDES += ["--trainer.strategy=auto", "--trainer.sync_batchnorm=false"]
+REPORT = {name: group for name, group in GROUPS.items() if issubclass(group, ReportCallback)}
+DATA = {"source", "root", "image_size", "train_eval_size", "num_workers", "mirrors", "cache_dir"}
+USAGE = "python -m cifar_lit.evaluate RUN [--OPTION VALUE ...]"
 
 
-class EvaluateCLI(FitCLI):
-    """Creates the report of a checkpoint, with the configuration of its run, without training."""
-
-    prog = "python -m cifar_lit.evaluate"
-    description = "Create figures and report again from a run or a checkpoint, on its own data or on others."
-    ckpt_path_help = (
-        "Required. Folder of a run (lightning_logs/RECIPE/version_N), for its best weights and its config.yaml, or a "
-        ".ckpt file. Loaded without running code from it."
+def build_parser() -> ArgumentParser:
+    """Return the parser."""
+    parser = ArgumentParser(
+        prog="python -m cifar_lit.evaluate",
+        usage=USAGE,
+        description="Create the report of a run or a checkpoint again, on its own test images or on others of the same "
+        "classes, which need no training images: with --data.source folder, ROOT/test/CLASS/ or ROOT/CLASS/ is enough. "
+        "Options that are not given are those of the run.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="Folder of a run (lightning_logs/RECIPE/version_N), for its best weights, its options and its data, or a "
+        ".ckpt file. Loaded without running code from it.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or next to the file.",
+    )
+    every = ArgumentParser()
+    every.add_class_arguments(ImageDataModule, "data")
+    skip = {name.removeprefix("data.") for name in vars(every.get_defaults().as_flat())} - DATA
+    parser.add_class_arguments(ImageDataModule, "data", skip=skip, instantiate=False)
+    for name, group in REPORT.items():
+        parser.add_class_arguments(group, name)
+    trainer = parser.add_argument_group("Device, limits and further parts of the report")
+    trainer.add_argument("--trainer.accelerator", type=str, default="auto", help="Device: `auto`, `cpu`, `gpu`, ...")
+    trainer.add_argument(
+        "--trainer.precision",
+        type=str | int | None,
+        default=None,
+        help="Default: the fastest safe one, as in training.",
+    )
+    for split in ("test", "train"):
+        limit = "A number of batches, or a fraction of the images; default: all."
+        trainer.add_argument(f"--trainer.limit_{split}_batches", type=int | float | None, default=None, help=limit)
+    trainer.add_argument(
+        "--trainer.callbacks", type=list[ReportCallback] | None, default=None, help="ReportCallbacks of your own."
+    )
+    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+    parser.link_arguments("gradcam.method", "page.method")
+    return parser
+
+
+class Evaluation:
+    """A checkpoint and the images to evaluate it on.
+
+    The training images are evaluated, too, if they are those of the run; no others are needed than test images.
+
+    Args:
+        args: Command-line arguments.
+
+    Raises:
+        UsageError: The run, an option or the images cannot be used.
+    """
 
     def __init__(self, args: Sequence[str]) -> None:
-        paths, _ = take(args, "--ckpt_path")
-        self.file = weights.find(paths[-1]) if paths else Path()
+        compat.hide_warnings()
+        compat.secure_jsonargparse()
+        parser = build_parser()
+        self.file = weights.find(_parse(parser, args).run, "RUN")
+        self.checkpoint = weights.read(self.file, "RUN")  # before the data, which may have to be downloaded
+        self.network = weights.build_network(self.checkpoint, self.file, "RUN")
         run = self.file.parent.parent
         config = run_folder.parts(run, "config.yaml")[-1]
         known = self.file.parent.name == "checkpoints" and config.is_file()
         self.folder = run if known else self.file.parent  # of the run, or of a checkpoint that belongs to no run
-        super().__init__([*(["--config", str(config)] if known else []), *args, *OVERRIDES])
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of `fit`, and the report's folder."""
-        parser.add_argument(
-            "--out",
-            type=str | None,
-            default=None,
-            help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or next to the file.",
+        saved = yaml.safe_load(config.read_text(encoding="utf-8")) if known else {}
+        saved["data"] = data_options(run, saved) if known else {"image_size": self.network.image_size}
+        options = flat(saved)
+        options["trainer.callbacks"] = [one for one in as_list(options.get("trainer.callbacks")) if _is_part(one)]
+        names = vars(parser.get_defaults().as_flat())
+        parser.set_defaults({name: value for name, value in options.items() if name in names})
+        self.options = _parse(parser, args)
+        built = parser.instantiate_classes(self.options)
+        self.changed = {k: v for k, v in vars(self.options.data).items() if v != saved["data"].get(k)}
+        self.saved_data = saved["data"]
+        self.data = ImageDataModule(**saved["data"] | self.changed)
+        self.data.load_state_dict(self.checkpoint["ImageDataModule"])  # the device that augmented its images
+        self._load_data(known)
+        torch.set_float32_matmul_precision("high")  # as in training
+        smallest = smallest_strided(self.data.image_size, self.checkpoint["hyper_parameters"]["stem"])
+        self.trainer = builder.build(
+            [*(built[name] for name in REPORT), *(built.trainer.callbacks or [])],
+            accelerator=self.options.trainer.accelerator,
+            devices=1,
+            precision=builder.choose_precision(self.options.trainer, smallest),
+            limit_test_batches=self.options.trainer.limit_test_batches,
+            limit_train_batches=self.options.trainer.limit_train_batches,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
         )
-        super().add_core_arguments_to_parser(parser)
 
-    def find_run(self, ckpt_path: str | None) -> None:
-        """Resume nothing."""
-
-    def before_instantiate_classes(self) -> None:
-        """Read the checkpoint before the data, which may have to be downloaded."""
-        if not self.config.ckpt_path:
-            raise UsageError(
-                "--ckpt_path is required: a run's folder (lightning_logs/RECIPE/version_N) or a .ckpt file"
-            )
-        self.checkpoint = weights.read(self.file)
-        self.config.model.weights = None  # those of the checkpoint replace them
-
-    def check_data(self) -> None:
-        """Refuse data of other classes than those of the checkpoint."""
-        ours = list(self.datamodule.splits.classes)
-        theirs = self.checkpoint.get("ImageDataModule", {}).get("classes", ours)
+    def _load_data(self, known: bool) -> None:
+        """Load the images; refuse other classes than those of the checkpoint."""
+        data, theirs = self.data, list(self.network.classes)
+        own = "root" not in self.changed and os.path.isdir(os.path.join(os.path.expanduser(data.root), "train"))
+        data.test_only = not known or (data.source == "folder" and not own)
+        ours = list(data.splits.classes)
         if theirs != ours:
             there, here = next(pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1])
             raise UsageError(
-                f"--ckpt_path {self.file}: it was trained on other classes than those of this data set ({there!r} "
-                f"instead of {here!r}; {len(theirs)} classes instead of {len(ours)}); use data (data.source, "
-                f"data.root) with the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+                f"RUN {self.file}: it was trained on other classes than those of this data set ({there!r} instead of "
+                f"{here!r}; {len(theirs)} classes instead of {len(ours)}); use data (--data.source, --data.root) with "
+                f"the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
             )
-        weights.load(self.model, self.checkpoint, self.file)
+        if not data.test_only and data.splits.train.fingerprint != self.checkpoint["ImageDataModule"]["train"]:
+            rank_zero_info("the training images are not those of this run; only the test images are evaluated")
+            data.test_only = True
 
     def evaluate(self) -> RunResults:
         """Evaluate the checkpoint; nothing is written."""
         checkpoint = self.checkpoint
-        self.datamodule.load_state_dict(checkpoint.get("ImageDataModule", {}))  # the device that augmented its images
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
         provenance = Provenance.load(self.folder) if (self.folder / "provenance.json").exists() else None
         results = evaluate_network(
             self.trainer,
-            self.datamodule,
-            self.model.net,
+            self.data,
+            self.network.net,
             name=run_name(self.folder),
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
             epochs=[EpochRow(**row) for row in rows],
             provenance=provenance,
             flip_tta=find_report(self.trainer).flip_tta,
         )
-        return replace(results, provenance=replace(results.provenance, report_command=hardware.command("evaluate")))
+        return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))
 
     def report(self, results: RunResults) -> None:
         """Write all parts of the report.
@@ -103,7 +174,29 @@ class EvaluateCLI(FitCLI):
         Raises:
             RunError: Parts of it failed; the others are complete.
         """
-        writer = ReportWriter(new_folder(self.config.out, "evaluation", self.folder))
+        writer = ReportWriter(new_folder(self.options.out, "evaluation", self.folder))
         find_report(self.trainer).write(results, writer)
-        writer.text("config.yaml", self.parser.dump(self.config, skip_unset=False))
+        options = {name: value for name, value in self.options.as_dict().items() if name not in ("run", "out")}
+        changed = {k: os.path.abspath(v) if k in run_folder.PATHS else v for k, v in self.changed.items()}
+        writer.text("config.yaml", yaml.safe_dump(options | {"data": self.saved_data | changed}, sort_keys=False))
         writer.raise_if_failed("the other parts are complete")
+
+
+def _is_part(callback: dict[str, Any]) -> bool:
+    """Return whether an item of `trainer.callbacks` is a part of the report; True if it cannot be imported."""
+    module, _, name = callback["class_path"].rpartition(".")
+    try:
+        return issubclass(getattr(import_module(module), name), ReportCallback)
+    except (ImportError, AttributeError):
+        return True
+
+
+def _parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
+    """Parse arguments, with short errors."""
+    try:
+        options: Namespace = parser.parse_args(args)
+    except ArgumentError as error:
+        names = vars(parser.get_defaults(skip_validation=True).as_flat())
+        first, *_ = str(parse_error(str(error), names)).splitlines()
+        raise UsageError(f"{first}; usage: {USAGE}\n--help lists all options") from None
+    return options

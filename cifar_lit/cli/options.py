@@ -23,7 +23,7 @@ from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
 from cifar_lit.cli.arguments import ADVICE, parse_error, take
 from cifar_lit.cli.callbacks import check_callbacks
-from cifar_lit.cli.checks import check
+from cifar_lit.cli.checks import check, check_batch
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import compat, distributed, run_folder
@@ -113,6 +113,9 @@ class FitCLI(LightningCLI):
             saved = self.parse(parser, ["--config", config])
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
+            for name in run_folder.PATHS:
+                if merged.data[name] == saved.data[name]:
+                    merged.data[name] = run_folder.data_path(self.start.run, saved.data[name])
         check(self.config)
         check_callbacks(self.config)
 
@@ -154,14 +157,15 @@ class FitCLI(LightningCLI):
             "--process_timeout",
             type=int,
             default=600,
-            help="With several processes: seconds, 1 or more, that a process waits for another that does not answer "
-            "before the run ends with an error.",
+            help="Seconds, 1 or more, to wait for another training process, or for the next batch of the worker "
+            "processes, before the run ends with an error.",
         )
         for name, group in GROUPS.items():
             parser.add_lightning_class_args(group, name)
         compat.set_instantiators(parser, [(partial(self.create, name), kind, True) for name, kind in BUILT.items()])
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+        parser.link_arguments("process_timeout", "data.process_timeout")
         parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -218,6 +222,8 @@ class FitCLI(LightningCLI):
         Raises:
             RunError: The training failed, or parts of the report.
         """
+        options = self.config.model
+        check_batch(self.datamodule, self.trainer.world_size, options.norm, options.stem)
         writes = not self.config.trainer.fast_dev_run
         run = Training(
             self.trainer,
@@ -230,10 +236,11 @@ class FitCLI(LightningCLI):
             record_lr_range=find_report(self.trainer).record_lr_range,
             process_timeout=self.process_timeout,
         ).run()
+        advice = "a complete training would fail in the same way after its last epoch"
         if run:
-            command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
+            command = hardware.repeatable("evaluate", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
-            find_report(self.trainer).raise_if_failed(advice)
+        find_report(self.trainer).raise_if_failed(advice)
 
 
 def with_configs(configs: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ TRAINING |= {"trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "tr
 TRAINING |= {"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.val_check_interval"}
 TRAINING |= {"trainer.check_val_every_n_epoch"}
 NOT_TRAINING = {"data.root", "data.mirrors", "data.cache_dir", "data.num_workers", "data.train_eval_size"}
-NOT_TRAINING |= {"data.batch_size", "model.compile"}  # the batch size: see check_processes
+NOT_TRAINING |= {"data.process_timeout", "data.batch_size", "model.compile"}  # the batch size: see check_processes
 LENGTH = {"trainer.max_epochs", "trainer.max_steps"}  # for schedules that are planned for it
 LISTS = ("trainer.callbacks", "trainer.logger", "trainer.plugins")  # which `+=` extends
 EXACT = ("processes", "precision", "threads", "cpu", "gpus", "torch")  # equal, or the result differs in rounding

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -30,13 +31,16 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
         config: All options.
         trainer: The Trainer's options, with callbacks and plugins instantiated.
     """
-    chosen: dict[str, Any] = {"precision": choose_precision(config)}
+    smallest = smallest_strided(config.data.image_size, config.model.stem)
+    chosen: dict[str, Any] = {"precision": choose_precision(trainer, smallest)}
     if trainer.benchmark is None and not trainer.deterministic:
         chosen["benchmark"] = True  # for cuDNN: all batches but the last have the same shape
     if trainer.logger in (None, True):
         chosen["logger"] = RunTensorBoardLogger()
     if not any(isinstance(plugin, CheckpointIO) for plugin in as_list(trainer.plugins)):
         chosen["plugins"] = [*as_list(trainer.plugins), AtomicCheckpointIO()]
+    if trainer.enable_model_summary is None:
+        chosen["enable_model_summary"] = False  # EpochHistory prints the number of parameters
     bar = any(isinstance(callback, ProgressBar) for callback in as_list(trainer.callbacks))
     if trainer.enable_progress_bar is None and not bar and not sys.stderr.isatty():
         chosen["enable_progress_bar"] = False  # a log file gets one line for each epoch
@@ -47,17 +51,18 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
     return chosen
 
 
-def choose_precision(config: Namespace) -> str | int:
-    """Return the given precision if it is safe; by default print and return the fastest that is."""
-    device = hardware.choose_device(str(config.trainer.accelerator))
-    smallest = smallest_strided(config.data.image_size, config.model.stem)
-    given: str | int | None = config.trainer.precision
+def choose_precision(trainer: Namespace, smallest: int) -> str | int:
+    """Return the given precision if it is safe; by default print and return the fastest that is.
+
+    Args:
+        trainer: The Trainer's options.
+        smallest: Height and width in px of the smallest input of a strided convolution.
+    """
+    device = hardware.choose_device(str(trainer.accelerator))
+    given: str | int | None = trainer.precision
     if given is None:
-        precision, reason = hardware.choose_precision(device, smallest)
-        rank_zero_info(
-            f"device {reason}; precision {precision} (trainer.precision), memory format "
-            f"{config.model.memory_format} (model.memory_format)"
-        )
+        precision, reason = hardware.choose_precision(device, smallest, gpu_indices(trainer.get("devices", 1)))
+        rank_zero_info(f"device {reason}; precision {precision} (trainer.precision)")
         return precision
     if re.search("bf16|^16", str(given)) and hardware.corrupts_bfloat16_gradients(device, smallest):
         raise UsageError(
@@ -65,6 +70,14 @@ def choose_precision(config: Namespace) -> str | int:
             "trainer.precision=32-true, a larger data.image_size or model.stem=cifar"
         )
     return given
+
+
+def gpu_indices(devices: int | str | list[int]) -> list[int]:
+    """Return the CUDA devices that `Trainer(devices=...)` uses; none if it refuses the value."""
+    try:
+        return CUDAAccelerator.parse_devices(-1 if devices == "auto" else devices) or []
+    except (MisconfigurationException, TypeError, ValueError):
+        return []
 
 
 def build(callbacks: list[Callback], **options: Any) -> Trainer:
@@ -105,7 +118,8 @@ def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback
     figures = [part for part in report if part not in page]
     last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
     ours = [RunFolder(), ValidationCheck(), *(callback for callback in callbacks if callback not in [*report, *last])]
-    ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, parts.Summary()])]
+    summary = [] if options.get("fast_dev_run") else [parts.Summary()]  # scores of a few steps say nothing
+    ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, *summary])]
     if options.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in ours):
         ours.append(parts.ProgressBar())
     return ours if options.get("enable_checkpointing") is False else [*ours, *last]

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lit.data.augment.config import AugmentConfig, check_option
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
-from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Key
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, ignore_signals
-from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, stratified_split
+from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Key, at_least_min_std
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on, fitting_workers, ignore_signals
+from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, train_val_split
 from cifar_lit.data.sources import SourceOptions, load
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import available_cores
 
 
@@ -30,8 +30,9 @@ class ImageDataModule(LightningDataModule):
         root: The download folder of cifar10 and cifar100; for `folder`, the folder with `train/<class>/*` and
             `test/<class>/*` (or `val`, or `valid`).
         image_size: Height and width of the network's input in pixels, 8 to 4096; other images are resized.
-        val_size: Training images held out for validation, stratified by class, 0 or more; 0 trains on all images and
-            keeps the last weights.
+        val_size: Training images held out for validation, stratified by class: their number, 0 or more, or a fraction
+            such as 0.1. At least one image of each class is trained on. 0 trains on all images and keeps the last
+            weights.
         train_eval_size: Training images evaluated at the end without augmentation, to compare with the test set,
             stratified by class, 1 or more.
         batch_size: Batch size per process, 1 to 1,000,000.
@@ -39,12 +40,17 @@ class ImageDataModule(LightningDataModule):
             the device and augments entire batches there, with the same distribution; `auto` is `device` on a CUDA GPU
             if the images fit into half of its free memory, and `workers` otherwise.
         num_workers: Worker processes per training process, 0 to 256; 0 loads in the training process. Default: the
-            available cores divided by the training processes of the machine, at most 8.
+            available cores divided by the training processes of the machine, at most 8. Fewer are used if their
+            batches do not fit into the shared memory, /dev/shm.
         mirrors: URLs (http, https, file) of the archive, or, with a trailing `/`, of a folder that contains it; tried
             in turn before the original URL.
         cache_dir: Folder for the caches of decoded image folders.
+        process_timeout: Seconds to wait for the next batch of the workers before the training fails, 1 or more.
         seed: Seed of the validation split, the order and the augmentation. Default: that of seed_everything.
         **augment: The options of AugmentConfig.
+
+    Attributes:
+        test_only: Whether the training images are not used; set it before the first access to the images.
     """
 
     def __init__(
@@ -52,19 +58,21 @@ class ImageDataModule(LightningDataModule):
         source: str = "cifar10",
         root: str = "data",
         image_size: int = 32,
-        val_size: int = 5000,
+        val_size: int | float = 5000,
         train_eval_size: int = 2000,
         batch_size: int = 512,
         augment_on: Literal["auto", "workers", "device"] = "auto",
         num_workers: int | None = None,
         mirrors: list[str] | None = None,
         cache_dir: str = "data/cache",
+        process_timeout: int = 600,
         seed: int | None = None,
         **augment: Any,
     ) -> None:
         super().__init__()
         check_option("image_size", image_size, 8 <= image_size <= 4096, "8 to 4096")
-        check_option("val_size", val_size, val_size >= 0, "0 or more")
+        usable = val_size >= 0 and (isinstance(val_size, int) or val_size < 1)
+        check_option("val_size", val_size, usable, "0 or more images, or a fraction below 1")
         check_option("train_eval_size", train_eval_size, train_eval_size >= 1, "1 or more")
         check_option("batch_size", batch_size, 1 <= batch_size <= 1_000_000, "1 to 1,000,000")
         check_option("num_workers", num_workers, num_workers is None or 0 <= num_workers <= 256, "0 to 256")
@@ -77,18 +85,21 @@ class ImageDataModule(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on = augment_on
+        self.test_only = False
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
         self.mirrors = mirrors or []
         self.cache_dir = cache_dir
+        self.process_timeout = process_timeout
         # seed_everything documents that it stores the global seed in this variable.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
     @cached_property
     def splits(self) -> DataSplits:
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
-        options = SourceOptions(self.root, self.image_size, self.mirrors, self.cache_dir, self._num_workers())
-        return load(self.source, options)
+        workers, timeout = self._num_workers(), self.process_timeout
+        options = (self.root, self.image_size, self.mirrors, self.cache_dir, workers, timeout, self.test_only)
+        return load(self.source, SourceOptions(*options))
 
     @property
     def num_classes(self) -> int:
@@ -100,20 +111,14 @@ class ImageDataModule(LightningDataModule):
         """Channel means of the training images, in 0..1."""
         return self.splits.mean
 
-    @property
+    @cached_property
     def std(self) -> Channels:
-        """Channel standard deviations of the training images, in 0..1."""
-        return self.splits.std
+        """Channel standard deviations of the training images, in 0..1; at least one gray level."""
+        return at_least_min_std(self.splits.std)
 
     @cached_property
     def _train_val_indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        labels = self.splits.train.labels
-        if self.val_size >= len(labels):
-            raise UsageError(
-                f"data.val_size={self.val_size} leaves no training images: {self.source} has {len(labels)}; use fewer, "
-                f"for example --data.val_size {len(labels) // 10}"
-            )
-        return stratified_split(labels, self.val_size, self.seed)
+        return train_val_split(self.splits.train.labels, self.splits.classes, self.val_size, self.seed)
 
     @cached_property
     def train_dataset(self) -> ImageDataset:
@@ -166,25 +171,19 @@ class ImageDataModule(LightningDataModule):
         device = self._device()
         self._on_device = self._augments_on_device()
         if not self._on_device:
-            workers = self._num_workers()
+            batch_bytes = min(self.batch_size, len(sampler)) * 3 * self.image_size**2
+            workers = fitting_workers(self._num_workers(), batch_bytes, self._local_processes())
             rank_zero_info(f"augmenting in {workers} worker processes (data.augment_on, data.num_workers)")
-            options = {"persistent_workers": workers > 0, "worker_init_fn": ignore_signals}
-            return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last, num_workers=workers, **options)
+            options = {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": ignore_signals}
+            options["timeout"] = self.process_timeout if workers else 0
+            return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last, **options)
         rank_zero_info(f"augmenting on {device}, without worker processes (data.augment_on)")
         augmentation = DeviceAugmentation(self.augment, self.mean)
-        try:
-            return DeviceLoader(dataset, sampler, augmentation, self.batch_size, drop_last, device)
-        except torch.OutOfMemoryError:
-            raise RunError(
-                f"data.augment_on=device: {len(dataset)} images do not fit into the memory of {device}; use "
-                "--data.augment_on workers"
-            ) from None
+        return DeviceLoader(dataset, sampler, augmentation, self.batch_size, drop_last, device)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return batches of the held-out images; an empty list if there are none."""
-        if not self.val_size:
-            return []
-        return self._eval_loader(self.val_dataset, "data.val_size")
+        return self._eval_loader(self.val_dataset, "data.val_size") if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return batches of the test images, in order."""
@@ -226,17 +225,16 @@ class ImageDataModule(LightningDataModule):
             return self.augment_on == "device"
         if self._on_device is not None:  # later there is less free memory
             return self._on_device
-        device = self._device()
-        if device.type != "cuda":
-            return False
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        fits = len(self.train_dataset) * self.image_size**2 * 4 < free_bytes / 2
+        fits = fits_on(self._device(), len(self.train_dataset), self.image_size)
         return self.trainer.strategy.broadcast(fits) if self.trainer else fits
 
     def _num_workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return max(1, min(8, available_cores() // (self.trainer.num_devices if self.trainer else 1)))
+        return max(1, min(8, available_cores() // self._local_processes()))
+
+    def _local_processes(self) -> int:
+        return self.trainer.num_devices if self.trainer else 1
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -248,5 +246,4 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _rank(self) -> tuple[int, int]:
-        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

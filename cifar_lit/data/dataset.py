@@ -1,7 +1,7 @@
 """Splits of a data set, and the Dataset that yields batches of them."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,6 +21,7 @@ from cifar_lit.data.augment.config import augmentation_key
 Channels = tuple[float, ...]
 Images = NDArray[np.uint8]
 Key = tuple[int, int]  # (epoch, position in the dataset)
+MIN_STD = 1 / 255  # one gray level: divided by less, a few different pixels would become values of thousands
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def channel_statistics(images: Images) -> tuple[Channels, Channels]:
     return mean, std
 
 
+def at_least_min_std(std: Channels) -> Channels:
+    """Return standard deviations of red, green and blue with those below MIN_STD replaced by it, and warn of them."""
+    if constant := [name for name, value in zip(("red", "green", "blue"), std, strict=True) if value < MIN_STD]:
+        rank_zero_warn(
+            f"the training images are (almost) constant in {', '.join(constant)}: standardized with one gray level as "
+            "the standard deviation; if this is not intended, check the images in data.root"
+        )
+    return tuple(max(value, MIN_STD) for value in std)
+
+
 class Batch(NamedTuple):
     """One batch of a data loader.
 
@@ -114,7 +126,7 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset[Batch]):
-    """A subset of a split that returns entire batches.
+    """A subset of a split: `dataset[0]` is an image, its label and its index, `dataset.batch` returns several at once.
 
     Args:
         split: The images.
@@ -140,7 +152,17 @@ class ImageDataset(Dataset[Batch]):
         """Return the size of the subset."""
         return len(self.indices)
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __getitem__(self, key: int | Key) -> Batch:
+        """Return image `(H, W, 3)`, label and index at a position, as in the first epoch; or of (epoch, position)."""
+        return Batch(*(values[0] for values in self.batch([key if isinstance(key, tuple) else (0, key)])))
+
+    def __getitems__(self, keys: list[int] | list[Key]) -> Batch | list[Batch]:
+        """Return a batch of (epoch, position) pairs, or for the positions of other samplers a list of images."""
+        if isinstance(keys[0], tuple):
+            return self.batch(keys)
+        return [self[key] for key in keys]
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
         """Return the images of the given (epoch, position) pairs."""
         epochs, positions = zip(*keys, strict=True)
         indices = self.indices[list(positions)]
@@ -152,4 +174,4 @@ class ImageDataset(Dataset[Batch]):
 
     def fetch(self, positions: NDArray[np.int64]) -> Batch:
         """Return the images at the given positions, as in the first epoch."""
-        return self.__getitems__([(0, position) for position in positions.tolist()])
+        return self.batch([(0, position) for position in positions.tolist()])

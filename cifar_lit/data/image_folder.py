@@ -9,23 +9,26 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.decode import Listing, decode_all
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import fsync_dir
+from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
-VERSION = 3  # of the cache; increase it when decoding or the format of the cache changes
+VERSION = 4  # of the cache; increase it when decoding or the format of the cache changes
 
 
-def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) -> DataSplits:
+def load_folder(
+    root: str, image_size: int, cache_dir: str, num_workers: int, timeout_s: int = 600, test_only: bool = False
+) -> DataSplits:
     """Load `root/train/<class>/*` and `root/test/<class>/*` (or `val`, or `valid`) through the cache.
 
     Args:
@@ -33,28 +36,32 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
         image_size: Height and width in pixels; images are resized and center-cropped.
         cache_dir: The folder of the caches; this one is `<name of root>-<hash>`.
         num_workers: Processes that decode images; 0 decodes in the calling process.
+        timeout_s: How long to wait for one of them, in seconds.
+        test_only: Whether to load no training images; `root/<class>/*` is then enough.
 
     Returns:
         Read-only memory maps of the decoded images.
 
     Raises:
         UsageError: The folder has another layout, or images are unreadable.
-        RunError: The cache cannot be written.
+        RunError: The cache cannot be written, or a process does not answer.
         OSError: The disk is full.
     """
     if not root:
         raise UsageError("data.root is empty: set --data.root to the folder with the images")
     root = os.path.realpath(os.path.expanduser(root))
-    train, test, fingerprint = scan(root, image_size)
-    digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}"), digest_size=4).hexdigest()
-    cache = Path(cache_dir, f"{os.path.basename(root)}-{digest}")
+    train, test, fingerprint = scan(root, image_size, test_only)
+    kind = "\0test" if test_only else ""
+    digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}{kind}"), digest_size=4).hexdigest()
+    name = os.fsencode(os.path.basename(root))[:200].decode(errors="ignore")  # with suffixes, at most 255 bytes
+    cache = Path(cache_dir, f"{name}-{digest}")
     if splits := _open(cache, fingerprint):  # without the lock, so that a read-only cache is usable
         return splits
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
+        with file_lock(f"{cache}.lock"):
             if not (splits := _open(cache, fingerprint)):  # another process may have built it meanwhile
-                _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers)
+                _build(cache, {"train": train, "test": test}, fingerprint, image_size, num_workers, timeout_s)
                 splits = _open(cache, fingerprint)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise RunError(f"data.cache_dir={cache_dir}: {error.strerror}; use a writable folder") from error
@@ -62,75 +69,109 @@ def load_folder(root: str, image_size: int, cache_dir: str, num_workers: int) ->
     return splits
 
 
-def scan(root: str, image_size: int) -> tuple[Listing, Listing, str]:
+def scan(root: str, image_size: int, test_only: bool = False) -> tuple[Listing, Listing, str]:
     """List the images of both splits.
 
     Returns:
-        The training images, the test images, and a fingerprint of their files and of how they will be decoded.
+        The training images (none if `test_only`), the test images, and a fingerprint of their files and of how they
+        will be decoded.
 
     Raises:
         UsageError: A split is missing, empty or not readable, or the splits have different classes.
     """
-    layout = "it must contain train/<class>/ and test/<class>/ with images"
+    needed = "test/<class>/, or <class>/," if test_only else "train/<class>/ and test/<class>/"
+    layout = f"it must contain {needed} with images"
     if not os.path.isdir(root):
         raise UsageError(f"data.root={root} is not an existing folder; {layout}")
     folders = [name for name in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, name))]
+    if test_only and folders != ["train"]:
+        folders = ["train", *([name for name in folders if name != "train"] or ["."])]
     if "train" not in folders or len(folders) == 1:
         missing = "test (nor val, nor valid)" if folders == ["train"] else "train"
         raise UsageError(f"data.root={root} has no folder {missing}; {layout}")
-    if folders != ["train", "test"]:
+    if folders[1:] not in (["test"], ["."]):
         print(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})", file=sys.stderr)
     digest = hashlib.blake2b(f"{VERSION} {image_size}".encode(), digest_size=16)
     try:
-        train, test = (_list_images(os.path.join(root, name), digest) for name in folders[:2])
+        listings = [_list_images(os.path.join(root, name), digest) for name in folders[test_only:2]]
     except OSError as error:
         raise UsageError(f"data.root: {error.filename} cannot be read: {error.strerror}") from error
+    test = listings[-1]
+    train = replace(test, files=[], labels=test.labels[:0]) if test_only else listings[0]
     if different := sorted(set(train.classes) ^ set(test.classes)):
         names = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
-        raise UsageError(f"data.root={root}: train and {folders[1]} must have the same classes; only one has {names}")
+        raise UsageError(
+            f"data.root={root}: train and {folders[1]} must have the same classes, but only one has {names}; add "
+            "images of these classes to the other, or remove them"
+        )
     if invalid := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
         raise UsageError(f"data.root={root}: the class name {invalid[0]!r} is not UTF-8; rename the folder")
     if len(train.classes) < 2:
-        raise UsageError(f"data.root={root}: train needs at least two class folders, got {train.classes}")
+        raise UsageError(f"data.root={root}: {folders[test_only]} needs at least two class folders, got {test.classes}")
     return train, test, digest.hexdigest()
 
 
 def _list_images(folder: str, digest: Any) -> Listing:
     """List the images of a split, and add their names, sizes and modification times to the digest."""
-    classes = sorted(n for n in os.listdir(folder) if n[0] != "." and os.path.isdir(os.path.join(folder, n)))
+    names: dict[str, list[str]] = {}  # the folders of each class; macOS decomposes letters with accents, others do not
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        above = Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))  # by a link
+        if name[0] != "." and os.path.isdir(path) and not above:
+            names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    classes = sorted(names)
     files: list[str] = []
     counts = []
     ignored = []
     for name in classes:
-        found = _walk(folder, name)
+        found = [f"{part}/{file}" for part in names[name] for file in walk(os.path.join(folder, part))]
         images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             path = os.path.join(folder, name)
-            raise UsageError(f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some or remove it")
+            raise UsageError(
+                f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some, or remove the class "
+                f"{name} from the training and the test images"
+            )
         for file in images:
             status = os.stat(os.path.join(folder, file))
             digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         files += images
         counts.append(len(images))
         ignored += sorted(set(found) - set(images))
-    if ignored:
-        examples = f"{ignored[0]}, ..."
-        print(f"{folder}: ignoring {len(ignored)} files that are not PNG, JPEG or WebP ({examples})", file=sys.stderr)
+    print_ignored(folder, ignored)
     digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def _walk(folder: str, name: str) -> list[str]:
-    """Return all files in `folder/name` and its subfolders, relative to `folder`, without hidden ones, sorted."""
+def print_ignored(folder: str, files: list[str]) -> None:
+    """Name some of the files in a folder that are not images."""
+    if files:
+        names = ", ".join(files[:3]) + ", ..." * (len(files) > 3)
+        print(f"{folder}: ignoring {len(files)} files that are not PNG, JPEG or WebP ({names})", file=sys.stderr)
+
+
+def walk(folder: str) -> list[str]:
+    """Return all files in a folder and its subfolders, relative to it, without hidden ones, sorted.
+
+    Links to folders are followed; a folder that is reached twice is listed once, and those above `folder` never.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     files: list[str] = []
-    for path, subfolders, names in os.walk(os.path.join(folder, name), onerror=fail):  # links are not followed
-        subfolders[:] = [subfolder for subfolder in subfolders if subfolder[0] != "."]
+    seen = {str(parent) for path in (folder, os.path.realpath(folder)) for parent in Path(path).absolute().parents}
+    for path, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
+        subfolders[:] = sorted(subfolder for subfolder in subfolders if subfolder[0] != ".")
+        if (real := os.path.realpath(path)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         prefix = os.path.relpath(path, folder).replace(os.sep, "/")
-        files += [f"{prefix}/{file}" for file in names if file[0] != "."]
+        files += [file if prefix == "." else f"{prefix}/{file}" for file in names if file[0] != "."]
     return sorted(files, key=lambda file: file.split("/"))
 
 
@@ -154,7 +195,9 @@ def _open(cache: str | Path, fingerprint: str) -> DataSplits | None:
         return None
 
 
-def _build(cache: Path, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int) -> None:
+def _build(
+    cache: Path, splits: dict[str, Listing], fingerprint: str, image_size: int, num_workers: int, timeout_s: int
+) -> None:
     """Decode both splits into a temporary folder, then move it to `cache`."""
     building = cache.with_name(f"{cache.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # from a killed process
@@ -162,14 +205,21 @@ def _build(cache: Path, splits: dict[str, Listing], fingerprint: str, image_size
     try:
         unreadable = []
         for name, listing in splits.items():
-            unreadable += decode_all(listing, str(building / f"{name}_images.npy"), image_size, num_workers)
+            file = str(building / f"{name}_images.npy")
+            unreadable += decode_all(listing, file, image_size, num_workers, timeout_s)
             np.save(building / f"{name}_labels.npy", listing.labels)
-            with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write("\0".join(listing.files))
+            with open(building / f"{name}_files.txt", "w", encoding="utf-8", errors="surrogateescape") as names:
+                names.write("\0".join(listing.files))
+        listed = cache.with_name(f"{cache.name}.unreadable.txt")
+        listed.unlink(missing_ok=True)
         if unreadable:
-            shown = "\n  ".join([*unreadable[:5], *["..."] * (len(unreadable) > 5)])
+            shown = "\n  ".join(unreadable[:5])
+            if len(unreadable) > 5:
+                atomic_write_text(listed, "".join(f"{line}\n" for line in unreadable))
+                shown += f"\n  ... all are listed in {listed}"
             raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")
-        mean, std = channel_statistics(np.load(building / "train_images.npy", mmap_mode="r"))
+        measured = "train" if splits["train"].files else "test"
+        mean, std = channel_statistics(np.load(building / f"{measured}_images.npy", mmap_mode="r"))
         meta = {"fingerprint": fingerprint, "classes": splits["train"].classes, "mean": mean, "std": std}
         (building / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         for path in building.iterdir():

@@ -1,17 +1,26 @@
 """Data loaders: batches from worker processes, or from images that are stored on the device."""
 
+import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
-from cifar_lit.data.dataset import Batch, ImageDataset
+from cifar_lit.data.dataset import Batch, ImageDataset, Split
 from cifar_lit.data.sampling import TrainSampler
+from cifar_lit.utils.errors import RunError
+from cifar_lit.utils.hardware import free_shared_memory
 
+WAITING = 2  # batches of each worker that may wait in shared memory: torch's prefetch_factor
+IN_USE = 2  # batches in shared memory that the training has already: the current and the next one
 AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch fewer kernels
 
 
@@ -26,10 +35,18 @@ class LazyDataLoader(DataLoader[Batch]):
     """
 
     data_time_s = 0.0
+    others: Sequence[BaseProcess] | None = None  # child processes that are not our workers
 
     def __iter__(self) -> Any:
-        """Yield the batches."""
-        yield from _timed(self, super().__iter__)
+        """Yield the batches; if a worker has died or does not answer, end all: they ignore SIGTERM."""
+        if self.others is None:
+            self.others = multiprocessing.active_children()
+        try:
+            yield from _timed(self, super().__iter__)
+        except RuntimeError:
+            for worker in {*multiprocessing.active_children()} - {*self.others}:
+                worker.kill()
+            raise
 
 
 class DeviceLoader:
@@ -47,6 +64,9 @@ class DeviceLoader:
 
     Attributes:
         data_time_s: Total time spent waiting for batches, in seconds; on a GPU the time to launch the kernels.
+
+    Raises:
+        RunError: The images do not fit into the device's memory.
     """
 
     def __init__(
@@ -64,7 +84,16 @@ class DeviceLoader:
         self.drop_last = drop_last
         self.device = device
         self.data_time_s = 0.0
-        split, indices = dataset.split, dataset.indices
+        try:
+            self._store(dataset.split, dataset.indices)
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"data.augment_on=device: {len(dataset)} images do not fit into the memory of {device}; use "
+                "--data.augment_on workers"
+            ) from None
+
+    def _store(self, split: Split, indices: NDArray[np.int64]) -> None:
+        device, batch_size = self.device, self.batch_size
         self.packed = torch.empty(len(indices), *split.images.shape[1:3], dtype=torch.int32, device=device)
         self.chunk_size = max(1, AUGMENTED_PIXELS // self.packed[0].numel() // batch_size) * batch_size
         for start in range(0, len(indices), self.chunk_size):  # in chunks: a memory map may be larger than the memory
@@ -106,6 +135,43 @@ def _timed(loader: LazyDataLoader | DeviceLoader, start: Callable[[], Iterator[B
 def as_is(batch: Any) -> Any:
     """Collate nothing: ImageDataset already returns batches."""
     return batch
+
+
+def fits_on(device: torch.device, count: int, image_size: int) -> bool:
+    """Return whether images, packed into 4 bytes per pixel, fit into half of the free memory of a CUDA GPU."""
+    return device.type == "cuda" and count * image_size**2 * 4 < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
+    """Return how many of the workers can be used without filling the shared memory, which would lose batches.
+
+    Args:
+        workers: Of each training process.
+        batch_bytes: Size of a batch.
+        processes: Training processes on this machine.
+    """
+    free = free_shared_memory()
+    if free is None or not workers:
+        return workers
+    fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // WAITING)
+    if fitting < workers:
+        rank_zero_warn(
+            f"{fitting} worker processes instead of {workers} (data.num_workers): the batches of more do not fit into "
+            f"/dev/shm, of which {free / 2**20:.0f} MiB are free; enlarge it (docker run --shm-size 1g)"
+        )
+    return fitting
+
+
+def worker_failure(error: RuntimeError) -> str | None:
+    """Return the message for an error of torch about a worker that died or did not answer; None for other errors."""
+    text = " ".join(str(error).split())
+    if "DataLoader timed out" in text:
+        problem = "the data loader workers do not answer (process_timeout)"
+    elif "DataLoader worker" in text:
+        problem = f"a data loader worker has died ({text[:200]})"
+    else:
+        return None
+    return f"{problem}, perhaps for lack of memory or of shared memory (/dev/shm); reduce data.num_workers, 0 uses none"
 
 
 def ignore_signals(worker_id: int) -> None:

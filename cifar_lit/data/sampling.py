@@ -1,12 +1,14 @@
 """Which images are used, in which order, by which process, and how many at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DistributedSampler
 
 from cifar_lit.data.dataset import ImageDataset, Key
+from cifar_lit.utils.errors import UsageError
 
 MAX_EVAL_BATCH = 256
 MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
@@ -22,7 +24,8 @@ def eval_batch_size(image_size: int) -> int:
 def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
     """Split the positions 0..N-1 into the rest and `size` held-out ones.
 
-    The classes are held out in proportion to their counts, to within 1 (roughly, for many tiny classes).
+    The classes are held out in proportion to their counts, to within 1 (roughly, for many tiny classes), but the last
+    image of each only if `size` leaves none but such.
 
     Args:
         labels: Shape `(N,)`, int64.
@@ -42,8 +45,40 @@ def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, In
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     ranks = np.arange(len(labels)) - np.repeat(starts, counts)
     quantiles = (ranks + 0.5) / np.repeat(counts, counts)  # spreads each class evenly over 0..1
+    quantiles[starts + counts - 1] = 1
     chosen = np.argsort(quantiles, kind="stable")[:size]
     return np.sort(np.delete(order, chosen)), np.sort(order[chosen])
+
+
+def train_val_split(labels: Indices, classes: Sequence[str], val_size: float, seed: int) -> tuple[Indices, Indices]:
+    """Split the training images into those to train on, at least one of each class, and the held-out ones.
+
+    Args:
+        labels: Shape `(N,)`, int64.
+        classes: The class names.
+        val_size: Number of held-out images, or their fraction, above 0 and below 1.
+        seed: Seed of the selection, 0 or more.
+
+    Returns:
+        Two sorted int64 arrays of positions.
+
+    Raises:
+        UsageError: Too many images are held out.
+    """
+    size = max(1, round(val_size * len(labels))) if 0 < val_size < 1 else int(val_size)
+    most = len(labels) - len(np.unique(labels))
+    if size > most:
+        raise UsageError(
+            f"data.val_size={val_size} does not leave a training image of each class: there are {len(labels)} images; "
+            f"use fewer, for example --data.val_size {min(most, len(labels) // 10)}"
+        )
+    single = [classes[label] for label in np.flatnonzero(np.bincount(labels) == 1).tolist()]
+    if single and size:
+        rank_zero_warn(
+            f"{len(single)} classes have a single training image, which is not held out: validation (data.val_size) "
+            f"does not see {', '.join(single[:5])}{', ...' * (len(single) > 5)}"
+        )
+    return stratified_split(labels, size, seed)
 
 
 class TrainSampler(DistributedSampler[Key]):

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.image_folder import TEST_FOLDERS, load_folder
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.files import file_lock
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class SourceOptions:
         mirrors: URLs of the archive, or, with a trailing `/`, of a folder that contains it; tried before the original.
         cache_dir: Folder for caches of decoded images (folder).
         num_workers: Processes that decode images (folder); 0 decodes in the calling process.
+        process_timeout: How long to wait for one of them, in seconds.
+        test_only: Whether the training images are not needed; a folder may then lack them.
     """
 
     root: str
@@ -39,6 +41,8 @@ class SourceOptions:
     mirrors: Sequence[str] = ()
     cache_dir: str = "data/cache"
     num_workers: int = 0
+    process_timeout: int = 600
+    test_only: bool = False
 
 
 class Source(NamedTuple):
@@ -67,7 +71,8 @@ def load(source: str, options: SourceOptions) -> DataSplits:
 
 
 def _folder(options: SourceOptions) -> DataSplits:
-    return load_folder(options.root, options.image_size, options.cache_dir, options.num_workers)
+    size, workers, timeout = options.image_size, options.num_workers, options.process_timeout
+    return load_folder(options.root, size, options.cache_dir, workers, timeout, options.test_only)
 
 
 def _digits(options: SourceOptions) -> DataSplits:
@@ -110,7 +115,7 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
             )
     try:
         os.makedirs(root, exist_ok=True)
-        with FileLock(os.path.join(root, f"{dataset.base_folder}.lock")):
+        with file_lock(os.path.join(root, f"{dataset.base_folder}.lock")):
             with suppress(RuntimeError):  # another process may have downloaded it meanwhile
                 return read()
             mirrors = [url + dataset.filename if url.endswith("/") else url for url in options.mirrors]

@@ -76,7 +76,9 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"model.label_smoothing must be 0 or more and below 1, got {label_smoothing}")
-        self.save_hyperparameters("num_classes", "mean", "std", "stem", "norm", "label_smoothing")
+        options = {"stem": stem, "norm": norm, "label_smoothing": label_smoothing}
+        statistics = {"mean": [*mean], "std": [*std]}  # as lists, because hparams.yaml would contain Python tuples
+        self.save_hyperparameters({"num_classes": num_classes, **statistics, **options})
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
             file = checkpoints.find(weights, "--model.weights")
@@ -92,6 +94,8 @@ class ImageClassifier(LightningModule):
         self.label_smoothing, self.compile_net = label_smoothing, compile
         self.lr: float | None = None  # replaces the optimizer's own
         self.guard = NonFiniteGuard()
+        self._batch: tuple[Tensor, Tensor, int]  # the last training batch: loss, number of correct images, images
+        self._unlogged: list[tuple[int, float, Tensor]] = []  # step, lr, loss and accuracy, which stay on the device
         self.train_metrics, self.val_metrics, self.test_metrics = EpochMetrics(), EpochMetrics(), EpochMetrics()
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint, which is loaded before the optimizer is built
@@ -107,10 +111,11 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
-        loss = self._step(self.train_metrics, batch, self.label_smoothing)
+        loss, correct = self._step(self.train_metrics, batch, self.label_smoothing)
+        self._batch = (loss.detach(), correct, len(batch.labels))
         self.guard.watch(loss, self.global_step, self._current_lr())
         if batch_idx % GUARD_INTERVAL == 0 or self.trainer.is_last_batch:
-            self.guard.check()
+            self._check_steps()
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -126,11 +131,12 @@ class ImageClassifier(LightningModule):
         self._step(self.test_metrics, batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the learning rate."""
+        """Keep learning rate, loss and accuracy of the step's last batch, to be logged."""
         step, last_step = self.global_step + 1, self.trainer.max_steps
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # missing from Lightning's type annotations
         if step % every == 0 or step == last_step or self.trainer.is_last_batch:
-            log_to_loggers(self, {"lr": self._current_lr()}, step - 1)
+            loss, correct, count = self._batch
+            self._unlogged.append((step - 1, self._current_lr(), torch.stack([loss.float(), correct / count])))
 
     def on_train_epoch_start(self) -> None:
         """Reset the metrics, which callbacks can read until here."""
@@ -138,7 +144,8 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics."""
-        log_to_loggers(self, log_epoch(self, "train", self.train_metrics), self.global_step - 1)
+        self._check_steps()
+        log_epoch(self, "train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics and step ReduceLROnPlateau.
@@ -162,6 +169,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a schedule that cannot work, and warn about options without effect."""
+        self._unlogged.clear()  # of the learning-rate finder
         self.schedule.check(self.trainer)
         if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
             rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see docs/benchmarks.md")
@@ -191,7 +199,9 @@ class ImageClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the metrics so far and ReduceLROnPlateau's state; raise RunError if the training diverged."""
-        self.guard.check()
+        self._check_steps()
+        for logger in self.loggers:
+            logger.save()  # a resumed training does not log again what was logged before its checkpoint
         checkpoint["train_metrics"] = self.train_metrics.gather()
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
@@ -201,12 +211,21 @@ class ImageClassifier(LightningModule):
         self.train_metrics.restore(checkpoint.get("train_metrics", []))
         self._plateau_state = checkpoint.get("plateau", {})
 
-    def _step(self, metrics: EpochMetrics, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    def _step(self, metrics: EpochMetrics, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Update the metrics; return the loss and the number of correct predictions."""
         logits = self.net(batch.images)
         loss = cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        count = len(batch.labels)
-        metrics.update(loss.detach().float() * count, (logits.argmax(1) == batch.labels).sum(), count)
-        return loss
+        count, correct = len(batch.labels), (logits.argmax(1) == batch.labels).sum()
+        metrics.update(loss.detach().float() * count, correct, count)
+        return loss, correct
+
+    def _check_steps(self) -> None:
+        """Log the steps since the last call, and raise RunError if a loss is not finite: both wait for the device."""
+        values = torch.stack([values for _, _, values in self._unlogged]).tolist() if self._unlogged else []
+        for (step, lr, _), (loss, accuracy) in zip(self._unlogged, values, strict=True):
+            log_to_loggers(self, {"lr": lr, "train/loss_step": loss, "train/accuracy_step": accuracy}, step)
+        self._unlogged.clear()
+        self.guard.check()
 
     def _current_lr(self) -> float:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])

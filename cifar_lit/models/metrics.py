@@ -58,17 +58,20 @@ class EpochMetrics(Metric):
 
 
 def log_epoch(module: LightningModule, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:
-    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them; train only to callbacks."""
+    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them."""
     named = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+    fitting = module.trainer.state.fn == "fit"  # and not Trainer.test or Trainer.validate, which return what they log
     # The values are the same in every process already; sync_dist only keeps Lightning from warning.
-    module.log_dict(named, logger=stage != "train", on_step=False, on_epoch=True, sync_dist=True)
+    module.log_dict(named, logger=not fitting, on_step=False, on_epoch=True, sync_dist=True)
+    if fitting and not module.trainer.sanity_checking:
+        log_to_loggers(module, named, module.global_step - 1)
     return named
 
 
 def log_to_loggers(module: LightningModule, values: Mapping[str, float | Tensor], step: int) -> None:
-    """Log values of a training step at once; Lightning would do it after the epoch's checkpoint."""
+    """Log values at once, with the epoch counted from 1; Lightning would do it after the epoch's checkpoint."""
     for logger in module.loggers:
-        logger.log_metrics({"epoch": module.current_epoch, **{k: float(v) for k, v in values.items()}}, step)
+        logger.log_metrics({"epoch": module.current_epoch + 1, **{k: float(v) for k, v in values.items()}}, step)
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -98,6 +101,12 @@ class NonFiniteGuard:
         if not seen or (finite := torch.isfinite(torch.stack([loss for _, _, loss in seen]))).all():
             return
         step, lr, _ = seen[int(finite.int().argmin())]
+        if step == 0:
+            raise RunError(
+                "the training loss is not finite at the first step, before any weight has changed: look at the images "
+                "(data.root) and at the weights that training starts from (model.weights), or use "
+                "--trainer.precision 32-true"
+            )
         raise RunError(
             f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: training diverged. "
             "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torchvision.models import resnet18
 from torchvision.models.convnext import LayerNorm2d
 
@@ -46,9 +47,30 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)` in channels-last memory format."""
+        """Map uint8 `(B, H, W, 3)` to float `(B, 3, H, W)` in channels-last memory format.
+
+        Raises:
+            ValueError: The images have another dtype or shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(
+                f"images must be uint8 of shape (B, H, W, 3), got {images.dtype} of shape {tuple(images.shape)}; "
+                "convert floats (B, 3, H, W) in 0..1 with images.mul(255).round().byte().permute(0, 2, 3, 1)"
+            )
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
         return pixels * (1 / (255 * self.std)) - self.mean / self.std  # two operations, not three
+
+
+class OutputLayer(nn.Linear):
+    """A linear layer that computes in float32 in evaluation mode: bfloat16 would round logits and make ties."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features `(B, D)` to logits `(B, num_classes)`."""
+        if self.training:
+            return super().forward(features)
+        dtype = torch.promote_types(features.dtype, torch.float32)  # float64 stays
+        with torch.autocast(features.device.type, enabled=False):
+            return linear(features.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 class ResNet18(nn.Module):
@@ -84,6 +106,9 @@ class ResNet18(nn.Module):
         norm_layer = nn.BatchNorm2d if norm == "batch" else partial(LayerNorm2d, eps=1e-6)
         self.normalize = Normalize(mean, std)
         self.backbone = resnet18(num_classes=num_classes, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
+        last = self.backbone.fc
+        self.backbone.fc = OutputLayer(last.in_features, last.out_features, device="meta")  # without random numbers
+        self.backbone.fc.weight, self.backbone.fc.bias = last.weight, last.bias
         if stem == "cifar":
             self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -57,9 +57,9 @@ class Schedule:
 
     Args:
         name: `constant`; `step`: multiplied by gamma every step_size epochs; `onecycle`: rises to the optimizer's
-            learning rate and falls again, updated every step (arXiv 1708.07120); `plateau`: multiplied by factor when
-            the validation loss stops falling; `cosine`: falls from the optimizer's learning rate to eta_min along half
-            a cosine, updated every step (arXiv 1608.03983).
+            learning rate and falls again, updated every step (arXiv 1708.07120), but does not change the momentum;
+            `plateau`: multiplied by factor when the validation loss stops falling; `cosine`: falls from the
+            optimizer's learning rate to eta_min along half a cosine, updated every step (arXiv 1608.03983).
         step_size: step: epochs between two reductions, 1 or more.
         gamma: step: factor of each reduction, above 0.
         pct_start: onecycle: fraction of the steps in which the learning rate rises, 0 to 1.

@@ -135,7 +135,15 @@ def load_network(path: str) -> TrainedNetwork:
         UsageError: There is no such checkpoint, or it is not one of this project.
     """
     file = find(path)
-    checkpoint = read(file)
+    return build_network(read(file), file)
+
+
+def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_path") -> TrainedNetwork:
+    """Build the network of a checkpoint; arguments as for `load`.
+
+    Raises:
+        UsageError: It is not a checkpoint of this project.
+    """
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
@@ -143,6 +151,6 @@ def load_network(path: str) -> TrainedNetwork:
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
         raise UsageError(
-            f"--ckpt_path {path}: {file} does not describe its network and data ({error}); use a checkpoint of "
-            "python -m cifar_lit.fit"
+            f"{option} {file}: it does not describe its network and data ({error}); use a checkpoint of python -m "
+            "cifar_lit.fit"
         ) from None

@@ -127,7 +127,7 @@ def check_comparable(runs: Sequence[RunResults]) -> None:
 
 def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
     """Return the scores of each run as text, one row each, its name first."""
-    test, train = ([tables.metrics(run)[split] for run in runs] for split in ("test", "train"))
+    test = [tables.metrics(run)["test"] for run in runs]
     rows: dict[str, list[str]] = {
         "run": [run.name for run in runs],
         "test accuracy": [f"{split['accuracy']:.2%}" for split in test],
@@ -138,7 +138,7 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
     rows |= {
         "test loss": [f"{split['loss']:.3f}" for split in test],
         "calibration error": [f"{split['calibration_error']:.1%}" for split in test],
-        "train accuracy": [f"{split['accuracy']:.2%}" for split in train],
+        "train accuracy": [f"{run.train.accuracy:.2%}" if run.train else "(none)" for run in runs],
         "weights": [run.weights for run in runs],
         "parameters": [f"{run.parameters:,}" for run in runs],
         "epochs": [str(len(run.epochs)) for run in runs],

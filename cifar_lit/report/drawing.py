@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.report import fonts
 from cifar_lit.utils.files import atomic_write
 
 Pixels = NDArray[np.uint8]
@@ -64,20 +65,21 @@ def grid(images: Sequence[Pixels], titles: Sequence[str], heading: str, columns:
     lines = 1 + max(title.count("\n") for title in titles)
     cell = (width / TILE_PX * 1.6, height / TILE_PX * 1.6 + 0.19 * lines)
     figure = Figure(figsize=(max(columns * cell[0] + 0.3, 4.5), rows * cell[1] + 0.6), layout="constrained")
-    figure.suptitle(escape(heading), fontsize=10)
+    figure.suptitle(escape(heading), fontsize=10, fontfamily=fonts.families(heading))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, image, title in zip(axes, images, titles, strict=False):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(escape(title), fontsize=8, pad=3, y=1)  # y avoids a slow search for its position
+        # y avoids a slow search for its position.
+        axis.set_title(escape(title), fontsize=8, pad=3, y=1, fontfamily=fonts.families(title))
     return figure
 
 
 def sentence(text: str) -> Figure:
     """Draw a sentence where there is no image to draw."""
     figure = Figure(figsize=(6, 1))
-    figure.text(0.5, 0.5, escape(text), ha="center", va="center")
+    figure.text(0.5, 0.5, escape(text), ha="center", va="center", fontfamily=fonts.families(text))
     return figure
 
 
@@ -89,13 +91,8 @@ def line(axis: Axes, points: Sequence[tuple[float, float | None]], colour: str, 
 
 
 def escape(text: str) -> str:
-    """Keep matplotlib from typesetting text between two dollar signs as a formula."""
-    return text.replace("$", r"\$")
-
-
-def shorten(name: str, max_length: int) -> str:
-    """Cut a long class name off."""
-    return name if len(name) <= max_length else name[: max_length - 1] + "…"
+    """Keep matplotlib from typesetting text between two dollar signs as a formula, and from drawing missing glyphs."""
+    return fonts.replace_missing(text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:

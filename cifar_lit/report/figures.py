@@ -3,8 +3,8 @@
 In a notebook, `figures.misclassified(RunResults.load(RUN), k=20)` is all that is needed.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from cifar_lit.analysis import scores
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.models.resnet import Layer
-from cifar_lit.report import drawing
+from cifar_lit.report import drawing, fonts
 from cifar_lit.report.drawing import TRAIN, VAL
 from cifar_lit.report.results import RunResults
 
@@ -73,16 +73,19 @@ def gradcam(
     layer = layer or default_layer(results.network, results.data.image_size)
     images = results.test_images.images[results.test.indices[rows]]
     cams = activation_maps(results.network, images, target_classes(results, rows), [layer], method)[layer]
-    tiles = []
-    for image, pair in zip(images, cams, strict=True):
+    tiles, titles = [], []
+    for row, image, pair in zip(rows, images, cams, strict=True):
         true, predicted = (drawing.overlay(image, upscale(cam, results.data.image_size)) for cam in pair)
         drawn = {"image": drawing.enlarge(image), "true": true, "predicted": predicted}
         tiles.append(drawing.side_by_side([drawn[panel] for panel in panels]))
+        flat = {panel: why_flat(cam) for panel, cam in zip(("true", "predicted"), pair, strict=True) if panel in panels}
+        title = _title(results, row, 12 if len(panels) == 1 else 24)
+        titles.append(f"{title}\n{_flat_caption(flat)}".rstrip())
     shown = ", ".join(panel if panel == "image" else f"evidence for the {panel} class" for panel in panels)
     return drawing.grid(
         tiles,
-        [_title(results, row, 12 if len(panels) == 1 else 24) for row in rows],
-        f"{method_name(method)} of {layer}: {shown} (all dark: none)\n{CAPTION} ({results.weights})",
+        titles,
+        f"{method_name(method)} of {layer}: {shown}\n{CAPTION} ({results.weights})",
         columns=5 if len(panels) == 1 else 2,
     )
 
@@ -94,14 +97,17 @@ def target_classes(results: RunResults, rows: NDArray[np.int64]) -> NDArray[np.i
 
 def curves(results: RunResults) -> Figure:
     """Draw loss, accuracy and learning rate over epochs."""
-    rows = results.epochs
+    rows, smoothing = results.epochs, results.provenance.options.get("model", {}).get("label_smoothing")
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, accuracy, lr = figure.subplots(1, 3)
     for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
-            points = [(row.epoch + 1, getattr(row, f"{split}_{name}")) for row in rows]
-            drawing.line(axis, points, colour, marker, split)
-    points = [(row.epoch + 1, row.lr) for row in rows]
+            points = [(row.epoch, getattr(row, f"{split}_{name}")) for row in rows]
+            smoothed = (
+                f", with label smoothing {smoothing:g}" if smoothing and (split, name) == ("train", "loss") else ""
+            )
+            drawing.line(axis, points, colour, marker, split + smoothed)
+    points = [(row.epoch, row.lr) for row in rows]
     drawing.line(lr, points, matplotlib.rcParams["text.color"], "o", "at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (lr, "learning rate")):
         axis.set_title(title)
@@ -146,8 +152,8 @@ def class_accuracy(results: RunResults) -> Figure:
     order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
     figure = Figure(figsize=(6, 0.9 + 0.28 * len(order)), layout="constrained")
     axis = figure.subplots()
-    names = [drawing.escape(results.classes[i]) for i in order]
-    bars = axis.barh(names, np.nan_to_num(accuracy[order]), color=TRAIN)
+    bars = axis.barh(range(len(order)), np.nan_to_num(accuracy[order]), color=TRAIN)
+    axis.set_yticks(range(len(order)), **_tick_labels(results, order))
     labels = ["no images" if np.isnan(accuracy[i]) else f"{accuracy[i]:.1%}" for i in order]
     axis.bar_label(bars, labels, padding=3, fontsize=8, backgroundcolor="white")
     overall = results.test.accuracy
@@ -172,9 +178,9 @@ def confusion(results: RunResults) -> Figure:
     axis.set_ylabel("true")
     axis.set_xlabel("predicted")
     if len(table) <= 40:
-        names = [drawing.escape(name) for name in results.classes]
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        labels = _tick_labels(results, range(len(table)))
+        axis.set_xticks(range(len(table)), **labels, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(table)), **labels, fontsize=8)
     if len(table) <= 20:
         for row, column in zip(*np.nonzero(table), strict=True):
             colour = "white" if fractions[row, column] > 0.5 else "black"
@@ -212,8 +218,15 @@ def method_name(method: str) -> str:
 
 def _title(results: RunResults, row: int, max_length: int = 12) -> str:
     true, predicted = results.test.labels[row], results.test.predicted[row]
-    names = [drawing.shorten(results.classes[label], max_length) for label in (true, predicted)]
-    return f"{' → '.join(names)}\n{results.test.probabilities[row, predicted]:.0%}"
+    names = fonts.class_names(results.classes, max_length)
+    return f"{names[true]} → {names[predicted]}\n{results.test.probabilities[row, predicted]:.0%}"
+
+
+def _flat_caption(flat: dict[str, str]) -> str:
+    """Return a line for a title that says which CAMs are flat and why; empty if none is."""
+    if len(set(flat.values())) == 1:  # the same for all
+        return next(iter(flat.values()))
+    return "; ".join(f"{panel}: {reason}" for panel, reason in flat.items() if reason)
 
 
 def _sample(size: int, k: int) -> NDArray[np.int64]:
@@ -221,5 +234,11 @@ def _sample(size: int, k: int) -> NDArray[np.int64]:
 
 
 def _labelled(results: RunResults, images: drawing.Pixels, labels: NDArray[np.int64], heading: str) -> Figure:
-    titles = [results.classes[label] for label in labels]
-    return drawing.grid([drawing.enlarge(image) for image in images], titles, heading)
+    names = fonts.class_names(results.classes, 24)
+    return drawing.grid([drawing.enlarge(image) for image in images], [names[label] for label in labels], heading)
+
+
+def _tick_labels(results: RunResults, classes: Iterable[int]) -> dict[str, Any]:
+    """Return arguments of `set_xticks` for the names of classes."""
+    names = fonts.class_names(results.classes, 24)
+    return {"labels": [drawing.escape(names[i]) for i in classes], "fontfamily": fonts.families("".join(names))}

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.analysis.gradcam import upscale, why_flat
+
 MAX_IMAGE_PX = 96
 LOSSLESS_PX = 48  # smaller images are kept as they are; also the largest CAM
 INK = "#123456"  # stands for the page's text colour while matplotlib draws
@@ -39,12 +41,9 @@ def thumbnail(image: NDArray[np.uint8]) -> str:
 
 
 def encode_cam(cam: NDArray[np.float32]) -> list[object]:
-    """Return the width of a CAM and its values, 0..255 from lowest to highest, as templates/page.js reads it."""
-    if cam.shape[0] > LOSSLESS_PX:
-        cam = np.asarray(Image.fromarray(cam).resize((LOSSLESS_PX, LOSSLESS_PX), Image.Resampling.BILINEAR), np.float32)
-    low, high = float(cam.min()), float(cam.max())
-    scaled = (cam - low) * (255 / (high - low)) if high > low else np.zeros_like(cam)
-    return [cam.shape[1], base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode()]
+    """Return width and values of a CAM, 0..255, and why it is flat, as templates/page.js reads it."""
+    scaled = upscale(cam, min(cam.shape[0], LOSSLESS_PX)) * 255
+    return [len(scaled), base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode(), why_flat(cam)]
 
 
 def colour_table(name: str) -> str:

@@ -16,8 +16,8 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.weights import load_network
+from cifar_lit.training import run_folder
 from cifar_lit.training.lr_finder import LRRange
-from cifar_lit.training.run_folder import parts
 from cifar_lit.utils.errors import UsageError
 
 
@@ -26,7 +26,7 @@ class EpochRow:
     """Metrics of one epoch.
 
     Attributes:
-        epoch: Counted from 0.
+        epoch: Counted from 1.
         seconds: Duration of the epoch, validation included.
         lr: Learning rate of the first parameter group at the end of the epoch.
         train_loss: Mean loss over the augmented training images, in nats.
@@ -67,7 +67,7 @@ class Provenance:
         """Read `config.yaml` and every `provenance*.json` of a run's folder."""
         return cls(
             (run / "config.yaml").read_text(encoding="utf-8"),
-            tuple(json.loads(file.read_text(encoding="utf-8")) for file in parts(run, "provenance.json")),
+            tuple(json.loads(file.read_text(encoding="utf-8")) for file in run_folder.parts(run, "provenance.json")),
         )
 
     @property
@@ -91,10 +91,10 @@ class RunResults:
         classes: The class names; labels are positions in it.
         weights: Which weights were evaluated, such as `best weights, epoch 12`.
         parameters: Number of trained parameters.
-        fingerprints: Hash of the images and labels of `train` and `test`.
+        fingerprints: Hash of the images and labels of `test`, and of `train` if training images were evaluated.
         epochs: Metrics of each epoch.
         test: Predictions for the test images.
-        train: Predictions for some training images, without augmentation.
+        train: Predictions for some training images, without augmentation; None on other data than in training.
         test_flip_tta: Predictions for the test images with flip TTA; None if it was not requested.
         provenance: What ran, with which options, on which hardware.
         data: Source of the images.
@@ -109,7 +109,7 @@ class RunResults:
     fingerprints: dict[str, str]
     epochs: tuple[EpochRow, ...]
     test: Predictions
-    train: Predictions
+    train: Predictions | None
     test_flip_tta: Predictions | None
     provenance: Provenance
     data: ImageDataModule = field(repr=False)
@@ -159,7 +159,7 @@ class RunResults:
             reason = f"{getattr(error, 'filename', None) or report}: {reason}"
             remedy = "it has no checkpoints to create it from; use another run"
             if any(run.glob("checkpoints/*.ckpt")):
-                remedy = f"create it with python -m cifar_lit.evaluate --ckpt_path {run}, and use the folder it writes"
+                remedy = f"create it with python -m cifar_lit.evaluate {run}, and use the folder it writes"
             raise UsageError(f"{path} has no complete report ({reason}); {remedy}") from None
 
     @classmethod
@@ -170,9 +170,8 @@ class RunResults:
         if report.name != "report" and (report / "config.yaml").exists():  # an evaluation, perhaps on other images
             options["data"] = yaml.safe_load((report / "config.yaml").read_text(encoding="utf-8"))["data"]
             provenance = replace(provenance, config=yaml.safe_dump(options, sort_keys=False))
-        data = options["data"]
-        if data.get("seed") is None:
-            data["seed"] = options["seed_everything"]
+        data = ImageDataModule(**data_options(run, options))
+        data.test_only = "train" not in metrics["fingerprints"]
         test, classes = read_csv(report / "predictions.csv")
         flip_tta = report / "predictions_flip_tta.csv"
         where = run.resolve()
@@ -185,13 +184,21 @@ class RunResults:
             fingerprints=metrics["fingerprints"],
             epochs=read_epochs(report / "history.csv"),
             test=test,
-            train=read_csv(report / "predictions_train.csv")[0],
+            train=None if data.test_only else read_csv(report / "predictions_train.csv")[0],
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
             provenance=provenance,
-            data=ImageDataModule(**data),
+            data=data,
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
         )
+
+
+def data_options(run: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ImageDataModule from a run's options, to be used from any folder."""
+    data: dict[str, Any] = dict(options["data"])
+    if data.get("seed") is None:
+        data["seed"] = options["seed_everything"]
+    return data | {name: run_folder.data_path(run, data[name]) for name in run_folder.PATHS}
 
 
 def read_epochs(file: Path) -> tuple[EpochRow, ...]:

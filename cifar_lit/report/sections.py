@@ -3,7 +3,6 @@
 To add one, write its template and list it in SECTIONS.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -92,13 +91,21 @@ class Errors:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """ROAD of each scored CAM and their means, for the true and the predicted class; the sanity check of one layer."""
+    """Scores of CAMs, for the true and the predicted class; CAMs without contrast have none.
 
-    num_scored: int
+    Attributes:
+        num_images: How many images have scored CAMs.
+        road: ROAD of each CAM of each layer.
+        means: Their mean for each layer, and over how many CAMs.
+        layer: The layer of the sanity check.
+        randomization: Mean rank correlation after each of its stages, and over how many CAMs.
+    """
+
+    num_images: int
     road: dict[Layer, list[list[float | None]]]
-    means: dict[Layer, list[float | None]]
+    means: dict[Layer, list[tuple[float, int]]]
     layer: Layer
-    randomization: list[tuple[str, float]]
+    randomization: dict[str, tuple[float, int]]
 
 
 def _quality(results: RunResults, options: Options) -> Quality:
@@ -168,7 +175,7 @@ def _faithfulness(results: RunResults, options: Options) -> Faithfulness:
     layer = default_layer(results.network, size)
     rows = test.errors[: min(options.num_road, options.num_cams)]
     if not len(rows):
-        return Faithfulness(0, {}, {}, layer, [])
+        return Faithfulness(0, {}, {}, layer, {})
     images = results.test_images.images[test.indices[rows]]
     classes = figures.target_classes(results, rows)
     cams = _cams(results, rows, options.method)
@@ -178,15 +185,13 @@ def _faithfulness(results: RunResults, options: Options) -> Faithfulness:
         np.tile(classes.ravel(), len(LAYERS)),
         np.stack([upscale(cam, size) for name in LAYERS for pair in cams[name] for cam in pair]),
     ).reshape(len(LAYERS), len(rows), 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, where all CAMs of a layer are empty
-        means = np.nanmean(road, axis=1)
+    stages = faithfulness.cascading_randomization(results.network, images, classes[:, 1], layer, options.method)
     return Faithfulness(
         len(rows),
         {name: [_rounded(pair) for pair in pairs] for name, pairs in zip(LAYERS, road, strict=True)},
-        {name: _rounded(pair) for name, pair in zip(LAYERS, means, strict=True)},
+        {name: [_mean(column) for column in pairs.T] for name, pairs in zip(LAYERS, road, strict=True)},
         layer,
-        faithfulness.cascading_randomization(results.network, images, classes[:, 1], layer, options.method),
+        {stage: _mean(correlations) for stage, correlations in stages.items()},
     )
 
 
@@ -194,15 +199,21 @@ def _rounded(values: NDArray[np.float32]) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 3) for value in values]
 
 
+def _mean(scores: NDArray[Any]) -> tuple[float, int]:
+    """Return the mean of the scores that are not nan, and their number."""
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if len(known) else np.nan, len(known)
+
+
 def _facts(results: RunResults, options: Options) -> dict[str, object]:
     """Return the provenance; of a resumed part, its command and what differs from the earlier parts."""
     data, provenance = results.data, results.provenance
     facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
+    facts |= {"weights": results.weights, "parameters": f"{results.parameters:,}"}
+    if not data.test_only:
+        facts["training images"] = f"{len(data.train_dataset):,} of {len(data.splits.train):,}"
+        facts["fingerprint of the training set"] = results.fingerprints["train"]
     facts |= {
-        "weights": results.weights,
-        "parameters": f"{results.parameters:,}",
-        "training images": f"{len(data.train_dataset):,} of {len(data.splits.train):,}",
-        "fingerprint of the training set": results.fingerprints["train"],
         "test images": f"{len(results.test):,} of {len(data.splits.test):,}",
         "fingerprint of the test set": results.fingerprints["test"],
         "device of this report": results.network.normalize.mean.device,

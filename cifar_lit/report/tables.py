@@ -8,14 +8,19 @@ from cifar_lit.analysis import scores
 from cifar_lit.report.results import EpochRow, RunResults
 
 Table = tuple[list[str], Iterable[tuple[Any, ...]]]  # header and rows
-FINAL_SCORES = ("test/loss", "test/accuracy", "test/calibration_error", "final_train/loss", "final_train/accuracy")
+FINAL_SCORES = ("test/accuracy", "test/loss", "test/calibration_error", "final_train/accuracy", "final_train/loss")
 
 
 def final_scores(results: RunResults) -> dict[str, float]:
     """Return what the loggers get, by the names in FINAL_SCORES, and the accuracy with flip TTA if there is one."""
     test, train = results.test, results.train
-    values = (test.loss, test.accuracy, scores.calibration(test).error, train.loss, train.accuracy)
-    final = dict(zip(FINAL_SCORES, values, strict=True))
+    values = (
+        test.accuracy,
+        test.loss,
+        scores.calibration(test).error,
+        *((train.accuracy, train.loss) if train else ()),
+    )
+    final = dict(zip(FINAL_SCORES, values, strict=False))
     return final | ({"test/accuracy_flip_tta": results.test_flip_tta.accuracy} if results.test_flip_tta else {})
 
 

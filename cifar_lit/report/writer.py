@@ -121,9 +121,11 @@ class ReportWriter:
             RunError: Naming the parts.
         """
         if self.failures:
+            file = self.folder / "failures.txt"
+            details = f", and in full in {file}" if file.exists() else ""
+            parts = ", ".join(self.failures)
             raise RunError(
-                f"parts of the report could not be created: {', '.join(self.failures)}; the reasons are above, and in "
-                f"full in {self.folder / 'failures.txt'}; {remedy}"
+                f"parts of the report could not be created: {parts}; the reasons are above{details}; {remedy}"
             )
 
     def _log(self, part: str, loggers: Iterable[Logger], log: Callable[[Any], None]) -> None:

@@ -81,8 +81,6 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer, stop: int | None) -> None:
         if self.file is not None and not getattr(trainer, "fast_dev_run", False):
-            for logger in trainer.loggers:
-                logger.save()  # a resumed training does not log again what was logged before its checkpoint
             trainer.save_checkpoint(self.file, weights_only=False)
         self._stop(trainer, stop)
 

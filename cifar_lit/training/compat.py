@@ -31,7 +31,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def hide_warnings() -> None:
-    """Hide messages of Lightning that are misleading or irrelevant here; all others stay."""
+    """Hide messages of Lightning that are misleading or irrelevant here; print all others without the file's path."""
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
     for message in (
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
@@ -42,6 +43,8 @@ def hide_warnings() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message=message)
+    # Its remark that checkpoints contain more than weights.
+    logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
     # Advertisements of a service.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in str(record.msg))
 

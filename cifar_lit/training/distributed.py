@@ -20,6 +20,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import distributed as dist
 
+from cifar_lit.data.loaders import worker_failure
 from cifar_lit.utils.output import write_stderr
 
 RESUME = "CIFAR_LIT_RESUME"  # environment variable of a child: the run to resume, chosen by its parent, or empty
@@ -122,8 +123,8 @@ def cause_of(error: RuntimeError) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return f"not enough memory ({text[:200]}); reduce data.batch_size or data.image_size"
-    if "DataLoader worker" in text:
-        return f"a data loader worker has died ({text[:200]}), perhaps for lack of memory; reduce data.num_workers"
+    if reason := worker_failure(error):
+        return reason
     if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):
         return f"another training process has died or does not answer (process_timeout): {text[:200]}"
     return None

@@ -191,7 +191,7 @@ class Training:
             return "nothing was saved yet; start it again"
         run, epochs = file.parent.parent, self.trainer.max_epochs
         if epochs and 0 < epochs <= self.trainer.current_epoch:
-            command = hardware.repeatable("evaluate", "--ckpt_path", str(run))
+            command = hardware.repeatable("evaluate", str(run))
             return f"the training is finished and saved; {command} creates its report"
         return f"saved in {file}; resume with\n{hardware.repeatable('fit', '--ckpt_path', str(run))}"
 

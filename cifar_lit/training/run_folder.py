@@ -7,16 +7,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write_text, fsync_dir
+from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
+
+PATHS = ("root", "cache_dir")  # options of the data that are paths
 
 
 def versions(runs: Path) -> list[Path]:
@@ -34,6 +36,15 @@ def parts(run: Path, name: str) -> list[Path]:
     """Return `NAME` of a run, such as `config.yaml`, and the `NAME_N` of each time that it was resumed, in order."""
     stem, suffix = os.path.splitext(name)
     return [run / name, *sorted(run.glob(f"{stem}_*{suffix}"), key=_number)]
+
+
+def data_path(run: Path, path: str) -> str:
+    """Return a path of a run's options, if it exists there from the folder in which the run was started or resumed."""
+    for file in reversed(parts(run, "provenance.json")):
+        folder = json.loads(file.read_text(encoding="utf-8")).get("folder", "") if file.exists() else ""
+        if os.path.exists(there := os.path.join(folder, os.path.expanduser(path))):
+            return there
+    return path
 
 
 def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
@@ -86,8 +97,17 @@ def create(runs: Path, config: str) -> Path:
     Args:
         runs: The folder of the recipe's runs.
         config: Content of its `config.yaml`, which a run's folder always contains.
+
+    Raises:
+        UsageError: Part of the path is a file.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{error.filename} cannot be created: part of this path is a file; rename that file, or use "
+            "--trainer.default_root_dir FOLDER"
+        ) from None
     with tempfile.TemporaryDirectory(prefix=".new_", dir=runs) as parent:
         new = Path(parent, "run")
         new.mkdir()
@@ -120,18 +140,15 @@ def lock(run: Path) -> Iterator[None]:
     Raises:
         UsageError: Another process has locked it.
     """
-    file = FileLock(run / ".lock", blocking=False)
-    try:
-        file.acquire()
-    except Timeout:
-        raise UsageError(
-            f"{run} is being trained by another process; wait until it has ended, or start a new run without "
-            "--ckpt_path"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(run / ".lock", blocking=False))
+        except Timeout:
+            raise UsageError(
+                f"{run} is being trained by another process; wait until it has ended, or start a new run without "
+                "--ckpt_path"
+            ) from None
         yield
-    finally:
-        file.release()
 
 
 class RunFolder(Callback):

@@ -1,14 +1,19 @@
-"""Write files atomically; name new folders; escape CSV cells."""
+"""Write files atomically; lock them; name new folders; escape CSV cells."""
 
+import errno
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 from cifar_lit.utils.errors import UsageError
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too, so that `plain_cell` restores any text
 
 
@@ -54,6 +59,31 @@ def fsync_dir(folder: str | Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def file_lock(path: str | Path, blocking: bool = True) -> Iterator[None]:
+    """Lock a file against other processes; on a file system without locks, warn and continue.
+
+    Raises:
+        filelock.Timeout: Another process has locked it, and `blocking` is False.
+    """
+    lock = FileLock(path, blocking=blocking)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        folder = os.path.dirname(path) or "."
+        warnings.warn(
+            f"{folder} cannot be locked ({error.strerror}): do not let two processes write there at the same time, or "
+            "use a folder on a local disk",
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
     """Return the folder given with `--out`, or the first `DEFAULT_N` that does not exist; does not create it.
 
@@ -65,6 +95,8 @@ def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {out} already exists and is not empty; use a new folder")
+    if any(parent.is_file() for parent in folder.parents):
+        raise UsageError(f"--out {out}: part of this path is a file; use a new folder")
     return folder
 
 

@@ -35,18 +35,20 @@ def choose_device(accelerator: str) -> Device:
     return "cpu"
 
 
-def choose_precision(device: Device, smallest: int) -> tuple[Precision, str]:
+def choose_precision(device: Device, smallest: int, gpus: Sequence[int] = (0,)) -> tuple[Precision, str]:
     """Return the fastest safe precision on a device, and the reason in a few words.
 
     Args:
         device: The device.
         smallest: Height and width in px of the smallest input of a strided convolution.
+        gpus: Indices of the CUDA devices in use.
     """
     if device == "cuda":
-        if not torch.cuda.is_available():
+        if not gpus or not torch.cuda.is_available():
             return "32-true", "no CUDA device"  # Lightning raises its own error
-        name = torch.cuda.get_device_name()
-        if torch.cuda.get_device_capability() >= (8, 0):
+        oldest = min(gpus, key=torch.cuda.get_device_capability)
+        name = torch.cuda.get_device_name(oldest)
+        if torch.cuda.get_device_capability(oldest) >= (8, 0):
             return "bf16-mixed", name
         return "16-mixed", f"{name}, older than Ampere"
     if device == "mps":
@@ -86,6 +88,14 @@ def available_cores() -> int:
     return min(cores, int(requested)) if requested.isdigit() else cores
 
 
+def free_shared_memory() -> int | None:
+    """Return the free bytes of `/dev/shm`, through which worker processes send tensors; None on a system without it."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+
+
 def slurm_job() -> str | None:
     """Return the id of the current SLURM job, `ARRAY_TASK` in a job array; None outside of SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -123,6 +133,7 @@ def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
     indices = range(torch.cuda.device_count()) if gpus is None else gpus
     return {
         "command": command(),
+        "folder": os.getcwd(),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -135,9 +146,11 @@ def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
     }
 
 
-def command(module: str = "fit") -> str:
-    """Return the command line of this process, which runs a module of this package."""
-    return " ".join([f"python -m cifar_lit.{module}", *sys.argv[1:]])
+def command() -> str:
+    """Return the command line of this process: of a module of this package, a script or a notebook."""
+    spec = sys.modules["__main__"].__spec__  # None for a script
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def repeatable(module: str, *args: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import importlib
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -79,7 +80,7 @@ def main() -> None:
                 print(f"  {row.what}: {row.ours}; {row.peer}; {row.result}", file=sys.stderr, flush=True)
             rows += measured
     provenance |= {
-        "command": " ".join(["scripts/bench", *sys.argv[1:]]),
+        "command": shlex.join(["scripts/bench", *sys.argv[1:]]),
         "quick": options.quick,
         "images": "real" if options.root else "synthetic",
         "device": device,

@@ -22,7 +22,7 @@ RESERVED = {
 }
 EXAMPLES = """examples:
   scripts/reproduce --all --seeds 5
-  scripts/reproduce best baseline --epochs 3 --data "my copy" -- --data.source folder --data.root ROOT
+  scripts/reproduce tuned baseline --epochs 3 --data "my copy" -- --data.source folder --data.root ROOT
 """
 
 

@@ -58,7 +58,7 @@ class Training:
 
     def run(self) -> Path | None:
         """Return the newest run of this command, finished or not; None if the recipe has changed since."""
-        command = " ".join(["python -m cifar_lit.fit", *self.args])
+        command = shlex.join(["python", "-m", "cifar_lit.fit", *self.args])
         overridden = tuple(arg.removeprefix("--").split("=")[0] for arg in self.args if arg.startswith("--"))
         settings = {
             name: value

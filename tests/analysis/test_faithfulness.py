@@ -12,6 +12,8 @@ from torch import nn
 from cifar_lit.analysis.faithfulness import PERCENTILES, STAGES, cascading_randomization, road
 from cifar_lit.models.resnet import Normalize, ResNet18
 
+CLASSES = np.array([0, 1, 2])
+
 
 class BrightCorner(nn.Module):
     """Class 1 is a bright upper left corner."""
@@ -56,6 +58,15 @@ def test_road_equals_the_package() -> None:
     assert np.abs(ours).min() > 1e-4
 
 
+def test_generators_of_gpus_are_left_alone(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("torch.manual_seed seeds all GPUs"))
+    net = ResNet18(2, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    before = torch.get_rng_state()
+    road(net, images, np.array([1, 1]), np.random.default_rng(0).random((2, 32, 32), dtype=np.float32))
+    cascading_randomization(net, images[:1], np.array([1]), "layer1")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_pixels_of_equal_value_are_not_removed_together(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[float] = []
 
@@ -71,9 +82,21 @@ def test_pixels_of_equal_value_are_not_removed_together(images: np.ndarray, monk
     assert removed == pytest.approx([1 - percentile / 100 for percentile in PERCENTILES] * 2, abs=2e-3)
 
 
-def test_road_of_an_empty_cam_is_nan(images: np.ndarray) -> None:
+def test_road_of_a_constant_cam_is_nan(images: np.ndarray) -> None:
     net: Any = BrightCorner().eval()
-    assert np.isnan(road(net, images, np.array([1, 1]), np.zeros((2, 32, 32), dtype=np.float32))).all()
+    cams = np.zeros((2, 32, 32), dtype=np.float32)
+    cams[1] = 0.5
+    assert np.isnan(road(net, images, np.array([1, 1]), cams)).all()
+
+
+def test_cams_without_contrast_are_left_out_of_the_sanity_check() -> None:
+    torch.manual_seed(0)
+    net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    tiny = cascading_randomization(net, images, CLASSES, "layer4")  # 1 px
+    net.backbone.fc.weight.zero_()
+    empty = cascading_randomization(net, images, CLASSES, "layer2")
+    assert all(np.isnan(scores).all() for scores in [*tiny.values(), *empty.values()])
 
 
 def test_randomization_changes_the_cams_but_not_the_network() -> None:
@@ -82,8 +105,8 @@ def test_randomization_changes_the_cams_but_not_the_network() -> None:
     before = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.random.get_rng_state()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    stages = cascading_randomization(net, images, np.array([0, 1, 2]), "layer3")
-    assert tuple(name for name, _ in stages) == STAGES
-    assert all(-1 <= correlation < 0.9 for _, correlation in stages)
+    stages = cascading_randomization(net, images, CLASSES, "layer3")
+    assert tuple(stages) == STAGES
+    assert all(-1 <= scores.min() and scores.mean() < 0.9 for scores in stages.values())
     assert all((value == before[key]).all() for key, value in net.state_dict().items())
     assert (torch.random.get_rng_state() == state).all()

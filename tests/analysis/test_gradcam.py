@@ -8,7 +8,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 
 from cifar_lit.analysis.cam_methods import IMAGE_SIZED, check, methods
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.models.resnet import LAYERS, ResNet18
 from cifar_lit.utils.errors import UsageError
 
@@ -33,7 +33,11 @@ def test_grad_cam_equals_the_package(stem: Any, norm: Any) -> None:
             for k in range(2):
                 theirs = package(pixels, [ClassifierOutputTarget(int(c)) for c in classes[:, k]])
                 for image in range(3):
-                    np.testing.assert_allclose(upscale(ours[layer][image, k], 32), theirs[image], rtol=0, atol=1e-4)
+                    cam = ours[layer][image, k]
+                    if why_flat(cam):
+                        assert np.ptp(upscale(cam, 32)) == np.ptp(theirs[image]) == 0
+                    else:
+                        np.testing.assert_allclose(upscale(cam, 32), theirs[image], rtol=0, atol=1e-4)
 
 
 def test_large_images_are_processed_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +81,26 @@ def test_upscale_resizes_and_stretches() -> None:
     assert got.shape == (8, 8) and got.dtype == np.float32
     np.testing.assert_allclose(got, cv2.resize((activation - 1) / 4, (8, 8)), atol=1e-6)
     assert (got.min(), got.max()) == (0.0, pytest.approx(1.0))
-    assert (upscale(np.zeros((4, 4), dtype=np.float32), 8) == 0).all()
+
+
+@pytest.mark.parametrize("image_size", [7, 32, 96])
+@pytest.mark.parametrize(
+    ("cam", "caption", "drawn"),
+    [
+        (np.full((1, 1), 0.3), "1 px: shows no place", 0.5),
+        (np.zeros((1, 1)), "1 px: shows no place", 0.5),
+        (np.full((4, 4), 1e-9), "constant: shows no place", 0.5),
+        (1e6 + np.eye(4), "constant: shows no place", 0.5),  # the contrast is a rounding error
+        (np.zeros((4, 4)), "no evidence", 0.0),
+    ],
+)
+def test_cams_without_contrast_are_flat(cam: Any, caption: str, drawn: float, image_size: int) -> None:
+    cam = cam.astype(np.float32)
+    assert why_flat(cam) == caption
+    assert (upscale(cam, image_size) == drawn).all()
+    faint = np.full((4, 4), 1e-9, dtype=np.float32)
+    faint[0, 0] *= 1.01
+    assert why_flat(faint) == "" and np.ptp(upscale(faint, image_size)) == 1  # the size of the values does not matter
 
 
 FAST = {"GradCAM", "EigenCAM", "AblationCAM"}  # one with gradients, one without, one that masks the input
@@ -92,7 +115,10 @@ def test_every_method_gives_cams_of_the_same_kind(method: str) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():  # as at the end of a training
-        cams = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1"], method)["layer1"]
+        both = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1", "layer4"], method)
+    cams = both["layer1"]
+    if method != "FullGrad":  # does not depend on the layer
+        assert {why_flat(cam) for cam in both["layer4"].reshape(4, 1, 1)} == {"1 px: shows no place"}
     size = 32 if method in IMAGE_SIZED else 8
     assert cams.shape == (2, 2, size, size) and cams.dtype == np.float32 and cams.min() >= 0
     large = np.stack([upscale(cam, 32) for cam in cams.reshape(-1, size, size)])

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from torch import nn
 
 from cifar_lit.analysis.predictions import Predictions, average, predict, read_csv, write_csv
 from cifar_lit.data.dataset import DataSplits, Split
+from cifar_lit.models.resnet import ResNet18
 
 
 class Brightness(nn.Module):
@@ -40,6 +43,25 @@ def test_features_are_the_inputs_of_the_last_layer(splits: DataSplits) -> None:
     np.testing.assert_allclose(got.features, expected, rtol=1e-5, atol=1e-6)
     assert not net[3]._forward_pre_hooks
     assert predict(net, split).features is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_logits_are_not_rounded_to_the_precision_of_the_network(
+    splits: DataSplits, dtype: torch.dtype, mixed: bool
+) -> None:
+    torch.manual_seed(0)
+    net = ResNet18(10, splits.mean, splits.std, stem="imagenet").eval()
+    net = net if mixed else net.to(dtype)
+    last = net.backbone.fc
+    context = partial(torch.autocast, "cpu", dtype=dtype) if mixed else nullcontext
+    got = predict(net, splits.test, last=last, context=context)
+    assert got.features is not None
+    exact = torch.from_numpy(got.features).double() @ last.weight.double().T + last.bias.double()
+    np.testing.assert_allclose(got.log_probabilities, exact.log_softmax(1).detach(), atol=1e-5)
+    net.train()
+    with context():  # training takes the network's precision
+        assert net(torch.from_numpy(splits.test.images)).dtype == dtype
 
 
 def test_average_is_that_of_the_logits(splits: DataSplits) -> None:

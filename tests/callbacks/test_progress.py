@@ -18,6 +18,7 @@ from cifar_lit.callbacks.progress import ProgressBar
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Batch, ImageDataset, Key
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.metrics import NonFiniteGuard
 from cifar_lit.report.results import EpochRow
 from tests.conftest import Tiny
 
@@ -44,10 +45,9 @@ def train(tmp_path: Path) -> Train:
             accelerator="cpu",
             logger=CSVLogger(folder, "", ""),
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[history, *callbacks],
-            **{"max_epochs": 2, "log_every_n_steps": 5, **options},
+            **{"max_epochs": 2, "log_every_n_steps": 5, "enable_progress_bar": False, **options},
         )
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return history.rows
@@ -147,6 +147,65 @@ def test_progress_bar_is_empty_before_the_first_step() -> None:
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.training = True
     assert ProgressBar().get_metrics(trainer, module) == {}
+
+
+class Bars(ProgressBar):
+    """Records title, position and length of the bar at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int, int]] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:  # type: ignore[override]
+        self._drawn_s = 0
+        super().on_train_batch_end(*args)
+        self.seen.append((self.train_progress_bar.desc, self.train_progress_bar.n, self.train_progress_bar.total))
+
+
+def test_progress_bar_counts_epochs_from_1_and_has_its_length_also_in_a_resumed_epoch(
+    train: Train, tmp_path: Path
+) -> None:
+    bars = Bars()
+    rows = train(bars, Save(tmp_path / "saved.ckpt", 4), enable_progress_bar=True)
+    expected = [(f"epoch {epoch}/2: ", step, 10) for epoch in (1, 2) for step in range(1, 11)]
+    assert bars.seen == expected and [row.epoch for row in rows] == [1, 2]
+    resumed = Bars()
+    train(resumed, ckpt_path=tmp_path / "saved.ckpt", folder=tmp_path / "again", enable_progress_bar=True)
+    assert resumed.seen == expected[4:]
+
+
+class Losses(Callback):
+    """Records the loss of each batch, and the number of checks, which wait for the device."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.losses: list[float] = []
+        self.checks = 0
+        check = NonFiniteGuard.check
+
+        def counting(guard: NonFiniteGuard) -> None:
+            self.checks += 1
+            check(guard)
+
+        monkeypatch.setattr(NonFiniteGuard, "check", counting)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *args: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def test_steps_are_logged_at_the_checks_of_the_loss(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = train(losses := Losses(monkeypatch), log_every_n_steps=1)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        logged = list(csv.DictReader(file))
+    steps = [row for row in logged if row["train/loss_step"]]
+    assert [int(row["step"]) for row in steps] == [*range(20)]
+    assert [float(row["train/loss_step"]) for row in steps] == pytest.approx(losses.losses)
+    assert all(float(row["lr"]) == pytest.approx(0.1) for row in steps)
+    mean = sum(float(row["train/accuracy_step"]) for row in steps[:10]) / 10  # of batches of equal size
+    assert mean == pytest.approx(rows[0].train_accuracy)
+    assert losses.checks == 2 * 3  # first and last batch of each epoch, and its end
+    assert {row["epoch"] for row in logged} == {"1", "2"}
 
 
 @pytest.mark.parametrize(

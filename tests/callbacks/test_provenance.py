@@ -26,9 +26,10 @@ class Failing(Recorder):
 
 def on_fit_end(loggers: list[Logger], is_global_zero: bool = True) -> None:
     config = Namespace(
-        data=Namespace(source="digits", classes=None, std=[0.1, 0.2]),
+        data=Namespace(source="digits", batch_size=8, classes=None, std=[0.1, 0.2]),
         model=Namespace(optimizer=Namespace(init_args=Namespace(lr=0.1))),
         trainer=Namespace(max_epochs=3, devices=1),
+        seed_everything=0,
     )
     trainer: Any = SimpleNamespace(loggers=loggers, is_global_zero=is_global_zero)
     module: Any = None
@@ -41,10 +42,13 @@ def test_loggers_get_the_options_where_another_fails() -> None:
         on_fit_end([Failing(), recorder])
     assert recorder.hyperparameters == {
         "model.optimizer.init_args.lr": 0.1,
+        "data.batch_size": 8,
+        "trainer.max_epochs": 3,
+        "seed_everything": 0,
         "data.source": "digits",
         "data.std": "[0.1, 0.2]",
-        "trainer.max_epochs": 3,
     }
+    assert [*recorder.hyperparameters][:3] == ["model.optimizer.init_args.lr", "data.batch_size", "trainer.max_epochs"]
 
 
 def test_other_processes_log_no_options() -> None:

@@ -20,6 +20,7 @@ from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import RunError, UsageError
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_callbacks_in_a_plain_trainer(tmp_path: Path) -> None:
     data = ImageDataModule("digits", val_size=200, num_workers=0)
     module = ImageClassifier(data.num_classes, data.mean, data.std, stem="imagenet")
@@ -27,6 +28,8 @@ def test_callbacks_in_a_plain_trainer(tmp_path: Path) -> None:
         accelerator="cpu",
         max_epochs=1,
         limit_train_batches=1,
+        limit_val_batches=1,
+        limit_test_batches=1,
         logger=False,
         default_root_dir=tmp_path,
         enable_progress_bar=False,

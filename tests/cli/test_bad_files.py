@@ -56,7 +56,7 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     torch.save({"state_dict": {}, "harm": Harmful()}, tmp_path / "harmful.ckpt")
     before = files(tmp_path)
-    message = refused(capsys, evaluate.main, f"--ckpt_path={run}", "--data.source=folder", *folder[-3:])
+    message = refused(capsys, evaluate.main, str(run), *folder[-4:-2])
     assert "10 classes instead of 2" in message
     for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "plain data")):
         message = refused(capsys, main, *QUICK, f"--model.weights={name}.ckpt")

@@ -65,6 +65,7 @@ CASES = [
     ("--data.image_size=-3", "data.image_size must be", "-3"),
     ("--data.val_size=-1", "data.val_size must be 0 or more"),
     ("--data.val_size=5000", "data.val_size=5000", "1437", "--data.val_size 143"),
+    ("--data.val_size=1.5", "data.val_size must be 0 or more images, or a fraction below 1"),
     ("--data.num_workers=1000000", "data.num_workers must be"),
     ("--data.seed=-1", "data.seed must be"),
     ("--data.train_eval_size=0", "data.train_eval_size must be 1 or more"),
@@ -141,6 +142,7 @@ CASES = [
         "trainer.val_check_interval as a time",
         "use a number of steps",
     ),
+    ("--data.batch_size=1", "data.batch_size=1", "BatchNorm", "--data.batch_size 2", "--model.norm layer"),
     # files
     ("--ckpt_path=nowhere", "--ckpt_path nowhere", "no such folder"),
     ("--ckpt_path=last", "--ckpt_path last", "start without"),
@@ -176,10 +178,10 @@ def test_message_names_option_and_remedy(
 
 
 COMMANDS = [
-    (evaluate.main, "", "--ckpt_path is required"),
-    (evaluate.main, "--ckpt_path=nowhere", "--ckpt_path nowhere"),
-    (evaluate.main, "--ckpt_path=empty", "--ckpt_path empty"),
-    (evaluate.main, "--ckpt_path=text.ckpt", "--ckpt_path text.ckpt"),
+    (evaluate.main, "", "required: run; usage: python -m cifar_lit.evaluate RUN"),
+    (evaluate.main, "nowhere", "RUN nowhere: there is no such file"),
+    (evaluate.main, "empty", "RUN empty: this folder contains no"),
+    (evaluate.main, "text.ckpt", "RUN text.ckpt"),
     (explain.main, "x.png --ckpt_path=nowhere", "x.png: no such image"),
     (explain.main, "text.ckpt --ckpt_path=nowhere", "--ckpt_path nowhere"),
     (explain.main, "text.ckpt --ckpt_path=text.ckpt", "text.ckpt"),

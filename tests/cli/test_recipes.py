@@ -49,7 +49,7 @@ def test_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("dmeo", "no such recipe; the recipes are baseline, best, .*; did you mean --config demo?"),
+        ("dmeo", "no such recipe; the recipes are baseline, demo, .*; did you mean --config demo?"),
         ("qqqq", "no such recipe; the recipes are [a-z0-9, _]*$"),
         ("", "no such recipe"),
         ("..", "no such recipe"),
@@ -88,7 +88,7 @@ def test_help_explains_names_and_paths(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [
-        ("configs/best.yaml", "best"),
+        ("configs/tuned.yaml", "tuned"),
         ("logs/demo/version_3/config.yaml", "demo"),
         ("a b.yaml", "a_b"),
         ("/..yaml", "run"),

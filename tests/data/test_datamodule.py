@@ -1,5 +1,10 @@
 """The data module and its loaders, driven by a Trainer."""
 
+import multiprocessing
+import sys
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader, Subset
 
+from cifar_lit.data import loaders
 from cifar_lit.data.augment.config import AugmentConfig
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.data.dataset import Batch, DataSplits, ImageDataset, Split
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is
+from cifar_lit.data.dataset import Batch, DataSplits, ImageDataset, Split, channel_statistics
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, worker_failure
 from cifar_lit.data.sampling import TrainSampler
+from cifar_lit.models.resnet import Normalize
 from cifar_lit.utils.errors import UsageError
 from tests.conftest import SaveEpochs
 
@@ -176,10 +184,25 @@ def test_fewer_large_images_are_augmented_at_once(size: int, expected: int) -> N
 
 def test_dataset_returns_entire_batches(splits: DataSplits) -> None:
     dataset = ImageDataset(splits.train, np.array([5, 7, 9]))
-    batch = dataset.__getitems__([(0, 2), (0, 0)])
+    batch = dataset.batch([(0, 2), (0, 0)])
     assert batch.indices.tolist() == [9, 5]
     assert (batch.images.numpy() == splits.train.images[[9, 5]]).all()
     assert batch.labels.tolist() == splits.train.labels[[9, 5]].tolist()
+
+
+def test_dataset_can_be_indexed_iterated_and_loaded() -> None:
+    dataset = ImageDataModule("digits", val_size=0, image_size=8, seed=0, cutout_size=0).train_dataset
+    first = dataset[0]
+    assert first.images.shape == (8, 8, 3) and first.labels.shape == () and int(first.indices) == 0
+    assert torch.equal(first.images, dataset[(0, 0)].images)
+    assert any(not torch.equal(first.images, dataset[(epoch, 0)].images) for epoch in (1, 2, 3))
+    assert int(dataset[-1].indices) == 1436
+    with pytest.raises(IndexError):
+        dataset[1437]
+    part = Subset(dataset, [4, 2])
+    assert [int(label) for _, label, _ in part] == dataset.split.labels[[4, 2]].tolist()
+    (batch,) = DataLoader(part, batch_size=2)
+    assert batch.images.shape == (2, 8, 8, 3) and batch.indices.tolist() == [4, 2]
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(433, 3), (1, 1300)])  # 1300 = 3 * 433 + 1
@@ -190,6 +213,50 @@ def test_last_training_batch_of_one_image_is_dropped(batch_size: int, expected: 
     )
     loader = data.train_dataloader()
     assert len(loader) == len([batch for batch in loader]) == expected
+
+
+@pytest.mark.parametrize(("free_batches", "workers"), [(None, 4), (100, 4), (10, 4), (9, 3), (2, 0), (0, 0)])
+def test_batches_of_the_workers_fit_into_the_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, free_batches: int | None, workers: int
+) -> None:
+    free = free_batches if free_batches is None else free_batches * 100 * 32 * 32 * 3
+    monkeypatch.setattr(loaders, "free_shared_memory", lambda: free)
+    data = ImageDataModule("digits", val_size=0, batch_size=100, num_workers=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert data.train_dataloader().num_workers == workers
+    warned = [str(warning.message) for warning in caught if "/dev/shm" in str(warning.message)]
+    assert len(warned) == (workers < 4) and all("data.num_workers" in text and "--shm-size" in text for text in warned)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the workers inherit the patched function")
+def test_waiting_for_a_worker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageDataset, "__getitems__", lambda *_: time.sleep(1000))
+    loader = ImageDataModule("digits", val_size=0, num_workers=1, process_timeout=1).train_dataloader()
+    with pytest.raises(RuntimeError) as error:
+        next(iter(loader))
+    message = worker_failure(error.value)
+    assert message and all(words in message for words in ("process_timeout", "/dev/shm", "data.num_workers"))
+    for worker in multiprocessing.active_children():
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("green", [0, 255])
+@pytest.mark.parametrize("different", [0, 1])
+def test_constant_channel(splits: DataSplits, green: int, different: int) -> None:
+    images = np.tile(splits.train.images, (20, 1, 1, 1))
+    images[..., 1] = green
+    images[0, 0, :different, 1] = 255 - green
+    data = ImageDataModule("digits", val_size=0)
+    statistics = channel_statistics(images)
+    vars(data)["splits"] = DataSplits(
+        Split(images, np.tile(splits.train.labels, 20)), splits.test, splits.classes, *statistics
+    )
+    with pytest.warns(UserWarning, match=r"constant in green.*data\.root"):
+        assert data.std == (statistics[1][0], 1 / 255, statistics[1][2])
+    pixels = Normalize(data.mean, data.std)(torch.from_numpy(images[:60]))
+    assert pixels.isfinite().all() and pixels.abs().max() <= 255
 
 
 def test_val_size_0_trains_on_all_images() -> None:
@@ -209,8 +276,27 @@ def test_invalid_option_is_named(option: str) -> None:
 
 
 def test_too_large_validation_set_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"data\.val_size=1437 leaves no training images: digits has 1437"):
-        ImageDataModule("digits", val_size=1437).setup("fit")
+    for size in (1437, 1428, 0.999):
+        with pytest.raises(UsageError, match=rf"data\.val_size={size} .*1437 images; .*--data.val_size 143"):
+            ImageDataModule("digits", val_size=size).setup("fit")
+    ImageDataModule("digits", val_size=1427).setup("fit")
+
+
+def test_fraction_is_held_out_for_validation() -> None:
+    tenth, number = (ImageDataModule("digits", val_size=size, seed=0) for size in (0.1, 144))
+    assert tenth.val_dataset.indices.tolist() == number.val_dataset.indices.tolist()
+    assert len(ImageDataModule("digits", val_size=1e-9).val_dataset) == 1
+
+
+@pytest.mark.parametrize("val_size", [1, 30, 56, 0.5])
+def test_rare_classes_are_trained_on(splits: DataSplits, val_size: float) -> None:
+    labels = np.array([0] * 55 + [1] * 3 + [2] + [3], np.int64)
+    classes = ("ape", "bee", "cat", "dog")
+    data = ImageDataModule("digits", val_size=val_size, seed=0)
+    vars(data)["splits"] = replace(splits, train=Split(splits.train.images, labels), classes=classes)
+    with pytest.warns(UserWarning, match=r"2 classes have a single training image.*data\.val_size.*cat, dog"):
+        data.setup("fit")
+    assert set(labels[data.train_dataset.indices]) == {0, 1, 2, 3}
 
 
 def test_first_validation_batch_has_every_class() -> None:

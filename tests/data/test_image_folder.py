@@ -215,6 +215,11 @@ def test_each_size_and_root_has_its_own_cache(load, root) -> None:
     assert len(caches(root)) == 3 and all(path.name.startswith("set-") for path in caches(root))
 
 
+@pytest.mark.parametrize("name", ["x" * 245, "\u00e9" * 122])
+def test_long_name_of_the_root(load, root, name) -> None:
+    assert len(load(folder=root.rename(root.with_name(name))).train) == 4
+
+
 @pytest.mark.parametrize("name", ["meta.json", "train_images.npy", "test_labels.npy"])
 @pytest.mark.parametrize("size", [0, 10, None])
 def test_corrupt_cache_is_rebuilt(load, root, name, size) -> None:
@@ -227,6 +232,7 @@ def test_corrupt_cache_is_rebuilt(load, root, name, size) -> None:
     assert (load().train.images[:2] == RED).all()
 
 
+@pytest.mark.slow
 def test_killed_process_leaves_no_usable_cache(load, root) -> None:
     code = (
         "import os, cifar_lit.data.image_folder as f\n"
@@ -274,9 +280,33 @@ def test_symbolic_links(load, root) -> None:
     (root / "train" / "apple" / "3.png").symlink_to(root / "elsewhere" / "1.png")
     (root / "train" / "apple" / "loop").symlink_to(root / "train")
     (root / "train" / "apple" / "self").symlink_to(root / "train" / "apple" / "self")
+    save(root / "more" / "deep" / "1.png", GREEN)
+    (root / "more" / "back").symlink_to(root / "more")
+    (root / "train" / "apple" / "more").symlink_to(root / "more")
+    (root / "more" / "again").symlink_to(root / "more" / "deep")
     splits = load()
-    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert (splits.train.images[2] == BLUE).all()
+    assert splits.train.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert splits.train.files[2:4] == ["apple/3.png", "apple/more/again/1.png"]
+    assert (splits.train.images[2] == BLUE).all() and (splits.train.images[3] == GREEN).all()
+
+
+def test_decomposed_letters_are_the_same_class(load, root) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    save(root / "train" / composed / "1.png", GREEN)
+    save(root / "train" / decomposed / "2.png", BLUE)
+    save(root / "test" / decomposed / "1.png", GREEN)
+    splits = load()
+    assert splits.classes == ("apple", "berry", composed)
+    assert splits.train.labels.tolist() == [0, 0, 1, 1, 2, 2] and splits.test.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("value", "dark"), [(4095, True), (65535, False)])
+def test_12_bit_values_in_16_bit_files(load, root, capsys, value, dark) -> None:
+    for path in root.glob("*/*/*.png"):
+        save(path, value, mode="I;16")
+    load()
+    message = capsys.readouterr().err
+    assert ("all images are dark, up to 16 of 255; 12-bit values in 16-bit files must be multiplied" in message) == dark
 
 
 def test_root_is_not_a_folder(load, root) -> None:
@@ -317,7 +347,8 @@ def test_class_name_is_not_utf8(load, root) -> None:
 def test_class_without_images(load, root, name) -> None:
     shutil.rmtree(root / name / "berry")
     (root / name / "berry").mkdir()
-    assert f"{name}/berry contains no images" in error(load)
+    message = error(load)
+    assert f"{name}/berry contains no images" in message and "from the training and the test images" in message
 
 
 def test_unreadable_folder_and_broken_link(load, root) -> None:
@@ -345,7 +376,13 @@ def test_unreadable_images_are_named_and_not_cached(load, root) -> None:
     assert "data.root: 6 unreadable images; remove or repair them" in message
     for name in ("a.png: not a PNG", "b.jpg: not a PNG", "c.png: not a PNG", "e.jpg: ", "f.webp: "):
         assert f"train/apple/{name}" in message
-    assert "g.png" not in message and message.endswith("...")
+    (listed,) = caches(root)
+    assert "/g.png" not in message and message.endswith(f"... all are listed in {listed}")
+    lines = listed.read_text().splitlines()
+    assert len(lines) == 6 and "test/apple/g.png: " in lines[5]
+    for name in ("a.png", "b.jpg", "c.png", "e.jpg", "f.webp"):
+        (apple / name).unlink()
+    assert error(load).count("\n") == 1
     assert caches(root) == []
 
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.metrics import NonFiniteGuard
 from cifar_lit.models.resnet import Normalize
+from cifar_lit.utils.errors import RunError
 from tests.conftest import Tiny
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -109,3 +111,15 @@ def test_accuracy_does_not_depend_on_where_images_are_augmented(tmp_path: Path, 
         accuracy[augment_on] = trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]
     assert min(accuracy.values()) > 0.75
     assert abs(accuracy["workers"] - accuracy["device"]) < 0.06  # 2.5 standard deviations of 360 images
+
+
+@pytest.mark.parametrize(("step", "cause"), [(0, r"data\.root.*model\.weights"), (1, r"Lower the optimizer's lr")])
+def test_loss_that_is_not_finite_at_the_first_step_is_not_attributed_to_the_learning_rate(
+    step: int, cause: str
+) -> None:
+    guard = NonFiniteGuard()
+    for current in range(3):
+        guard.watch(torch.tensor(float("nan") if current >= step else 1.0), current, 0.1)
+    with pytest.raises(RunError, match=cause) as error:
+        guard.check()
+    assert ("lr" in str(error.value)) == (step > 0)

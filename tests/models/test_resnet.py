@@ -64,6 +64,15 @@ def test_normalize_standardizes_each_channel() -> None:
     np.testing.assert_allclose(got.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 32, 32, 3), torch.float), ((2, 3, 32, 32), torch.float), ((2, 3, 32, 32), torch.uint8), ((3,), torch.uint8)],
+)
+def test_images_of_another_dtype_or_shape_are_refused(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"must be uint8 of shape \(B, H, W, 3\), got .*byte\(\)"):
+        ResNet18(10, **STATISTICS)(torch.zeros(shape, dtype=dtype))
+
+
 def test_statistics_are_in_the_state_dict() -> None:
     other = ResNet18(10, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     other.load_state_dict(ResNet18(10, **STATISTICS).state_dict())

@@ -5,7 +5,7 @@ import pytest
 
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import drawing, figures
-from cifar_lit.report.results import EpochRow, RunResults
+from cifar_lit.report.results import EpochRow, Provenance, RunResults
 
 
 def plain(size: int = 32, value: int = 200) -> np.ndarray:
@@ -41,11 +41,47 @@ def test_a_grid_of_any_number(count: int) -> None:
 
 
 def test_curves_leave_out_metrics_that_are_none(make_results: Callable[..., RunResults]) -> None:
-    rows = tuple(EpochRow(e, 1.0, 0.1, 2.0 - e, 0.5, 3.0 - e, None, 1.0, 0.0) for e in (0, 1))
+    rows = tuple(EpochRow(e, 1.0, 0.1, 3.0 - e, 0.5, 4.0 - e, None, 1.0, 0.0) for e in (1, 2))
     loss, accuracy, lr = figures.curves(make_results(epochs=rows)).axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2], [1, 2]]
     assert list(loss.lines[1].get_ydata()) == [3.0, 2.0]
     assert len(accuracy.lines) == 1 and len(lr.lines) == 1
+
+
+@pytest.mark.parametrize(("smoothing", "label"), [(0.1, "train, with label smoothing 0.1"), (0.0, "train")])
+def test_legend_says_that_the_training_loss_has_label_smoothing(
+    make_results: Callable[..., RunResults], smoothing: float, label: str
+) -> None:
+    rows = (EpochRow(0, 1.0, 0.1, 2.0, 0.5, 3.0, 0.5, 1.0, 0.0),)
+    provenance = Provenance(f"model: {{label_smoothing: {smoothing}}}", ())
+    loss, accuracy, _ = figures.curves(make_results(epochs=rows, provenance=provenance)).axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == [label, "val"]
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["train", "val"]
+
+
+def test_flat_cams_say_why(make_results: Callable[..., RunResults]) -> None:
+    results = make_results()
+    results.network.backbone.fc.weight[1] = 0  # no channel is evidence for class 1
+    for row, tiny, title in zip(
+        results.test.errors,
+        figures.gradcam(results, layer="layer4").axes,
+        [axis.get_title() for axis in figures.gradcam(results, layer="layer2").axes],
+        strict=True,
+    ):
+        assert tiny.get_title().endswith("%\n1 px: shows no place")
+        flat = [panel for panel in ("true", "predicted") if f"{panel}: no evidence" in title]
+        labels = {"true": results.test.labels[row], "predicted": results.test.predicted[row]}
+        assert flat == [panel for panel, label in labels.items() if label == 1]
+
+
+def test_long_class_names_are_shortened_and_keep_their_bars(make_results: Callable[..., RunResults]) -> None:
+    results = make_results(classes=tuple("a" * 240 + end for end in "xyz"))
+    for figure in (figures.class_accuracy(results), figures.confusion(results)):
+        drawing.to_array(figure)
+        axis = figure.axes[0]
+        assert axis.get_position().width > 0.4
+        assert [len(label.get_text()) for label in axis.get_yticklabels()] == [24] * 3
+    assert len({bar.get_y() for bar in figures.class_accuracy(results).axes[0].patches}) == 3
 
 
 def test_dollar_signs_are_not_typeset_as_formulas(make_results: Callable[..., RunResults]) -> None:

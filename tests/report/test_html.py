@@ -38,6 +38,9 @@ const canvases = () => document.querySelectorAll("#image canvas");
 const tiles = () => document.querySelectorAll("#grid button");
 (async () => {
   const seen = { width: innerWidth, all: tiles().length, wide: document.documentElement.scrollWidth };
+  tiles()[0].append("a long name ".repeat(9));
+  seen.row = [...tiles()].slice(0, 3).map((tile) => tile.getBoundingClientRect().height);
+  seen.tops = [...tiles()].slice(0, 3).map((tile) => tile.querySelector("img").getBoundingClientRect().top);
   const cell = document.querySelector(".confusion button");
   cell.click();
   seen.cell = [+cell.textContent, tiles().length];
@@ -51,6 +54,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   await until(() => canvases().length);
   seen.open = document.getElementById("image").open;
   seen.cams = canvases().length;
+  seen.uncaptioned = [...document.querySelectorAll("table")].filter((table) => !table.caption).length;
   seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
   const before = document.getElementById("image-title").textContent;
@@ -121,6 +125,7 @@ def test_page_is_self_contained_and_escapes_class_names(page_folder: Path) -> No
     parser.feed(html)
     assert all(link.startswith(("#", "data:")) for link in parser.found) and len(parser.found) > 10
     assert "b" not in parser.tags  # the class name stayed text
+    assert parser.tags.count("table") == parser.tags.count("caption") > 5
     assert embedded(html)["classes"] == list(CLASSES)
 
 
@@ -131,6 +136,13 @@ def test_page_holds_the_data_of_the_run(results: RunResults, page_folder: Path) 
         assert (item["true"], item["predicted"]) == (test.labels[row], test.predicted[row])
         assert list(item["p"].values()) == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
     assert ["cams" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
+    cams = data["items"][0]["cams"]
+    assert [[flat for _, _, flat in cams[layer]] for layer in ("layer1", "layer4")] == [
+        ["", ""],
+        ["1 px: shows no place"] * 2,
+    ]
+    html = (page_folder / "index.html").read_text()
+    assert {tuple(pair) for pair in data["road"]["layer4"]} == {(None, None)} and "none with contrast" in html
     assert set(data["items"][0]["cams"]) == {"layer1", "layer2", "layer3", "layer4"}
     assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["cams"], 3)
     readme = (page_folder / "README.md").read_text()
@@ -142,6 +154,7 @@ def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Pa
     data = embedded(html)
     assert [item["index"] for item in data["items"]] == results.test.errors[:5].tolist()
     assert data["numErrors"] == 5 and all(position < 5 for position in data["labelIssues"])
+    assert data["totalErrors"] == len(results.test.errors)  # why a cell of the confusion matrix leads to fewer images
     assert f"The 5 of {len(results.test.errors)} misclassified test images" in html
 
 
@@ -228,9 +241,11 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     seen = json.loads(found[1])
     assert seen["errors"] == [] and seen["unnamed"] == 0
     assert seen["width"] == width and seen["wide"] <= width  # nothing sticks out
+    assert len(set(seen["row"])) == len(set(seen["tops"])) == 1  # tiles of a row have one height, images one line
+    assert seen["uncaptioned"] == 0
     assert seen["all"] == len(results.test.errors)
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
-    assert seen["open"] and seen["cams"] == 12 and min(seen["painted"]) > 1
+    assert seen["open"] and seen["cams"] == 11 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)

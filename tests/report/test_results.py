@@ -37,7 +37,7 @@ class Keep(ReportCallback):
 @pytest.mark.parametrize(
     ("precision", "compile_", "extra"),
     [
-        ("bf16-mixed", None, []),
+        pytest.param("bf16-mixed", None, [], marks=pytest.mark.slow),
         pytest.param("bf16-true", None, [], marks=pytest.mark.slow),
         pytest.param("32-true", compiled, [], marks=pytest.mark.slow),
         ("32-true", None, [EMAWeightAveraging(decay=0.5)]),
@@ -106,6 +106,7 @@ def by_hand(net: ResNet18, images: np.ndarray, target_classes: np.ndarray, layer
     return np.stack(maps).reshape(*target_classes.shape, *maps[0].shape)
 
 
+@pytest.mark.slow
 def test_load_gives_what_the_training_left(fit: Callable[..., Path]) -> None:
     from cifar_lit.callbacks import report
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -100,7 +101,10 @@ def test_runs_of_an_edited_recipe_do_not_count(done: Path, tmp_path: Path, monke
     training = Training(recipe, 1, 1, tuple(SHORT))
     file = tmp_path / "lightning_logs" / "baseline" / "version_1" / "provenance.json"
     recipe.write_text((CONFIGS / "baseline.yaml").read_text())
-    provenance = {**json.loads(file.read_text()), "command": " ".join(["python -m cifar_lit.fit", *training.args])}
+    provenance = {
+        **json.loads(file.read_text()),
+        "command": shlex.join(["python", "-m", "cifar_lit.fit", *training.args]),
+    }
     file.write_text(json.dumps(provenance))
     assert training.run()
     recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
@@ -151,15 +155,15 @@ def test_failed_training_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "give recipes (baseline, best"),
+        ([], "give recipes (baseline, imagenet_stem"),
         (["bestest"], "unknown recipe bestest; choose from baseline"),
-        (["best", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["best", "--all"], "give recipes (baseline, best, best_40, imagenet_stem"),
-        (["best", "--data.source", "digits"], "options of fit go after --"),
-        (["best", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
-        (["best", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
-        (["best", "--out", "nowhere"], "--out nowhere: no such folder"),
-        (["best", "--", "--data.flipp", "1"], "data.flipp"),
+        (["tuned", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["tuned", "--all"], "give recipes (baseline, imagenet_stem, onecycle"),
+        (["tuned", "--data.source", "digits"], "options of fit go after --"),
+        (["tuned", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
+        (["tuned", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
+        (["tuned", "--out", "nowhere"], "--out nowhere: no such folder"),
+        (["tuned", "--", "--data.flipp", "1"], "data.flipp"),
     ],
 )
 def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> None:
@@ -169,10 +173,11 @@ def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     def config(*args: str) -> str:
         with pytest.raises(SystemExit, match="0"):
-            fit(["--config", str(CONFIGS / "best.yaml"), *VALIDATION, *args, "--print_config"])
+            fit(["--config", str(CONFIGS / "tuned.yaml"), *VALIDATION, *args, "--print_config"])
         return capsys.readouterr().out
 
     unchanged = config()
@@ -182,7 +187,7 @@ def test_ablations_change_the_configuration(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 def test_results_file_without_markers(tmp_path: Path) -> None:
     (tmp_path / "results.md").write_text("# Mine\n")
-    process = reproduce(tmp_path, "configs/best.yaml", "--epochs", "1", "--", *SHORT)
+    process = reproduce(tmp_path, "configs/tuned.yaml", "--epochs", "1", "--", *SHORT)
     assert process.returncode == 2
     assert "has no lines <!-- results --> and <!-- /results -->" in process.stderr and "--out" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["results.md"]

@@ -130,6 +130,7 @@ def test_irrelevant_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         trainer(saver, max_steps=1, limit_val_batches=1).fit(Line(Loader(int)))
         resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
         resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
+    assert warnings.formatwarning("be careful", UserWarning, "/venv/site-packages/a.py", 7) == "warning: be careful\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

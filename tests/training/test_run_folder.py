@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,14 @@ def test_run_gets_the_next_version(tmp_path: Path) -> None:
         (tmp_path / taken).mkdir()
     assert runs.create(tmp_path, CONFIG) == tmp_path / "version_11"
     assert [run.name for run in runs.versions(tmp_path)] == ["version_0", "version_10", "version_11"]
+
+
+@pytest.mark.parametrize("file", ["lightning_logs", "lightning_logs/demo"])
+def test_file_in_place_of_a_folder_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(UsageError, match=rf"{tmp_path}/lightning_logs.*--trainer\.default_root_dir"):
+        runs.create(tmp_path / "lightning_logs" / "demo", CONFIG)
 
 
 def test_simultaneous_runs_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +54,17 @@ def test_removed_run_leaves_no_empty_folders(tmp_path: Path) -> None:
     assert first.exists() and not second.exists()
     runs.remove(first)
     assert not list(tmp_path.glob("lightning_logs"))
+
+
+def test_paths_of_a_run_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.create(tmp_path / "old" / "lightning_logs" / "demo", CONFIG)
+    assert runs.data_path(run, "data") == "data"
+    (run / "provenance.json").write_text(json.dumps({"folder": str(tmp_path / "old")}))
+    (run / "provenance_2.json").write_text(json.dumps({"folder": str(tmp_path / "removed")}))
+    assert runs.data_path(run, "data") == "data"  # does not exist there
+    (tmp_path / "old" / "data").mkdir()
+    assert runs.data_path(run, "data") == str(tmp_path / "old" / "data")
+    assert runs.data_path(run, str(tmp_path)) == str(tmp_path)
 
 
 def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import atomic_write, atomic_write_text, new_folder, plain_cell, safe_cell
+from cifar_lit.utils.files import atomic_write, atomic_write_text, file_lock, new_folder, plain_cell, safe_cell
 
 
 def test_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
@@ -20,6 +22,28 @@ def test_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
         file.write("new")
     assert path.read_text() == "new"
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_locked_file(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "lock"), pytest.raises(Timeout), file_lock(tmp_path / "lock", blocking=False):
+        pass
+    with file_lock(tmp_path / "lock", blocking=False):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="replaces flock")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(code)), file_lock(tmp_path / "lock"):
+            pass
+    else:
+        with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked"), file_lock(tmp_path / "lock"):
+            pass
 
 
 def test_content_is_flushed_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

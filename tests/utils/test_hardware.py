@@ -1,7 +1,10 @@
 import os
 import platform
+import runpy
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +19,27 @@ from cifar_lit.utils.hardware import available_cores, choose_device, choose_prec
 )
 def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), capability)[index])
     assert choose_device("auto") == choose_device("gpu") == "cuda"
-    assert choose_precision("cuda", 4)[0] == precision
+    older = ", older than Ampere" * (capability < (8, 0))
+    assert choose_precision("cuda", 4, [1]) == (precision, f"GPU 1{older}")
+    assert choose_precision("cuda", 4, [0])[0] == "bf16-mixed"
+    assert choose_precision("cuda", 4, [0, 1])[0] == precision  # that of the oldest
+
+
+def test_command_is_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("from cifar_lit.utils.hardware import command; print(command())")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["", "--data.root=my images", "it's"])
+    runpy.run_path("mine.py", run_name="__main__")
+    runpy.run_module("mine", run_name="__main__", alter_sys=True)
+    script, module = map(shlex.split, capsys.readouterr().out.splitlines())
+    assert script == ["python", "mine.py", *sys.argv[1:]]
+    assert module == ["python", "-m", "mine", *sys.argv[1:]]
 
 
 @pytest.mark.parametrize(

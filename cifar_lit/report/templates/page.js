@@ -26,7 +26,9 @@ function choose() {
   const key = { loss: (i) => -i.loss, confidence: (i) => -i.p[i.predicted], margin: (i) => Math.abs(i.margin) }[order];
   chosen.sort((a, b) => key(data.items[a]) - key(data.items[b]) || a - b);
   document.getElementById("about-label-issues").hidden = !issues;
-  document.getElementById("count").textContent = `${chosen.length} of ${issues ? data.labelIssues.length + " label issues" : data.numErrors + " misclassified images"}`;
+  const unlisted = data.totalErrors - data.numErrors;
+  document.getElementById("count").textContent = `${chosen.length} of ${issues ? data.labelIssues.length + " label issues" : data.numErrors + " misclassified images"}`
+    + (unlisted && !issues ? ` with the highest loss; ${unlisted.toLocaleString("en")} others are not on this page (page.max_listed), misclassified.csv lists them` : "");
   grid.replaceChildren();
   shown = 0;
   showMore();
@@ -37,7 +39,7 @@ function showMore() {
     const item = data.items[chosen[position]];
     const tile = element("button", { type: "button" },
       element("img", { src: item.image, alt: "", loading: "lazy" }),
-      `${data.classes[item.true]} → ${data.classes[item.predicted]}`, element("br"), percent(item.p[item.predicted]));
+      element("span", {}, `${data.classes[item.true]} → ${data.classes[item.predicted]}`), element("span", {}, percent(item.p[item.predicted])));
     tile.setAttribute("aria-label", `Image ${item.index}: ${describe(item)}`);
     tile.addEventListener("click", () => show(position));
     grid.append(element("li", {}, tile));
@@ -76,16 +78,17 @@ function painted(image, values, table, label) {
 }
 
 function camTable(item, image) {
-  const score = (layer, which) => {
-    const pair = (data.road[layer] ?? [])[data.items.indexOf(item)];
-    if (pair === undefined) return "";
-    return element("span", { className: "score" }, pair[which] === null ? "empty CAM" : `ROAD ${pair[which] < 0 ? "−" : "+"}${Math.abs(pair[which]).toFixed(3)}`);
+  const caption = (layer, which) => {
+    const flat = item.cams[layer][which][2], score = data.road[layer]?.[data.items.indexOf(item)]?.[which];
+    return flat || (score === undefined ? "" : `ROAD ${score < 0 ? "−" : "+"}${Math.abs(score).toFixed(3)}`);
   };
   const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
   const body = Object.entries(item.cams).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
-    const cells = [painted(image, a, colours, `${layer} ${names[0]}`), painted(image, b, colours, `${layer} ${names[1]}`), painted(null, between, differences, `${layer}, true minus predicted`)];
-    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells.map((cell, which) => element("td", {}, cell, which < 2 ? score(layer, which) : "")));
+    const cells = [a, b].map((values, which) => element("td", {}, painted(image, values, colours, `${layer} ${names[which]}`), element("span", { className: "score" }, caption(layer, which))));
+    const comparable = pair.every(([, , flat]) => !flat);
+    cells.push(element("td", {}, comparable ? painted(null, between, differences, `${layer}, true minus predicted`) : "–"));
+    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells);
   });
   return element("table", { className: "cams" },
     element("caption", {}, `${data.method}: bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.`),
@@ -106,7 +109,7 @@ async function show(position) {
   });
   const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`, ...(item.file ? [`file ${item.file}`] : [])];
   const about = element("div", { className: "about" }, image,
-    element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("tbody", {}, ...rows))));
+    element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("caption", {}, "Probabilities of the classes"), element("tbody", {}, ...rows))));
   const body = document.getElementById("image-body");
   body.replaceChildren(about);
   document.getElementById("previous").disabled = position === 0;
