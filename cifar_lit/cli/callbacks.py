@@ -3,12 +3,18 @@
 from jsonargparse import Namespace
 
 from cifar_lit.cli.checks import as_list
-from cifar_lit.models.schedules import SCHEDULES
 from cifar_lit.utils.errors import UsageError
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COUNTERS = ("epoch", "step")  # which ModelCheckpoint can monitor, too
-FINDERS = {"BatchSizeFinder": "set data.batch_size", "LearningRateFinder": "use lr_find"}
+UNSUPPORTED = {
+    "BatchSizeFinder": "changes the batch size after the training is planned and recorded; set data.batch_size",
+    "LearningRateFinder": "changes the learning rate after the training is planned and recorded; use lr_find",
+    "ModelPruning": "cannot be recorded, so that the run could not be resumed; prune the trained network with "
+    "torch.nn.utils.prune",
+    "StochasticWeightAveraging": "replaces the schedule, and cannot be recorded, so that the run could not be resumed; "
+    "use EMAWeightAveraging",
+}
 
 
 def check_callbacks(config: Namespace) -> None:
@@ -28,20 +34,6 @@ def check_callbacks(config: Namespace) -> None:
                     f"trainer.callbacks: {name} with monitor={monitor}: there is no such metric; use "
                     f"{', '.join(METRICS)}"
                 )
-    schedule, memory_format = config.model.schedule.name, config.model.memory_format
     for name in names:
-        if name in FINDERS:
-            raise UsageError(
-                f"trainer.callbacks: {name} changes the training after it is planned and recorded; {FINDERS[name]} "
-                "instead"
-            )
-        if name == "StochasticWeightAveraging" and SCHEDULES[schedule].interval != "epoch":
-            raise UsageError(
-                f"trainer.callbacks: {name} cannot replace model.schedule.name={schedule}, only one that is updated "
-                "every epoch (constant, step); use one of these, or EMAWeightAveraging"
-            )
-        if name == "ModelPruning" and memory_format == "channels_last":
-            raise UsageError(
-                f"trainer.callbacks: {name} cannot prune weights in channels-last format; use "
-                "--model.memory_format contiguous"
-            )
+        if name in UNSUPPORTED:
+            raise UsageError(f"trainer.callbacks: {name} {UNSUPPORTED[name]}")
