@@ -15,7 +15,7 @@ from cifar_lit.training import compat
 from cifar_lit.utils.errors import RunError
 
 MIN_LR, MAX_LR = 1e-6, 1.0
-MIN_STEPS = 9  # with fewer, noise cannot be told from a falling loss
+MIN_STEPS = 9  # with fewer, noise looks like a falling loss
 
 
 @dataclass(frozen=True)

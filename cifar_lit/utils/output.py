@@ -1,4 +1,4 @@
-"""Standard output and error that never fail: nobody may read them any more, but the work goes on."""
+"""Standard output and error that never raise an error: a run continues if nobody reads what it prints."""
 
 import os
 import sys
