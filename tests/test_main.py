@@ -46,7 +46,7 @@ def test_unknown_command_is_refused(name: str, suggestion: str, capsys: pytest.C
 
 def test_package_is_found_beside_a_clone(tmp_path: Path) -> None:
     (tmp_path / "cifar_lit" / "data").mkdir(parents=True)  # folders of a clone, not of the package
-    code = "import cifar_lit.data.dataset; print(cifar_lit.__version__)"
+    code = "import cifar_lit.data.augment; print(cifar_lit.__version__)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
 

@@ -30,7 +30,7 @@ LAYERS = {"imagenet_stem": 4}  # layers with Grad-CAM figures
 @pytest.mark.usefixtures("blank_figures")
 def test_recipe_trains(recipe: Path) -> None:
     small = ["--data.image_size=8", "--data.batch_size=16", "--data.crop_padding=1", "--data.cutout_size=3"]
-    few = ["--page.num_cams=2", "--page.num_road=1", "--misclassified.k=2", "--samples.k=2"]
+    few = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
     main(["--config", str(recipe), *DIGITS, *small, *few, "--trainer.fast_dev_run=2"])
 
 

@@ -107,6 +107,7 @@ def test_modes(tmp_path, mode, color, expected, options) -> None:
     assert (decode.decode(str(path), 8) == expected).all()
 
 
+@pytest.mark.slow
 def test_small_file_that_claims_a_large_size_is_not_decoded_at_that_size(tmp_path) -> None:
     path = tmp_path / "x.jpg"
     Image.new("RGB", (16, 16)).save(path)
@@ -248,6 +249,7 @@ def test_killed_process_leaves_no_usable_cache(load, root) -> None:
     assert cache.suffix == "" and not (cache / "rest").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_decode_once(root) -> None:
     code = (
         "import cifar_lit.data.image_folder as f\n"
