@@ -29,8 +29,9 @@ class EpochMetrics(Metric):
     def update(self, loss: Tensor | float, correct: Tensor | int, count: int) -> None:
         """Add the sum of the losses of some images, how many of them are classified correctly, and their number."""
         self.loss = self.loss.float() + loss  # precision bf16-true makes it bfloat16, too coarse for a sum
-        self.correct += correct
-        self.count += count
+        # Not in place: a reset under torch.inference_mode, as in Trainer.validate, leaves tensors that refuse it.
+        self.correct = self.correct + correct
+        self.count = self.count + count
 
     def compute(self) -> dict[str, Tensor]:
         """Return mean loss and accuracy (0..1) over all processes."""
