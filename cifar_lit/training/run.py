@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
@@ -135,6 +136,9 @@ class Training:
         run = self.start.run or run_folder.create(self.runs, self.config)
         with run_folder.lock(run):
             self._folder.path = run
+            for logger in self.trainer.loggers if self.start.run else []:
+                if isinstance(logger, CSVLogger):
+                    keep_metrics(Path(logger.log_dir))
             self.trainer.loggers = [
                 RunTensorBoardLogger(str(run), self.start.step if self.start.run else None)
                 if isinstance(logger, RunTensorBoardLogger)
@@ -203,3 +207,9 @@ class Training:
     @property
     def _last_checkpoint(self) -> LastCheckpoint | None:
         return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+
+
+def keep_metrics(folder: Path) -> None:
+    """Rename the `metrics.csv` of a CSVLogger with a fixed version, which deletes it when a run is resumed."""
+    if (file := folder / "metrics.csv").exists():
+        file.rename(folder / f"metrics_{len([*folder.glob('metrics_*.csv')]) + 1}.csv")

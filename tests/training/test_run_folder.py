@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cifar_lit.training import run_folder as runs
+from cifar_lit.training.run import keep_metrics
 from cifar_lit.utils.errors import UsageError
 
 CONFIG = "seed_everything: 0\n"
@@ -77,3 +78,11 @@ def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"
     assert runs.requeued(tmp_path, "9", "fit") is None and runs.requeued(tmp_path, None, "fit") is None
+
+
+def test_metrics_of_a_csv_logger_are_kept(tmp_path: Path) -> None:
+    keep_metrics(tmp_path)
+    for number in (1, 2):
+        (tmp_path / "metrics.csv").write_text(str(number))
+        keep_metrics(tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"metrics_1.csv": "1", "metrics_2.csv": "2"}
