@@ -198,16 +198,23 @@ class ImageClassifier(LightningModule):
             clip_gradients(self.trainer, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the metrics so far and ReduceLROnPlateau's state; raise RunError if the training diverged."""
+        """Add the metrics so far, ReduceLROnPlateau's state and which parameters are frozen.
+
+        Raises:
+            RunError: The training diverged.
+        """
         self._check_steps()
         for logger in self.loggers:
             logger.save()  # a resumed training does not log again what was logged before its checkpoint
         checkpoint["train_metrics"] = self.train_metrics.gather()
+        checkpoint["frozen"] = [name for name, one in self.named_parameters() if not one.requires_grad]
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore them."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in checkpoint.get("frozen", []))
         self.train_metrics.restore(checkpoint.get("train_metrics", []))
         self._plateau_state = checkpoint.get("plateau", {})
 

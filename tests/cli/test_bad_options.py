@@ -124,6 +124,7 @@ CASES = [
     ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=acc", "monitor=acc", "val/accuracy"),
     ("--trainer.callbacks+=BatchSizeFinder", "BatchSizeFinder", "set data.batch_size"),
     ("--trainer.callbacks+=LearningRateFinder", "LearningRateFinder", "use lr_find"),
+    ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning", "pl_module.net.backbone"),
     (SWA, "StochasticWeightAveraging", "use EMAWeightAveraging"),
     (
         "--trainer.callbacks+=ModelPruning --trainer.callbacks.pruning_fn=l1_unstructured",

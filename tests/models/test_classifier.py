@@ -10,7 +10,7 @@ from torch import nn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.models.metrics import NonFiniteGuard
+from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard
 from cifar_lit.models.resnet import Normalize
 from cifar_lit.utils.errors import RunError
 from tests.conftest import Tiny
@@ -123,3 +123,22 @@ def test_loss_that_is_not_finite_at_the_first_step_is_not_attributed_to_the_lear
     with pytest.raises(RunError, match=cause) as error:
         guard.check()
     assert ("lr" in str(error.value)) == (step > 0)
+
+
+def test_metrics_can_be_used_again_after_trainer_validate() -> None:
+    metrics = EpochMetrics()
+    with torch.inference_mode():
+        metrics.update(1.0, torch.tensor(1), 2)
+        metrics.reset()
+    metrics.update(3.0, torch.tensor(1), 2)
+    assert (float(metrics.compute()["loss"]), float(metrics.compute()["accuracy"])) == (1.5, 0.5)
+
+
+def test_frozen_parameters_stay_frozen_when_a_run_is_resumed() -> None:
+    saved, resumed = (ImageClassifier(10, (0.5,) * 3, (0.5,) * 3, stem="imagenet") for _ in range(2))
+    saved.net.backbone.conv1.requires_grad_(False)
+    resumed.net.backbone.requires_grad_(False)  # as BaseFinetuning freezes it before each training
+    checkpoint: dict[str, Any] = {}
+    saved.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint(checkpoint)
+    assert [p.requires_grad for p in resumed.parameters()] == [p.requires_grad for p in saved.parameters()]
