@@ -9,14 +9,15 @@ from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks as parts
 from cifar_lit.cli.checks import as_list
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.training import compat
-from cifar_lit.training.checkpointing import AtomicCheckpointIO, LastCheckpoint
+from cifar_lit.training.averaging import AverageStart
+from cifar_lit.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.training.validation import ValidationCheck
@@ -46,8 +47,7 @@ def defaults(config: Namespace, trainer: Namespace) -> dict[str, Any]:
         chosen["enable_progress_bar"] = False  # a log file gets one line for each epoch
     validates = config.data.val_size and config.trainer.limit_val_batches != 0
     if validates and trainer.enable_checkpointing is not False:
-        best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-        chosen["callbacks"] = [*as_list(trainer.callbacks), best]
+        chosen["callbacks"] = [*as_list(trainer.callbacks), BestCheckpoint()]
     return chosen
 
 
@@ -109,15 +109,16 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
 def ordered(callbacks: list[Callback], options: dict[str, Any]) -> list[Callback]:
     """Return the callbacks in the order of their dependencies, all parts of the report in a single callback.
 
-    The RunFolder comes first, so that the others know it. The history is complete before the report reads it. The
-    report's page summarizes what its other parts wrote. LastCheckpoint comes last, so that `last.ckpt` contains the
-    state of the others at that step.
+    The RunFolder comes first, so that the others know it, and AverageStart before the averages. The history is complete
+    before the report reads it. The report's page summarizes what its other parts wrote. LastCheckpoint comes last, so
+    that `last.ckpt` contains the state of the others at that step.
     """
     report = [callback for callback in callbacks if isinstance(callback, parts.ReportCallback)]
     page = [part for part in report if isinstance(part, parts.HTMLReport)]
     figures = [part for part in report if part not in page]
     last = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
-    ours = [RunFolder(), ValidationCheck(), *(callback for callback in callbacks if callback not in [*report, *last])]
+    users = [callback for callback in callbacks if callback not in [*report, *last]]
+    ours = [RunFolder(), ValidationCheck(), AverageStart(), *users]
     summary = [] if options.get("fast_dev_run") else [parts.Summary()]  # scores of a few steps say nothing
     ours += [parts.EpochHistory(), parts.Report([*figures, parts.Curves(), *page, *summary])]
     if options.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in ours):

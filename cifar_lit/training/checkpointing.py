@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.training.signals import StopSignals
@@ -29,6 +29,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with atomic_write(path, "wb") as file:
             file.write(content.getbuffer())
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, the weights with the highest validation accuracy."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """Key of its state in checkpoints: not that of a user's ModelCheckpoint with the same metric."""
+        return "best"
 
 
 class LastCheckpoint(Checkpoint):

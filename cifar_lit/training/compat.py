@@ -3,7 +3,7 @@
 Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each has a test in
 tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired
 (secure_jsonargparse in tests/test_security.py, set_instantiators in tests/cli/test_bad_options.py, forget_validation in
-tests/training/test_lr_finder.py).
+tests/training/test_lr_finder.py, start_average in tests/training/test_averaging.py).
 
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
@@ -22,7 +22,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import nn
 
@@ -97,6 +98,13 @@ def forget_validation(trainer: Trainer) -> None:
     ModelCheckpoint would expect its metric even if the training ends before the first validation.
     """
     trainer.fit_loop.epoch_loop.val_loop._has_run = False
+
+
+def start_average(averaging: WeightAveraging, module: LightningModule) -> None:
+    """Set an average that was never updated to the current weights; Lightning keeps the initial ones."""
+    average = averaging._average_model
+    if average is not None and not average.n_averaged:
+        average.module.load_state_dict(module.state_dict())
 
 
 def copy_without_hooks(module: M) -> M:
