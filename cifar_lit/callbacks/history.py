@@ -61,7 +61,8 @@ class EpochHistory(Callback):
         epochs = trainer.max_epochs or -1
         text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-        rank_zero_info(f"training: {text} of {trainer.num_training_batches} steps, {parameters:,} parameters")
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        rank_zero_info(f"training: {text} of {steps} step{'s' * (steps != 1)}, {parameters:,} parameters")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the totals; not called in a resumed epoch."""

@@ -207,7 +207,7 @@ class ImageDataModule(LightningDataModule):
         # Reading an array needs no workers, and a small training batch need not slow the evaluation down.
         rank, world_size = self._rank()
         if len(dataset) < world_size:
-            raise UsageError(f"{images}: {len(dataset)} are fewer than the number of processes, {world_size}")
+            raise UsageError(f"{images}: {len(dataset)} for {world_size} processes; each needs at least one")
         batch_size = max(self.batch_size, eval_batch_size(self.image_size))
         while len(dataset) % world_size and len(dataset) // world_size % batch_size == 0:
             batch_size += 1  # otherwise some processes have an extra batch and wait forever for the others
