@@ -30,6 +30,7 @@ def scores_on_test(report: Path) -> Any:
     return json.loads((report / "metrics.json").read_text())["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_training(tmp_path: Path) -> None:
     run = fit(tmp_path, "--data.val_size=513")  # one process validates one image more

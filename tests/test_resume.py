@@ -138,7 +138,7 @@ def some_slow(cases: Iterable[str], fast: Collection[str]) -> list[Any]:
     return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-@pytest.mark.parametrize("case", some_slow(RESUMED, ["by its folder, without other options", "renamed"]))
+@pytest.mark.parametrize("case", some_slow(RESUMED, ["renamed"]))
 def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> None:
     prepare, options = RESUMED[case]
     place = prepare(run)
@@ -237,6 +237,7 @@ def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
     assert (run / "report" / "misclassified.png").exists()
 
 
+@pytest.mark.slow
 def test_run_without_checkpoint_starts_over_in_its_folder(run: Path, one_epoch: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "report")

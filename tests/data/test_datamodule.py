@@ -147,9 +147,9 @@ def test_samples_are_the_images_of_the_first_epoch(augment_on: str) -> None:
 
 def test_more_processes_than_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageDataModule, "_rank", lambda _: (0, 361))
-    with pytest.raises(UsageError, match="test images: 360 are fewer"):
+    with pytest.raises(UsageError, match="test images: 360 for 361 processes"):
         ImageDataModule("digits").test_dataloader()
-    with pytest.raises(UsageError, match=r"data\.val_size: 300 are fewer"):
+    with pytest.raises(UsageError, match=r"data\.val_size: 300 for 361 processes"):
         ImageDataModule("digits", val_size=300).val_dataloader()
 
 

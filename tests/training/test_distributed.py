@@ -71,7 +71,8 @@ def test_processes_listen_on_localhost_only_and_end_with_an_error_when_one_dies(
             os.killpg(first.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("start_of_connecting", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("start_of_connecting", [True, False])
 def test_process_does_not_wait_forever_for_one_that_died_before_they_connected(
     start_of_connecting: bool, tmp_path: Path
 ) -> None:
