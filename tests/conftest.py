@@ -39,6 +39,14 @@ QUICK = [
 # For tests that do not look at the report's CAMs and figures.
 BRIEF = [*QUICK, "--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
 
+# For a Trainer on the CPU that prints and logs nothing.
+QUIET_TRAINER: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 class Tiny(nn.Module):
     """A network that takes no time."""

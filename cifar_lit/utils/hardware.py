@@ -106,9 +106,8 @@ def tidy_slurm_variables() -> None:
     """Let Lightning recognize an interactive shell of SLURM, in which some variables may be empty or missing."""
     for name in [name for name, value in os.environ.items() if name.startswith("SLURM_") and not value]:
         del os.environ[name]
-    if (
-        "SLURM_NTASKS" in os.environ and "SLURM_PROCID" not in os.environ
-    ):  # neither srun nor sbatch started this process
+    # Neither srun nor sbatch has started this process.
+    if "SLURM_NTASKS" in os.environ and "SLURM_PROCID" not in os.environ:
         os.environ["SLURM_JOB_NAME"] = "interactive"
 
 

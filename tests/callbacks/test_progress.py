@@ -156,7 +156,7 @@ class Bars(ProgressBar):
         super().__init__()
         self.seen: list[tuple[str, int, int]] = []
 
-    def on_train_batch_end(self, *args: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, *args: Any) -> None:
         self._drawn_s = 0
         super().on_train_batch_end(*args)
         self.seen.append((self.train_progress_bar.desc, self.train_progress_bar.n, self.train_progress_bar.total))

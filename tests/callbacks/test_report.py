@@ -18,6 +18,7 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import RunError, UsageError
+from tests.conftest import QUIET_TRAINER
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -25,15 +26,13 @@ def test_callbacks_in_a_plain_trainer(tmp_path: Path) -> None:
     data = ImageDataModule("digits", val_size=200, num_workers=0)
     module = ImageClassifier(data.num_classes, data.mean, data.std, stem="imagenet")
     trainer = Trainer(
-        accelerator="cpu",
         max_epochs=1,
         limit_train_batches=1,
         limit_val_batches=1,
         limit_test_batches=1,
-        logger=False,
         default_root_dir=tmp_path,
-        enable_progress_bar=False,
         callbacks=[MisclassifiedImages(k=3), GradCAMGrid(k=3, layers=["layer1", "layer2"]), Scores()],
+        **QUIET_TRAINER,
     )
     trainer.fit(module, datamodule=data)
     names = {file.name for file in (tmp_path / "report").iterdir()}

@@ -1,5 +1,6 @@
 """Run a command that refuses its arguments."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ class Unavailable(Callback):
     """A callback whose package is not installed."""
 
     def __init__(self) -> None:
-        import not_installed  # noqa: F401
+        importlib.import_module("not_installed")
 
 
 DEMO = ("--config", str(CONFIGS / "demo.yaml"))

@@ -13,9 +13,9 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard
 from cifar_lit.models.resnet import Normalize
 from cifar_lit.utils.errors import RunError
-from tests.conftest import Tiny
+from tests.conftest import QUIET_TRAINER, Tiny
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {**QUIET_TRAINER, "enable_checkpointing": False}
 
 
 def train(batch_size: int = 300, trainer: dict[str, Any] | None = None, **options: Any) -> ImageClassifier:
@@ -23,7 +23,7 @@ def train(batch_size: int = 300, trainer: dict[str, Any] | None = None, **option
     data = ImageDataModule("digits", val_size=137, image_size=8, batch_size=batch_size, augment_on="device", seed=0)
     module = ImageClassifier(10, data.mean, data.std, **options)
     module.net = Tiny()
-    Trainer(**{"accelerator": "cpu", "max_epochs": 1, **QUIET, **(trainer or {})}).fit(module, datamodule=data)
+    Trainer(**{"max_epochs": 1, **QUIET, **(trainer or {})}).fit(module, datamodule=data)
     return module
 
 
@@ -70,7 +70,7 @@ def test_gradients_of_fused_optimizers_are_clipped_in_mixed_precision() -> None:
 def test_predict_returns_the_probabilities_of_the_test_images(precision: str) -> None:
     module = train(optimizer=sgd(False, lr=1e-4))
     data = ImageDataModule("digits", val_size=137, image_size=8, batch_size=256)
-    batches = Trainer(accelerator="cpu", precision=precision, **QUIET).predict(module, datamodule=data)
+    batches = Trainer(precision=precision, **QUIET).predict(module, datamodule=data)
     probabilities = torch.cat(batches)
     assert len(batches) == 2 and probabilities.shape == (360, 10) and probabilities.dtype == torch.float32
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_accuracy_does_not_depend_on_where_images_are_augmented(tmp_path: Path, 
         )
         module = ImageClassifier(10, data.mean, data.std, optimizer=lambda params: torch.optim.Adam(params, lr=3e-3))
         module.net = nn.Sequential(Normalize(data.mean, data.std), nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
-        trainer = Trainer(accelerator="cpu", max_epochs=6, default_root_dir=tmp_path, **QUIET)
+        trainer = Trainer(max_epochs=6, default_root_dir=tmp_path, **QUIET)
         trainer.fit(module, datamodule=data)
         accuracy[augment_on] = trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]
     assert min(accuracy.values()) > 0.75

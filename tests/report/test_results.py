@@ -18,7 +18,7 @@ from cifar_lit.models.resnet import LAYERS, ResNet18
 from cifar_lit.report import drawing, figures
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
-from tests.conftest import QUICK
+from tests.conftest import QUICK, QUIET_TRAINER
 
 
 def compiled(module: ImageClassifier) -> Any:
@@ -51,17 +51,14 @@ def test_network_and_cams_after_training(precision: Any, compile_: Any, extra: l
     best = ModelCheckpoint(tmp_path, filename="best", monitor="val/accuracy", mode="max")
     keep = Keep()
     trainer = Trainer(
-        accelerator="cpu",
         precision=precision,
         max_epochs=1,
         limit_train_batches=3,
         limit_val_batches=2,
         limit_test_batches=2,
-        logger=False,
         default_root_dir=tmp_path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[best, *extra, keep],
+        **QUIET_TRAINER,
     )
     trainer.fit(compile_(module) if compile_ else module, datamodule=data)
     state = {name: value.clone() for name, value in module.state_dict().items()}

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from cifar_lit.training.averaging import AverageStart
+from tests.conftest import QUIET_TRAINER
 
 
 class Weights(Callback):
@@ -28,15 +29,12 @@ def test_average_that_was_never_updated_is_the_current_weights(start: list[Callb
     module, weights = BoringModel(), Weights()
     late = EMAWeightAveraging(update_starting_at_step=1000)
     trainer = Trainer(
-        accelerator="cpu",
         max_epochs=1,
         limit_train_batches=4,
         limit_val_batches=1,
         num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[*start, late, weights, ModelCheckpoint(tmp_path, filename="saved")],
+        **QUIET_TRAINER,
     )
     trainer.fit(module)
     saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]["layer.weight"]
