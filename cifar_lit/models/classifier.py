@@ -176,6 +176,10 @@ class ImageClassifier(LightningModule):
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
 
+    def on_train_end(self) -> None:
+        """Warn if the schedule is not complete."""
+        self.schedule.check_complete(self.trainer)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
         optimizer = self.make_optimizer(parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_mult))
