@@ -64,7 +64,7 @@ def build_parser() -> ArgumentParser:
     skip = {name.removeprefix("data.") for name in vars(every.get_defaults().as_flat())} - DATA
     parser.add_class_arguments(ImageDataModule, "data", skip=skip, instantiate=False)
     for name, group in REPORT.items():
-        parser.add_class_arguments(group, name)
+        parser.add_class_arguments(group, name, skip={*group.python_only})
     trainer = parser.add_argument_group("Device, limits and further parts of the report")
     trainer.add_argument("--trainer.accelerator", type=str, default="auto", help="Device: `auto`, `cpu`, `gpu`, ...")
     trainer.add_argument(
