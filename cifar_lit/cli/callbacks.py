@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -34,7 +35,7 @@ def check_callbacks(config: Namespace, parser: ArgumentParser) -> None:
     known = all(path.startswith(("pytorch_lightning.", "cifar_lit.")) for path in paths)
     known &= not any(path.endswith(".LearningRateMonitor") for path in paths)  # others may log metrics of their own
     for callback in callbacks:
-        name, arguments = callback.class_path.rpartition(".")[2], callback.get("init_args") or Namespace()
+        name, arguments = callback.class_path.rpartition(".")[2], callback.get("init_args") or {}
         option = f"trainer.callbacks: {name}"
         if name in UNSUPPORTED and callback.class_path.startswith("pytorch_lightning."):
             raise UsageError(f"{option} {UNSUPPORTED[name]}")
@@ -48,13 +49,13 @@ def check_callbacks(config: Namespace, parser: ArgumentParser) -> None:
             )
         if arguments.get("auto_insert_metric_name") and re.search(r"\{[^}]*/", arguments.get("filename") or ""):
             raise UsageError(
-                f"{option} with filename={arguments.filename}: the name of a metric contains a slash and would become "
-                "a folder; add --trainer.callbacks.auto_insert_metric_name false"
+                f"{option} with filename={arguments['filename']}: the name of a metric contains a slash and would "
+                "become a folder; add --trainer.callbacks.auto_insert_metric_name false"
             )
         _check_recorded(option, callback, parser)
 
 
-def _looks_too_early(arguments: Namespace, trainer: Namespace) -> str | None:
+def _looks_too_early(arguments: Any, trainer: Namespace) -> str | None:
     """Return the argument that lets a callback look for a training metric at the end of an epoch, if it would not."""
     at_epoch_end = trainer.val_check_interval in (None, 1.0) and trainer.check_val_every_n_epoch == 1  # the default
     for name, value in arguments.items():
@@ -65,7 +66,7 @@ def _looks_too_early(arguments: Namespace, trainer: Namespace) -> str | None:
 
 def _check_recorded(option: str, callback: Namespace, parser: ArgumentParser) -> None:
     """Refuse arguments that config.yaml cannot contain: the run could not be resumed."""
-    alone = Namespace(trainer=Namespace(callbacks=[callback]))
+    alone = Namespace(trainer=Namespace(callbacks=[callback]))  # type: ignore[no-untyped-call]  # jsonargparse's
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # jsonargparse writes its warning in place of the value
