@@ -112,14 +112,15 @@ def _outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
             handle.remove()
 
 
-def upscale(cam: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
-    """Resize a CAM `(h, w)` bilinearly to `(image_size, image_size)` and stretch it to 0..1, float32.
+def upscale(cam: NDArray[np.float32], height: int, width: int | None = None) -> NDArray[np.float32]:
+    """Resize a CAM `(h, w)` bilinearly to `(height, width)`, by default a square, and stretch it to 0..1, float32.
 
     A CAM without contrast becomes constant: 0 if there is no evidence for the class, else 0.5.
     """
+    width = width or height
     if reason := why_flat(cam):
-        return np.full((image_size, image_size), 0 if reason == NO_EVIDENCE else 0.5, dtype=np.float32)
-    large = np.asarray(cv2.resize(cam, (image_size, image_size)), dtype=np.float32)
+        return np.full((height, width), 0 if reason == NO_EVIDENCE else 0.5, dtype=np.float32)
+    large = np.asarray(cv2.resize(cam, (width, height)), dtype=np.float32)
     large -= large.min()
     stretched: NDArray[np.float32] = large / large.max()
     return stretched

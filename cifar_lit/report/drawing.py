@@ -34,7 +34,7 @@ def thumbnails(images: Iterable[Pixels], max_px: int) -> Pixels:
 
 def enlarge(image: Pixels) -> Pixels:
     """Enlarge an image `(H, W, 3)` by an integer factor, without interpolation, to at least 160 px."""
-    factor = -(-TILE_PX // image.shape[0])
+    factor = -(-TILE_PX // min(image.shape[:2]))  # its title needs the width
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

@@ -74,7 +74,7 @@ def gradcam(
     cams = results.cams(rows, [layer], method)[layer]
     tiles, titles = [], []
     for row, image, pair in zip(rows, results.images(rows), cams, strict=True):
-        true, predicted = (drawing.overlay(image, upscale(cam, len(image))) for cam in pair)
+        true, predicted = (drawing.overlay(image, upscale(cam, *image.shape[:2])) for cam in pair)
         drawn = {"image": drawing.enlarge(image), "true": true, "predicted": predicted}
         tiles.append(drawing.side_by_side([drawn[panel] for panel in panels]))
         flat = {panel: why_flat(cam) for panel, cam in zip(("true", "predicted"), pair, strict=True) if panel in panels}

@@ -1,10 +1,12 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import drawing, figures
+from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import EpochRow, Provenance, RunResults
 
 
@@ -19,6 +21,7 @@ def test_enlarging_keeps_every_pixel_sharp() -> None:
     assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
     assert drawing.enlarge(plain(8)).shape[0] == 160
     assert drawing.enlarge(plain(224)).shape[0] == 224
+    assert drawing.enlarge(np.zeros((64, 32, 3), dtype=np.uint8)).shape[:2] == (320, 160)  # as wide as its title
 
 
 def test_overlay_is_brightest_where_the_map_is() -> None:
@@ -72,6 +75,28 @@ def test_flat_cams_say_why(make_results: Callable[..., RunResults]) -> None:
         flat = [panel for panel in ("true", "predicted") if f"{panel}: no evidence" in title]
         labels = {"true": results.test.labels[row], "predicted": results.test.predicted[row]}
         assert flat == [panel for panel, label in labels.items() if label == 1]
+
+
+class WideResults(ErrorResults):
+    """Images of 8 x 64 px, with evidence at one column of a CAM `(4, 64)`."""
+
+    default_layer = "layer"
+    column = 41
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        return np.full((len(rows), 8, 64, 3), 100, dtype=np.uint8)
+
+    def cams(self, rows: np.ndarray, layers: Sequence[Any], method: str) -> dict[Any, np.ndarray]:
+        cams = np.zeros((len(rows), 2, 4, 64), dtype=np.float32)
+        cams[..., self.column] = 1
+        return {"layer": cams}
+
+
+def test_cams_of_wide_images_keep_their_columns(make_results: Callable[..., RunResults]) -> None:
+    results = WideResults(("ape", "bee", "cat"), "last weights", make_results(wrong=1).test)
+    drawn = figures.gradcam(results, panels=["true"]).axes[0].images[0].get_array()
+    brightness = np.asarray(drawn, dtype=int).sum(axis=(0, 2))
+    assert brightness.shape == (64 * 20,) and brightness.argmax() // 20 == WideResults.column
 
 
 def test_long_class_names_are_shortened_and_keep_their_bars(make_results: Callable[..., RunResults]) -> None:
