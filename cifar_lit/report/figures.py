@@ -154,6 +154,7 @@ def class_accuracy(results: RunResults) -> Figure:
     overall = results.test.accuracy
     axis.axvline(overall, color=VAL, linestyle="--", label=f"all classes: {overall:.1%}")
     axis.set_xlim(0, 1.2)
+    axis.set_ylim(-0.6, len(order) - 0.4)  # without the margin of 5 %, many rows for many classes
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_title("test accuracy of each class")
@@ -169,10 +170,12 @@ def confusion(results: RunResults) -> Figure:
     axis = figure.subplots()
     fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    axis.set_title("test images: true class (row), predicted class (column)", fontsize=10)
-    axis.set_ylabel("true")
-    axis.set_xlabel("predicted")
-    if len(table) <= 40:
+    named, fontsize = len(table) <= 40, max(10, size)  # legible where a large figure is shrunk
+    figure.suptitle("test images: true class (row), predicted class (column)", fontsize=fontsize)
+    axis.set_ylabel("true" if named else "true, row in confusion.csv from 0", fontsize=fontsize)
+    axis.set_xlabel("predicted" if named else "predicted, column in confusion.csv from 0", fontsize=fontsize)
+    axis.tick_params(labelsize=fontsize)
+    if named:
         labels = _tick_labels(results, range(len(table)))
         axis.set_xticks(range(len(table)), **labels, rotation=90, fontsize=8)
         axis.set_yticks(range(len(table)), **labels, fontsize=8)

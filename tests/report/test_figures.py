@@ -109,6 +109,21 @@ def test_long_class_names_are_shortened_and_keep_their_bars(make_results: Callab
     assert len({bar.get_y() for bar in figures.class_accuracy(results).axes[0].patches}) == 3
 
 
+@pytest.mark.parametrize("count", [3, 50])
+def test_confusion_matrix_is_legible(count: int, make_results: Callable[..., RunResults]) -> None:
+    figure = figures.confusion(make_results(classes=tuple(f"a class with a long name {i}" for i in range(count))))
+    drawing.to_array(figure)
+    box, (axis,) = figure.texts[0].get_window_extent(), figure.axes
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1  # the heading is complete
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert len(names) == 3 if count == 3 else "row in confusion.csv" in axis.get_ylabel()  # numbers are explained
+
+
+def test_class_accuracy_of_many_classes_has_no_empty_rows(make_results: Callable[..., RunResults]) -> None:
+    (axis,) = figures.class_accuracy(make_results(classes=tuple(map(str, range(150))))).axes
+    assert np.ptp(axis.get_ylim()) < 152
+
+
 def test_dollar_signs_are_not_typeset_as_formulas(make_results: Callable[..., RunResults]) -> None:
     name = "$1_0_0 → $2"  # two subscripts, as a formula
     image = np.zeros((32, 32, 3), dtype=np.uint8)
