@@ -16,7 +16,7 @@ from cifar_lit.data.decode import UnreadableError
 from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.inference.images import ImagesLike, Item, expand
 from cifar_lit.inference.results import Explanations, Predictions
-from cifar_lit.inference.stream import read_batches
+from cifar_lit.inference.stream import Batch, read_batches
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, load_network
 from cifar_lit.utils.errors import UsageError
@@ -110,14 +110,21 @@ class Classifier:
         Raises:
             RunError: A worker has died or does not answer.
         """
-        for batch in read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers):
-            yield Predictions(self.classes, self.probabilities(batch.images), tuple(batch.files)), batch.unreadable
+        computing: tuple[Batch, torch.Tensor] | None = None
+        for batch in chain(read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers), [None]):
+            previous, computing = computing, batch and (batch, self._forward(batch.images))
+            if previous:  # the caller handles it while a GPU computes the next batch
+                files, probabilities = previous[0].files, previous[1].cpu().numpy()
+                yield Predictions(self.classes, probabilities, tuple(files)), previous[0].unreadable
 
     def probabilities(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Map one batch of images `(B, S, S, 3)`, uint8, to probabilities `(B, C)`, float32."""
-        with torch.inference_mode():
-            probabilities: NDArray[np.float32] = self.net(images.to(self.device)).softmax(1).cpu().numpy()
+        probabilities: NDArray[np.float32] = self._forward(images).cpu().numpy()
         return probabilities
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return self.net(images.to(self.device)).softmax(1)
 
     def explain(
         self,

@@ -66,8 +66,11 @@ def read_batches(items: Iterable[Item], size: int, batch_size: int, num_workers:
     try:
         yield from loader
     except RuntimeError as error:
-        if reason := worker_failure(error):
-            raise RunError(reason) from error
+        if worker_failure(error):
+            raise RunError(
+                "a process that decodes images has died or does not answer, perhaps for lack of memory or of shared "
+                "memory (/dev/shm); reduce num_workers, 0 uses none"
+            ) from error
         raise
 
 

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-PARTS = "augmentation loop startup step throughput folder memory report processes scaling end_to_end".split()
+PARTS = "augmentation loop startup step throughput folder memory report predict processes scaling end_to_end".split()
 
 
 def bench(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
