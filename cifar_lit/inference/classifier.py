@@ -124,7 +124,8 @@ class Classifier:
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return self.net(images.to(self.device)).softmax(1)
+            probabilities: torch.Tensor = self.net(images.to(self.device)).softmax(1)
+        return probabilities
 
     def explain(
         self,

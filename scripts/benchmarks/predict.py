@@ -73,7 +73,7 @@ def _memory(settings: Settings, checkpoint: Path) -> Row:
     """Classify links to a few small images."""
     generate(settings.scratch / "few", 20, 0)
     few = sorted((settings.scratch / "few").glob("*/*/*"))
-    sizes = (100, 1000) if settings.quick else (20_000, 200_000)
+    sizes = (100, 1000) if settings.quick else (10_000, 100_000)
     peaks = []
     for size in sizes:
         folder = settings.scratch / f"{size}"
@@ -84,7 +84,7 @@ def _memory(settings: Settings, checkpoint: Path) -> Row:
     small, large = peaks
     return Row(
         "predict",
-        f"memory, {sizes[1]:,} files, without that of the network",
+        f"memory, {sizes[1]:,} files, without the forward pass",
         f"{large:.1f} MB",
         f"{sizes[0]:,} files: {small:.1f} MB",
         f"{large - small:+.1f} MB",
