@@ -1,6 +1,6 @@
 """Classifying image files: do decoding and the forward pass overlap, and does the memory stay flat?
 
-Run as a program, this file measures one folder in a process of its own: predict.py CHECKPOINT FOLDER.
+Run as a program, this file measures the memory in a process of its own: predict.py CHECKPOINT FOLDER...
 """
 
 import os
@@ -74,14 +74,12 @@ def _memory(settings: Settings, checkpoint: Path) -> Row:
     generate(settings.scratch / "few", 20, 0)
     few = sorted((settings.scratch / "few").glob("*/*/*"))
     sizes = (100, 1000) if settings.quick else (10_000, 100_000)
-    peaks = []
-    for size in sizes:
-        folder = settings.scratch / f"{size}"
+    folders = [settings.scratch / str(size) for size in sizes]
+    for size, folder in zip(sizes, folders, strict=True):
         folder.mkdir()
         for i in range(size):
             os.symlink(few[i % len(few)], folder / f"{i}.jpg")
-        peaks.append(float(python(__file__, str(checkpoint), str(folder)).stdout))
-    small, large = peaks
+    small, large = map(float, python(__file__, str(checkpoint), *map(str, folders)).stdout.split())
     return Row(
         "predict",
         f"memory, {sizes[1]:,} files, without the forward pass",
@@ -93,12 +91,13 @@ def _memory(settings: Settings, checkpoint: Path) -> Row:
     )
 
 
-def _classify(checkpoint: str, folder: str) -> None:
-    """Classify a folder with a network that takes no time, and print the peak memory of this process."""
+def _classify(checkpoint: str, *folders: str) -> None:
+    """Classify folders with a network that takes no time, and print the peak memory of this process after each."""
     table = torch.rand(BATCH, len(CLASSES))
     Classifier._forward = lambda self, images: table[: len(images)]
-    predict_all(checkpoint, [folder], out=f"{folder}.csv", num_workers=2)
-    print(peak_mb())
+    for folder in folders:
+        predict_all(checkpoint, [folder], out=f"{folder}.csv", num_workers=2)
+        print(peak_mb())
 
 
 if __name__ == "__main__":
