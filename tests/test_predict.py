@@ -196,6 +196,17 @@ def test_bad_options(
     assert os.listdir() == ["empty"]
 
 
+def test_death_of_a_worker_is_reported(
+    finished_run: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die(item: Any, size: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("cifar_lit.inference.stream.pixels", die)
+    command = [str(finished_run), str(images), "--out", "rows.csv", "--num_workers", "1"]
+    assert "reduce --num_workers, 0 uses none" in refused(capsys, predict.main, *command, code=1)
+
+
 def test_closed_output_ends_the_command(
     finished_run: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

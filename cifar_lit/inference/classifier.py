@@ -108,7 +108,7 @@ class Classifier:
             For each batch the predictions, and a message for each file that cannot be decoded.
 
         Raises:
-            RunError: A worker has died or does not answer.
+            RuntimeError: A worker has died or does not answer.
         """
         computing: tuple[Batch, torch.Tensor] | None = None
         for batch in chain(read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers), [None]):

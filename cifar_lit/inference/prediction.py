@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cifar_lit.data.loaders import worker_failure
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.images import image_files
 from cifar_lit.inference.rows import TEXT, Rows
@@ -42,7 +43,7 @@ def predict_all(
     """Write a row for each image file, and unreadable files to `OUT_unreadable.txt`; print the accuracy.
 
     The accuracy is that of the images in folders with the name of a class. All messages go to standard error. Memory
-    does not grow with the number of files, but for 8 bytes for each row that the file has already.
+    does not grow with the number of files, but for a few bytes for each row that the file has already.
 
     Args:
         run: A run's folder or a checkpoint.
@@ -65,7 +66,8 @@ def predict_all(
         counts.add(*row)
         return hash(row[0])
 
-    done = np.sort(np.fromiter(map(count, rows.resume()), np.int64))
+    done = np.fromiter(map(count, rows.resume()), np.int64)
+    done.sort()
 
     def remaining(print_others: bool) -> Iterator[str]:
         for file in image_files(paths, print_others):
@@ -100,6 +102,13 @@ def predict_all(
                 bar.update(len(predictions) + len(messages))
     except BrokenPipeError:
         raise RunError("standard output was closed before all rows were written") from None
+    except RuntimeError as error:
+        if not worker_failure(error):
+            raise
+        raise RunError(
+            "a process that decodes images has died or does not answer, perhaps for lack of memory or of shared memory "
+            "(/dev/shm); reduce --num_workers, 0 uses none"
+        ) from error
     except Interrupted as stop:
         stop.advice = f"the same command with --out {out} continues" if out else ""
         raise

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.decode import UnreadableError
-from cifar_lit.data.loaders import fitting_workers, ignore_signals, worker_failure
+from cifar_lit.data.loaders import fitting_workers, ignore_signals
 from cifar_lit.inference.images import Item, pixels
-from cifar_lit.utils.errors import RunError
 
 TIMEOUT_S = 600  # for a batch; a worker whose shared memory is full never answers
 
@@ -49,7 +48,8 @@ def read_batches(items: Iterable[Item], size: int, batch_size: int, num_workers:
         num_workers: Processes that decode; 0 decodes in this one.
 
     Raises:
-        RunError: A worker has died or does not answer.
+        RuntimeError: A worker has died or does not answer; see `worker_failure`. torch may raise it anywhere in the
+            main thread.
     """
     iterator = iter(items)
     num_workers = fitting_workers(num_workers, batch_size * size**2 * 3, 1)
@@ -63,15 +63,7 @@ def read_batches(items: Iterable[Item], size: int, batch_size: int, num_workers:
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # does not advance the global one
     )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if worker_failure(error):
-            raise RunError(
-                "a process that decodes images has died or does not answer, perhaps for lack of memory or of shared "
-                "memory (/dev/shm); reduce num_workers, 0 uses none"
-            ) from error
-        raise
+    yield from loader
 
 
 def _decode(size: int, items: list[Item]) -> Batch:

@@ -1,8 +1,9 @@
 """Classifying image files: do decoding and the forward pass overlap, and does the memory stay flat?
 
-Run as a program, this file measures the memory in a process of its own: predict.py CHECKPOINT FOLDER...
+Run as a program, this file measures the memory in a process of its own: predict.py CHECKPOINT FOLDER COUNT
 """
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -73,31 +74,36 @@ def _memory(settings: Settings, checkpoint: Path) -> Row:
     """Classify links to a few small images."""
     generate(settings.scratch / "few", 20, 0)
     few = sorted((settings.scratch / "few").glob("*/*/*"))
-    sizes = (100, 1000) if settings.quick else (10_000, 100_000)
-    folders = [settings.scratch / str(size) for size in sizes]
-    for size, folder in zip(sizes, folders, strict=True):
-        folder.mkdir()
-        for i in range(size):
-            os.symlink(few[i % len(few)], folder / f"{i}.jpg")
-    small, large = map(float, python(__file__, str(checkpoint), *map(str, folders)).stdout.split())
+    early, count = (300, 1000) if settings.quick else (10_000, 100_000)
+    folder = settings.scratch / "many"
+    folder.mkdir()
+    for i in range(count):
+        os.symlink(few[i % len(few)], folder / f"{i}.jpg")
+    small, large = map(float, python(__file__, str(checkpoint), str(folder), str(early)).stdout.split())
     return Row(
         "predict",
-        f"memory, {sizes[1]:,} files, without the forward pass",
+        f"memory, {count:,} files, without the forward pass",
         f"{large:.1f} MB",
-        f"{sizes[0]:,} files: {small:.1f} MB",
+        f"after {early:,}: {small:.1f} MB",
         f"{large - small:+.1f} MB",
         "must +5 MB",
         large - small < 5,
     )
 
 
-def _classify(checkpoint: str, *folders: str) -> None:
-    """Classify folders with a network that takes no time, and print the peak memory of this process after each."""
+def _classify(checkpoint: str, folder: str, early: str) -> None:
+    """Classify files with a network that takes no time; print the peak memory after `early` of them, and at the end."""
     table = torch.rand(BATCH, len(CLASSES))
-    Classifier._forward = lambda self, images: table[: len(images)]
-    for folder in folders:
-        predict_all(checkpoint, [folder], out=f"{folder}.csv", num_workers=2)
-        print(peak_mb())
+    batches = itertools.count(1)
+
+    def forward(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+        if next(batches) == int(early) // BATCH:
+            print(peak_mb())
+        return table[: len(images)]
+
+    Classifier._forward = forward
+    predict_all(checkpoint, [folder], out=f"{folder}.csv", num_workers=2)
+    print(peak_mb())
 
 
 if __name__ == "__main__":
