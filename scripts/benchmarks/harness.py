@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -169,14 +168,6 @@ def python(
     process = subprocess.run([sys.executable, *args], env=env, cwd=cwd, capture_output=True, text=True)
     assert process.returncode == exit_code, process.stderr
     return process
-
-
-def peak_mb() -> float:
-    """Return the peak memory of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss includes the peak of the parent process
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def epochs_of_newest_run(folder: Path) -> "tuple[EpochRow, ...]":
