@@ -64,7 +64,7 @@ def explain_all(
     shown = list(dict.fromkeys(layers or [default_layer(classifier.net, classifier.image_size)]))
     folder.mkdir(parents=True, exist_ok=True)
     names = {"contact_sheet"}
-    short = dict(zip(classifier.classes, fonts.class_names(classifier.classes, 24), strict=True))
+    short_names = dict(zip(classifier.classes, fonts.class_names(classifier.classes, 24), strict=True))
     results: list[dict[str, Any]] = []
     sheet: list[tuple[drawing.Pixels, str]] = []
     unreadable: list[str] = []
@@ -91,10 +91,15 @@ def explain_all(
         }
         overlays = [drawing.overlay(image, cam) for cam in explanations.cams[i]]
         drawn = [image, _resize(pixels), *overlays]
-        titles = ["the image", f"as the network sees it, {classifier.image_size} px"]
+        short, long = _sides(file)
+        titles = ["the image" if long == short else "the central square of the image"]
+        titles += [f"as the network sees it, {classifier.image_size} px"]
         titles += [f"{layer}\n{flat.get(layer, '')}".rstrip() for layer in shown]
-        listed = [f"{short[label]} {probability:.0%}" for label, probability in best[: min(top, 3)]]
-        heading = f"{', '.join(listed)}\n{method_name(method)} for {short[name]} ({dict(best)[name]:.0%})"
+        listed = [f"{short_names[label]} ({probability:.0%})" for label, probability in best[: min(top, 3)]]
+        heading = (
+            f"prediction: {', '.join(listed)}\n{method_name(method)} for class {short_names[name]} "
+            f"({dict(best)[name]:.0%})"
+        )
         drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
         if len(sheet) < MAX_ON_SHEET:
             title = f"{result['overlay'][:-4][:24]}\n{listed[0]}\n{flat.get(shown[-1], '')}".rstrip()
@@ -103,7 +108,7 @@ def explain_all(
         tqdm.write(_table(result))
     if sheet:
         thumbnails, captions = zip(*sheet, strict=True)
-        heading = f"{method_name(method)} of {shown[-1]} ({ckpt_path})"
+        heading = f"{method_name(method)} of {shown[-1]}: file, predicted class (its probability)\n{ckpt_path}"
         drawing.save(drawing.grid(thumbnails, captions, heading, columns=4), folder / "contact_sheet.png")
     text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
     atomic_write_text(folder / "explain.json", text + "\n")
@@ -147,12 +152,16 @@ def _resize(image: drawing.Pixels) -> drawing.Pixels:
     return np.asarray(resized, dtype=np.uint8)
 
 
+def _sides(file: str) -> tuple[int, int]:
+    """Return the shorter and the longer side of an image in px."""
+    with Image.open(file) as image:
+        return min(image.size), max(image.size)
+
+
 def _notes(file: str, pixels: drawing.Pixels) -> list[str]:
     """Describe how an image was changed to the network's input, `pixels`."""
-    size = len(pixels)
-    with Image.open(file) as image:
-        short, long = sorted(image.size)
-    notes = []
+    size, notes = len(pixels), []
+    short, long = _sides(file)
     if short < size:
         notes.append(f"only {short} px on its shorter side, enlarged to {size}: it is blurred")
     elif short > 4 * size:
