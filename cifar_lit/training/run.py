@@ -22,7 +22,7 @@ from cifar_lit.training.lr_finder import LRRange, find_lr
 from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.signals import Interrupted
+from cifar_lit.utils.signals import Interrupted, stop
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,14 @@ class Training:
         with self._run_folder():
             try:
                 self._fit()
-            except Interrupted as stop:
-                raise self._stopped(stop) from None
+            except Interrupted as interrupted:
+                raise self._stopped(interrupted.signum) from None
             except RuntimeError as error:
-                # A signal during Lightning's own handling of an exception makes that fail.
-                if isinstance(error.__context__, Interrupted):
-                    raise self._stopped(error.__context__) from None
-                if reason := distributed.cause_of(error):
+                reason = distributed.cause_of(error)
+                # A signal has ended another process first, or makes Lightning's own handling of an exception fail.
+                if stop.signum and (reason or isinstance(error.__context__, Interrupted)):
+                    raise self._stopped(stop.signum) from None
+                if reason:
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
         return self._folder.path
@@ -179,11 +180,11 @@ class Training:
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; creating its report again")
 
-    def _stopped(self, stop: Interrupted) -> BaseException:
+    def _stopped(self, signum: int) -> BaseException:
         """Return the exception for a signal, with what is saved and how to resume."""
         if distributed.is_child():
             return SystemExit(0)  # not a failure; the first process reports it
-        return Interrupted(stop.signum, self._how_to_resume())
+        return Interrupted(signum, self._how_to_resume())
 
     def _how_to_resume(self) -> str:
         """Return what is saved of a training that ended early, and how to resume it."""

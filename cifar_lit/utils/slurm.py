@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 
+SPECIAL_STEPS = 0xFFFFFFF0  # from this number on, steps that SLURM itself starts: a job's script, the shell of salloc
+
 
 def job() -> str | None:
     """Return the id of the current job, `ARRAY_TASK` in a job array; None outside of SLURM."""
@@ -18,7 +20,8 @@ def was_requeued() -> bool:
 
 def in_step() -> bool:
     """Return whether srun has started this process; otherwise it belongs to a job script or an interactive shell."""
-    return "SLURM_STEP_ID" in os.environ
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) < SPECIAL_STEPS
 
 
 def requeue() -> str | None:
@@ -34,7 +37,7 @@ def tidy_variables() -> None:
     """Let Lightning recognize which processes srun has started, and how many on each node."""
     for name in [name for name, value in os.environ.items() if name.startswith("SLURM_") and not value]:
         del os.environ[name]  # as in some interactive shells
-    if not in_step():
+    if "SLURM_NTASKS" in os.environ and not in_step():
         os.environ["SLURM_JOB_NAME"] = "interactive"
     # SLURM itself sets it for --ntasks-per-node only, and then for each step of the job.
     elif equal := re.fullmatch(r"(\d+)(\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):

@@ -7,18 +7,20 @@ from pytorch_lightning import Trainer
 
 from cifar_lit.training.run import Start, Training
 from cifar_lit.training.run_folder import RunFolder
-from cifar_lit.utils.signals import Interrupted
+from cifar_lit.utils.signals import Interrupted, stop
 from tests.conftest import QUIET_TRAINER
 
 
+@pytest.mark.parametrize("first", [Interrupted(15), RuntimeError("Connection closed by peer")])
 @pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.parametrize("resumed", [True, False])
 def test_run_that_is_stopped_before_its_first_step_says_what_is_saved(
-    saved: bool, resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: BaseException, saved: bool, resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(self: Training) -> None:
-        raise Interrupted(15)
+        raise first  # in this process, or in another one, which this process notices before the signal
 
+    monkeypatch.setattr(stop, "signum", 15)
     monkeypatch.setattr(Training, "_fit", fit)
     run = tmp_path / "demo" / "version_0"
     (run / "checkpoints").mkdir(parents=True)

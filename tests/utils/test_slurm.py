@@ -11,7 +11,13 @@ TASKS = "SLURM_STEP_TASKS_PER_NODE"
 
 
 @pytest.mark.parametrize(
-    "odd", [{"SLURM_NTASKS": ""}, {"SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}]
+    "odd",
+    [
+        {"SLURM_NTASKS": ""},
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"},  # a job's script
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"},  # the shell of salloc
+    ],
 )
 def test_process_that_srun_has_not_started_is_none_of_several(
     odd: dict[str, str], monkeypatch: pytest.MonkeyPatch
