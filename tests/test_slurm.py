@@ -17,7 +17,8 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"SLURM is not installed: {', '.join(MISSING)}"),
     pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can start SLURM"),
 ]
-FIT = " ".join([sys.executable, "-m", "cifar_lit.fit", *SMALL, "--trainer.accelerator", "cpu"])
+ARGS = [*SMALL, "--trainer.accelerator", "cpu", "--data.num_workers", "1"]
+FIT = " ".join([sys.executable, "-m", "cifar_lit.fit", *ARGS])
 TWO_NODES = f"srun --kill-on-bad-exit=1 {FIT} --trainer.num_nodes 2"
 
 
