@@ -20,6 +20,7 @@ from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import RunResults
 
 Panel = Literal["image", "true", "predicted"]
+MIXING = {"MixUp": "mixup_alpha", "CutMix": "cutmix_alpha"}  # options of ImageClassifier
 CAPTION = "true → predicted, probability of the prediction"
 
 
@@ -90,16 +91,17 @@ def gradcam(
 
 def curves(results: RunResults) -> Figure:
     """Draw loss, accuracy and learning rate over epochs."""
-    rows, smoothing = results.epochs, results.provenance.options.get("model", {}).get("label_smoothing")
+    rows, options = results.epochs, results.provenance.options.get("model", {})
+    mixed = [f"with {name}" for name, key in MIXING.items() if options.get(key)]
+    smoothing = options.get("label_smoothing")
+    regularized = {"loss": [*mixed, *([f"with label smoothing {smoothing:g}"] if smoothing else [])], "accuracy": mixed}
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, accuracy, lr = figure.subplots(1, 3)
     for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
             points = [(row.epoch, getattr(row, f"{split}_{name}")) for row in rows]
-            smoothed = (
-                f", with label smoothing {smoothing:g}" if smoothing and (split, name) == ("train", "loss") else ""
-            )
-            drawing.line(axis, points, colour, marker, split + smoothed)
+            label = ", ".join([split, *(regularized[name] if split == "train" else [])])
+            drawing.line(axis, points, colour, marker, label)
     points = [(row.epoch, row.lr) for row in rows]
     drawing.line(lr, points, matplotlib.rcParams["text.color"], "o", "at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (lr, "learning rate")):
