@@ -152,13 +152,9 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint stores about the data."""
-        return {
-            "classes": list(self.splits.classes),
-            "image_size": self.image_size,
-            "on_device": self._on_device,
-            "train": self.splits.train.fingerprint,
-            "test": self.splits.test.fingerprint,
-        }
+        fingerprints = {name: getattr(self.splits, name).fingerprint for name in ("train", "test")}
+        described = {"classes": list(self.splits.classes), "image_size": self.image_size}
+        return {**described, "on_device": self._on_device, **fingerprints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep augmenting where the run started to (workers or device): the two use different random numbers."""

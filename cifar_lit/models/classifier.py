@@ -1,6 +1,6 @@
 """The LightningModule: loss, metrics, optimizer and schedule of the network."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lit.data.dataset import Batch
-from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
 from cifar_lit.models.mixing import Mixing
 from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
 from cifar_lit.models.schedules import Schedule, total_steps
+from cifar_lit.models.weights import initialize
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import bfloat16_unit
 
@@ -87,9 +87,7 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters({"num_classes": num_classes, **statistics, **options})
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
-            file = checkpoints.find(weights, "--model.weights")
-            checkpoint = checkpoints.read(file, "--model.weights")
-            checkpoints.load(self, checkpoint, file, "--model.weights", new_head=True)
+            initialize(self, weights)
         groups = parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult)
         try:  # report an invalid argument before the run starts
             optimizer(groups)
@@ -109,8 +107,7 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images `(B, H, W, 3)` to logits `(B, num_classes)`."""
-        logits: Tensor = self.net(images)
-        return logits
+        return cast(Tensor, self.net(images))
 
     def running_metrics(self) -> dict[str, float]:
         """Return loss, accuracy (0..1) and lr of the current epoch in this process; empty before its first step."""
@@ -118,8 +115,7 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
-        position = self.trainer.current_epoch, batch_idx, self.trainer.global_rank
-        images, labels = self.mixing(batch.images, batch.labels, *position)
+        images, labels = self.mixing(batch.images, batch.labels, self.current_epoch, batch_idx, self.global_rank)
         loss, correct = self._step(self.train_metrics, images, labels, self.label_smoothing)
         self._batch = (loss.detach(), correct, len(batch.labels))
         self.guard.watch(loss, self.global_step, self._current_lr())
@@ -184,6 +180,10 @@ class ImageClassifier(LightningModule):
             rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see docs/benchmarks.md")
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
+
+    def on_train_end(self) -> None:
+        """Warn if the schedule is not complete."""
+        self.schedule.check_complete(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cifar_lit.utils import signals, slurm
-from cifar_lit.utils.output import safe_output
+from cifar_lit.utils.output import drop_missing_backend, safe_output
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
 
@@ -32,12 +32,9 @@ class RunError(RuntimeError):
 @contextmanager
 def short_errors() -> Iterator[None]:
     """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
-    usage: tuple[type[Exception], ...] = (UsageError,)
     with safe_output(), signals.handled(), _hide_disk_errors_of_threads():
         try:
-            from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-            usage = (UsageError, MisconfigurationException)
+            drop_missing_backend()
             yield
         except signals.Interrupted as stop:
             _exit_after_signal(stop)
@@ -49,7 +46,7 @@ def short_errors() -> Iterator[None]:
                 f"{error}; the packages that cifar_lit needs are not installed for {sys.executable}: install them with "
                 "pip install, or in a checkout run scripts/fit or use .venv/bin/python",
             )
-        except usage as error:
+        except _usage_errors() as error:
             _exit(2, str(error))
         except RunError as error:
             _exit(1, str(error))
@@ -74,6 +71,12 @@ def _exit_after_signal(stop: signals.Interrupted) -> NoReturn:
         reasons.append("requeued the SLURM job, which resumes the training" if slurm_signal else stop.advice)
     print("\n" + "; ".join(filter(None, reasons)), file=sys.stderr)
     sys.exit(128 + stop.signum)
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """Return the types for exit code 2: with Lightning's own once it is imported, which takes seconds."""
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return (UsageError, lightning.MisconfigurationException) if lightning else (UsageError,)
 
 
 def _exit(code: int, message: str) -> None:
