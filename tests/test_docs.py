@@ -17,8 +17,10 @@ OF_OTHER_PROGRAMS = {
     "--nproc-per-node",
     "--rdzv-backend",
     "--rdzv-endpoint",
-    "--signal",
     "--shm-size",
+    # SLURM's
+    *("--nodes", "--ntasks-per-node", "--gpus", "--gpus-per-node", "--time", "--signal", "--open-mode"),
+    *("--requeue", "--no-requeue"),
 }
 FILE_SUFFIXES = {"csv", "md", "png", "py"}
 

@@ -1,6 +1,7 @@
 """Checks of the options before anything is loaded. Most ranges are checked where an option is used."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
 from cifar_lit.models.resnet import Norm, Stem, smallest_strided
 from cifar_lit.training.lr_finder import MIN_STEPS
-from cifar_lit.utils import hardware
+from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
@@ -119,6 +120,21 @@ def check_batch(data: ImageDataModule, processes: int, norm: Norm, stem: Stem) -
         rank_zero_warn(
             f"each epoch is a single step: data.batch_size={data.batch_size} is not smaller than the number of "
             f"training images, {len(data.train_dataset)}; use a smaller one, such as --data.batch_size 32"
+        )
+
+
+def check_srun(processes: int, nodes: int) -> None:
+    """Refuse to wait for processes of other SLURM tasks that srun has not started.
+
+    Args:
+        processes: Of the training.
+        nodes: Machines of the training.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if slurm.job() and not slurm.in_step() and processes > 1 and (tasks > 1 or nodes > 1):
+        raise UsageError(
+            f"this training has {processes} processes, but only one was started: put srun before the command in the "
+            "job script"
         )
 
 

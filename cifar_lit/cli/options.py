@@ -29,7 +29,7 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import compat, distributed, run_folder
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Start, Training
-from cifar_lit.utils import hardware
+from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
 
 TENSORBOARD = "cifar_lit.training.loggers.RunTensorBoardLogger"
@@ -72,7 +72,7 @@ class FitCLI(LightningCLI):
         files = self.recipes or [str(recipes.find(recipes.DEFAULT))]
         self.recipe = recipes.recipe_name(files[-1])
         compat.hide_warnings()
-        hardware.tidy_slurm_variables()
+        slurm.tidy_variables()
         compat.secure_jsonargparse()
         super().__init__(
             ImageClassifier,
@@ -137,7 +137,7 @@ class FitCLI(LightningCLI):
         """Return the run to resume; that of a job which SLURM requeued, whatever its `--ckpt_path`."""
         if distributed.is_child():
             return distributed.run_of_parent()
-        run = run_folder.requeued(self.logs / self.recipe, hardware.slurm_job(), hardware.command())
+        run = run_folder.requeued(self.logs / self.recipe, hardware.command())
         if not run and ckpt_path:
             run = run_folder.find(ckpt_path, self.logs, self.recipe if self.recipes else None)
         return run

@@ -14,7 +14,9 @@ from typing import Any
 from filelock import Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.utils import slurm
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 
@@ -78,15 +80,15 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
     return run
 
 
-def requeued(runs: Path, job: str | None, command: str) -> Path | None:
+def requeued(runs: Path, command: str) -> Path | None:
     """Return the run that this SLURM job started with the same command before it was requeued, else None."""
-    if not job or os.environ.get("SLURM_RESTART_COUNT", "") in ("", "0"):
+    if not slurm.was_requeued():
         return None
     for run in reversed(versions(runs)):
         for file in run.glob("provenance*.json"):  # one for each time that it was resumed
             with suppress(OSError, ValueError):  # another job may be writing it
                 provenance = json.loads(file.read_text(encoding="utf-8"))
-                if (provenance.get("slurm_job"), provenance.get("command")) == (job, command):
+                if (provenance.get("slurm_job"), provenance.get("command")) == (slurm.job(), command):
                     return run
     return None
 
@@ -134,20 +136,28 @@ def remove(run: Path) -> None:
 
 
 @contextmanager
-def lock(run: Path) -> Iterator[None]:
+def lock(run: Path, timeout_s: float = 0) -> Iterator[None]:
     """Lock the folder against training in other processes.
+
+    Args:
+        run: The folder.
+        timeout_s: How long to wait for another process that has locked it.
 
     Raises:
         UsageError: Another process has locked it.
     """
     with ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(run / ".lock", blocking=False))
-        except Timeout:
-            raise UsageError(
-                f"{run} is being trained by another process; wait until it has ended, or start a new run without "
-                "--ckpt_path"
-            ) from None
+        for seconds in (0, timeout_s):
+            try:
+                stack.enter_context(file_lock(run / ".lock", seconds))
+                break
+            except Timeout:
+                if seconds == timeout_s:
+                    raise UsageError(
+                        f"{run} is being trained by another process; wait until it has ended, or start a new run "
+                        "without --ckpt_path"
+                    ) from None
+                rank_zero_info(f"waiting up to {timeout_s:.0f} s for another process that still trains {run}")
         yield
 
 

@@ -1,6 +1,7 @@
 """Each workaround is still needed; if one of these tests fails, upstream has changed."""
 
 import copy
+import signal
 import sys
 import threading
 import warnings
@@ -14,6 +15,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.distributed import TCPStore
 from torch.utils.data import DataLoader, TensorDataset
@@ -131,6 +133,43 @@ def test_irrelevant_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
         resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
     assert warnings.formatwarning("be careful", UserWarning, "/venv/site-packages/a.py", 7) == "warning: be careful\n"
+
+
+class RaiseSigterm(Checkpoint):
+    """Sends SIGTERM to this process after each step."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_lightning_sets_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
+    try:
+        with pytest.raises(SIGTERMException):
+            trainer(RaiseSigterm(), max_steps=2).fit(Line())
+        received.clear()
+        ours = trainer(RaiseSigterm(), max_steps=2)
+        compat.keep_signal_handlers(ours)
+        ours.fit(Line())
+        assert len(received) == ours.global_step == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_lightning_loads_checkpoints_that_are_not_given(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(checkpoint).rename(tmp_path / "hpc_ckpt_1.ckpt")
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    for fixed, steps in ((False, 2), (True, 4)):
+        module, ours = Line(), trainer(max_steps=4, enable_checkpointing=False, default_root_dir=tmp_path)
+        if fixed:
+            compat.load_no_other_checkpoint(ours)
+        ours.fit(module, weights_only=True)
+        assert len(module.seen) == steps
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
