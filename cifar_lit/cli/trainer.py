@@ -92,8 +92,6 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
     """
     try:
         trainer = Trainer(callbacks=ordered(callbacks, options), **options)
-        if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun's or SLURM's settings
-            environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
     except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise UsageError(f"trainer: {reason}; change that trainer option") from None

@@ -130,6 +130,7 @@ class Training:
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
         """Create or lock the run's folder; remove a new one if the training is refused before its first step."""
+        self._folder.step = self.start.step
         if getattr(self.trainer, "fast_dev_run", False) or not self.trainer.is_global_zero:
             yield
             return
