@@ -2,13 +2,16 @@
 
 import math
 import re
+import sys
+import time
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
@@ -16,7 +19,7 @@ from cifar_lit.models.resnet import Norm, Stem, smallest_strided
 from cifar_lit.training import distributed
 from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware
-from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.errors import Interrupted, UsageError
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
@@ -120,6 +123,10 @@ def check_launched(trainer: Trainer) -> None:
     else:
         fits = (processes, machines) == (trainer.num_devices * trainer.num_nodes, trainer.num_nodes)
     if not fits:
+        if rank_zero_only.rank:  # the first process prints the message, unless torchrun ends it because of another one
+            with suppress(Interrupted):
+                time.sleep(10)
+            sys.exit(2)
         devices, rest = divmod(processes, machines)
         remedy = f"use --trainer.devices {devices} --trainer.num_nodes {machines}, or start a single process"
         if rest:

@@ -113,6 +113,7 @@ class FitCLI(LightningCLI):
             for name in run_folder.PATHS:
                 if merged.data[name] == saved.data[name]:
                     merged.data[name] = run_folder.data_path(self.start.run, saved.data[name])
+        self.config.ckpt_path = None  # a run's config.yaml is the recipe of a new one
         check(self.config)
         check_callbacks(self.config)
 

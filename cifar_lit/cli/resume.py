@@ -54,8 +54,8 @@ def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> N
         changes = ", ".join(f"{name}={after.get(name)} (the run has {before.get(name)})" for name in refused[:5])
         raise UsageError(
             f"--ckpt_path {run}: {changes}{', ...' * (len(refused) > 5)}: a run is resumed with its own options, which "
-            "are in its config.yaml; remove these options (and --config), or start a new run without --ckpt_path, from its "
-            f"weights with --model.weights {run}"
+            "are in its config.yaml; remove these options (and --config), or start a new run without --ckpt_path, "
+            f"from its weights with --model.weights {run}"
         )
     return merged
 

@@ -89,7 +89,8 @@ def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:
     if RENDEZVOUS in os.environ and one_machine:
         meet: dict[str, Any] = {"init_method": f"file://{os.environ[RENDEZVOUS]}"}
     elif isinstance(strategy.cluster_environment, SLURMEnvironment) and one_machine:
-        meet = {"store": _localhost_store(strategy, timeout)}
+        port = strategy.cluster_environment.main_port
+        meet = {"store": localhost_store(port, rank, world_size, timeout)}
     elif store := torchrun.store_of_attempt(rank, world_size, timeout):
         meet = {"store": store}
     else:
@@ -109,17 +110,19 @@ def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:
         atexit.register(dist.destroy_process_group)  # as Lightning does for its own
 
 
-def _localhost_store(strategy: DDPStrategy, timeout: timedelta) -> TCPStore:
-    """Return a store that listens on localhost only, in the process of rank 0, on SLURM's port."""
-    assert strategy.cluster_environment is not None
-    port, listening = strategy.cluster_environment.main_port, None
-    if strategy.local_rank == 0:
-        try:
-            listening = socket.create_server(("127.0.0.1", port)).detach()
-        except OSError as error:
-            raise RunError(f"the training processes cannot meet on port {port} ({error}); set MASTER_PORT") from None
-    is_master = listening is not None
-    return TCPStore("127.0.0.1", port, strategy.num_processes, is_master, timeout, master_listen_fd=listening)
+def localhost_store(port: int, rank: int, world_size: int, timeout: timedelta) -> TCPStore:
+    """Return a store in which processes of one machine meet; that of rank 0 listens on this port of localhost only.
+
+    Raises:
+        RunError: The port is in use.
+    """
+    if rank:
+        return TCPStore("127.0.0.1", port, world_size, is_master=False, timeout=timeout)
+    try:
+        listening = socket.create_server(("127.0.0.1", port)).detach()
+    except OSError as error:
+        raise RunError(f"the training processes cannot meet on port {port} ({error}); set MASTER_PORT") from None
+    return TCPStore("127.0.0.1", port, world_size, is_master=True, timeout=timeout, master_listen_fd=listening)
 
 
 def watch_children(children: "Sequence[subprocess.Popen[Any]]", grace_s: float = GRACE_S) -> None:
