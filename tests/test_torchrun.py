@@ -15,7 +15,7 @@ from comparison import SMALL, fingerprint, run_folder
 from tests.conftest import ROOT
 from tests.training.test_distributed import children, listening
 
-ARGS = [*SMALL, "--data.num_workers=0", "--trainer.max_epochs=12"]
+ARGS = [*SMALL, "--data.num_workers=0", "--trainer.max_epochs=5", "--trainer.limit_train_batches=4", "--samples.k=1"]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
 
 

@@ -1,6 +1,7 @@
 """Checks of the options before anything is loaded. Most ranges are checked where an option is used."""
 
 import math
+import os
 import re
 import sys
 import time
@@ -11,7 +12,7 @@ import torch
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
@@ -123,7 +124,7 @@ def check_launched(trainer: Trainer) -> None:
     else:
         fits = (processes, machines) == (trainer.num_devices * trainer.num_nodes, trainer.num_nodes)
     if not fits:
-        if rank_zero_only.rank:  # the first process prints the message, unless torchrun ends it because of another one
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":  # the first one prints the message
             with suppress(Interrupted):
                 time.sleep(10)
             sys.exit(2)
