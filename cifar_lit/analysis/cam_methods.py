@@ -3,13 +3,14 @@
 import copy
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.utils.errors import UsageError
@@ -57,18 +58,41 @@ def package_cams(
         net = copy.deepcopy(net).requires_grad_(True)
         pixels = net.normalize(torch.tensor(images, device=net.normalize.mean.device))
         pixels = pixels.contiguous(memory_format=net.memory_format)
-        with torch.no_grad():
-            logits = net.backbone(pixels)
-        cams: dict[Layer, NDArray[np.float32]] = {}
-        for layer in layers:
-            cam = methods()[method](net.backbone, [net.layer(layer)])
-            if method not in IMAGE_SIZED:  # do not resize; FinerCAM wraps the object that would
-                getattr(cam, "base_cam", cam).get_target_width_height = lambda _input: None
-            per_class = [
-                cam(pixels.clone(), [_target(method, row, label) for row, label in zip(logits, column, strict=True)])
-                for column in classes.T.tolist()
-            ]
-            cams[layer] = np.stack(per_class, axis=1).astype(np.float32)
+        modules = [net.layer(layer) for layer in layers]
+        cams = run(method, net.backbone, pixels, torch.from_numpy(classes), modules)
+    return dict(zip(layers, cams, strict=True))
+
+
+def run(
+    method: str,
+    network: nn.Module,
+    inputs: Tensor,
+    classes: Tensor,
+    layers: Sequence[nn.Module],
+    reshape: Callable[[Tensor], Tensor] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Compute CAMs of any network with the package, with gradients enabled.
+
+    Args:
+        method: One of `methods`.
+        network: Maps `inputs` to logits `(B, C)`; in evaluation mode. Its parameters get gradients.
+        inputs: Of B images.
+        classes: As in `grad_cam`, like the other arguments and the result.
+        layers: Modules of the network.
+        reshape: For other layers than convolutions.
+    """
+    with torch.no_grad():
+        logits = network(inputs)
+    cams = []
+    for layer in layers:
+        cam = methods()[method](network, [layer], reshape_transform=reshape)
+        if method not in IMAGE_SIZED:  # do not resize; FinerCAM wraps the object that would
+            getattr(cam, "base_cam", cam).get_target_width_height = lambda _input: None
+        per_class = [
+            cam(inputs.clone(), [_target(method, row, label) for row, label in zip(logits, column, strict=True)])
+            for column in classes.T.tolist()
+        ]
+        cams.append(np.stack(per_class, axis=1).astype(np.float32))
     return cams
 
 

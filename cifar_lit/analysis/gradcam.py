@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_lit.analysis.cam_methods import package_cams
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 
 MAX_PIXELS = 2**16  # in a batch; the activations of all layers are kept in memory
 MIN_CONTRAST = 1e-3  # relative to the highest value; stretching less to 0..1 shows rounding errors as stripes
+Reshape = Callable[[Tensor], Tensor]
 NO_EVIDENCE = "no evidence"
 
 
@@ -59,30 +60,51 @@ def activation_maps(
 def _grad_cam(
     net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64], layers: Sequence[Layer]
 ) -> dict[Layer, NDArray[np.float32]]:
-    """Sum the channels, each weighted by its mean gradient, and set negative values to 0."""
     device = net.normalize.mean.device
-    with _outputs(net, layers) as outputs, torch.inference_mode(False), torch.enable_grad():
-        logits = net.backbone(net.normalize(torch.tensor(images, device=device)).requires_grad_())
-        scores = logits.gather(1, torch.tensor(classes, device=device))  # (B, K)
-        features = [outputs[name] for name in layers]
-        cams: list[list[Tensor]] = [[] for _ in layers]
-        for k in range(scores.shape[1]):
-            gradients = torch.autograd.grad(scores[:, k].sum(), features, retain_graph=True)
-            for per_class, feature, gradient in zip(cams, features, gradients, strict=True):
-                weights = gradient.mean(dim=(2, 3), keepdim=True)  # (B, channels, 1, 1)
-                per_class.append((weights * feature).sum(dim=1).relu().detach())  # (B, h, w)
-    return {name: torch.stack(per_class, dim=1).cpu().numpy() for name, per_class in zip(layers, cams, strict=True)}
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = net.normalize(torch.tensor(images, device=device)).requires_grad_()
+        modules = [net.layer(name) for name in layers]
+        cams = grad_cam(lambda: net.backbone(pixels), modules, torch.tensor(classes, device=device))
+    return dict(zip(layers, cams, strict=True))
+
+
+def grad_cam(
+    forward: Callable[[], Tensor], layers: Sequence[nn.Module], classes: Tensor, reshape: Reshape | None = None
+) -> list[NDArray[np.float32]]:
+    """Compute Grad-CAM for layers of any network: the sum of the channels, each weighted by its mean gradient.
+
+    Args:
+        forward: Runs the network on B images, with gradients, and returns the logits `(B, C)`.
+        layers: Modules that return `(B, channels, h, w)`, or what `reshape` maps to that.
+        classes: Shape `(B, K)`, the classes to explain for each image.
+        reshape: For layers with another output, such as the tokens of a transformer.
+
+    Returns:
+        For each layer an array `(B, K, h, w)`, float32, 0 or more.
+    """
+    with _outputs(layers) as outputs:
+        scores = forward().gather(1, classes)  # (B, K)
+    features = [outputs[layer] for layer in layers]
+    cams: list[list[Tensor]] = [[] for _ in layers]
+    for k in range(scores.shape[1]):
+        gradients = torch.autograd.grad(scores[:, k].sum(), features, retain_graph=True)
+        for per_class, feature, gradient in zip(cams, features, gradients, strict=True):
+            feature, gradient = (reshape(feature), reshape(gradient)) if reshape else (feature, gradient)
+            weights = gradient.mean(dim=(2, 3), keepdim=True)  # (B, channels, 1, 1)
+            per_class.append((weights * feature).sum(dim=1).relu().detach())  # (B, h, w)
+    return [torch.stack(per_class, dim=1).float().cpu().numpy() for per_class in cams]
 
 
 @contextmanager
-def _outputs(net: ResNet18, layers: Sequence[Layer]) -> Iterator[dict[Layer, Tensor]]:
+def _outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect the outputs of layers in the forward passes of the block."""
-    outputs: dict[Layer, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
 
-    def collect(name: Layer) -> Callable[[Any, Any, Tensor], None]:
-        return lambda _module, _inputs, output: outputs.update({name: output})
+    def collect(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        outputs[layer] = output
+        return output.clone()  # the next layer may change it in place, as the ReLU of torchvision's VGG does
 
-    handles = [net.layer(name).register_forward_hook(collect(name)) for name in layers]
+    handles = [layer.register_forward_hook(collect) for layer in layers]
     try:
         yield outputs
     finally:
@@ -122,6 +144,6 @@ def default_layer(net: ResNet18, image_size: int) -> Layer:
 def _layer_sizes(net: ResNet18, image_size: int) -> dict[Layer, int]:
     """Return the height and width in px of the output of each layer."""
     image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=net.normalize.mean.device)
-    with _outputs(net, LAYERS) as outputs, torch.inference_mode():
+    with _outputs([net.layer(name) for name in LAYERS]) as outputs, torch.inference_mode():
         net(image)
-    return {name: output.shape[-1] for name, output in outputs.items()}
+    return {name: outputs[net.layer(name)].shape[-1] for name in LAYERS}

@@ -69,6 +69,10 @@ class Predictions:
         margins: NDArray[np.float64] = self.probabilities[rows, self.labels] - others.max(axis=1)
         return margins
 
+    def target_classes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the true and the predicted class of some rows, shape `(N, 2)`."""
+        return np.stack([self.labels[rows], self.predicted[rows]], axis=1)
+
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """Shape `(M,)`, the cross entropy of each image, in nats."""

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
@@ -18,6 +19,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat
@@ -32,6 +34,21 @@ class ReportCallback(Callback, ABC):
     """A part of the report. Several of them in one Trainer share one evaluation of the network."""
 
     flip_tta = False  # whether this part needs predictions with flip TTA
+    module_options: ModuleOptions | None = None  # of a part that works with any module
+    python_only: frozenset[str] = frozenset()  # arguments that are no options of the command line
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before training, what would fail in the report."""
+        if stage == "fit" and not _is_ours(trainer, pl_module):
+            self.check_module(pl_module)
+
+    def check_module(self, module: LightningModule) -> None:
+        """Raise UsageError if this part cannot work with a module that is not ImageClassifier."""
+        if self.module_options is None:
+            raise UsageError(
+                f"{type(self).__name__} needs the module and data of cifar_lit: "
+                "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, unless another part does."""
@@ -40,8 +57,13 @@ class ReportCallback(Callback, ABC):
             Report(parts).on_fit_end(trainer, pl_module)
 
     @abstractmethod
-    def write(self, results: RunResults, writer: ReportWriter) -> None:
-        """Write this part; called in the first process only."""
+    def write(self, results: Any, writer: ReportWriter) -> None:
+        """Write this part; called in the first process only.
+
+        Args:
+            results: RunResults, or ErrorResults for a part with `module_options` if the module is not ImageClassifier.
+            writer: Where to.
+        """
 
 
 class Report(Callback):
@@ -81,6 +103,10 @@ class Report(Callback):
     def _report(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
         try:
+            if not _is_ours(trainer, pl_module):
+                if trainer.is_global_zero:
+                    self.write(self._module_results(trainer, pl_module), self.writer)
+                return
             results = self._results(trainer, pl_module, folder)
         except UsageError:
             raise
@@ -92,7 +118,7 @@ class Report(Callback):
         if trainer.is_global_zero:
             self.write(results, self.writer)
 
-    def write(self, results: RunResults, writer: ReportWriter) -> None:
+    def write(self, results: ErrorResults, writer: ReportWriter) -> None:
         """Write all parts."""
         self.writer = writer
         for part in self.parts:
@@ -118,12 +144,8 @@ class Report(Callback):
             self.writer.raise_if_failed(remedy)
 
     def _results(self, trainer: Trainer, module: LightningModule, folder: Path) -> RunResults:
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ImageDataModule) or not isinstance(module, ImageClassifier):
-            raise UsageError(
-                "the report's callbacks need the module and data of cifar_lit: "
-                "trainer.fit(ImageClassifier(...), datamodule=ImageDataModule(...))"
-            )
+        data: Any = getattr(trainer, "datamodule", None)
+        assert isinstance(module, ImageClassifier)
         for averaging in _callbacks(trainer, WeightAveraging):
             averaging.on_train_end(trainer, module)  # Lightning skips it if a finished training is resumed
         net = compat.copy_without_hooks(module.net)  # the module stays as it is after training
@@ -140,6 +162,12 @@ class Report(Callback):
             lr_range=self.lr_range,
         )
 
+    def _module_results(self, trainer: Trainer, module: LightningModule) -> ErrorResults:
+        options = ModuleOptions()
+        for part in self.parts:
+            options = options.merge(part.module_options or options)
+        return evaluate_module(trainer, module, options, max(getattr(part, "k", 0) for part in self.parts))
+
     def state_dict(self) -> dict[str, Any]:
         """Return the learning-rate finder's curve as plain numbers."""
         curve = self.lr_range
@@ -150,6 +178,10 @@ class Report(Callback):
         if curve := state_dict["lr_range"]:
             lrs, losses, suggested = curve
             self.lr_range = LRRange(np.array(lrs), np.array(losses, np.float32), suggested)
+
+
+def _is_ours(trainer: Trainer, module: LightningModule) -> bool:
+    return isinstance(module, ImageClassifier) and isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
 
 
 def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:

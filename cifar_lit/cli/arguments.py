@@ -5,6 +5,9 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.cli import LightningArgumentParser
+
 from cifar_lit.utils.errors import UsageError
 
 ADVICE = {
@@ -59,3 +62,13 @@ def _problem_with_class(message: str) -> str | None:
     if missing := re.match("the following arguments are required: (.*)", reason):
         reason = "set " + ", ".join(f"--{option[1]}.{argument}" for argument in missing[1].split(", "))
     return f"{option[1]}: {name}: {reason}"
+
+
+def add_group(parser: LightningArgumentParser, name: str, group: type) -> None:
+    """Add the arguments of a class as options `--NAME.ARGUMENT`, as `add_lightning_class_args` does."""
+    if issubclass(group, Callback):
+        parser.callback_keys.append(name)
+    skip: set[str] = set(getattr(group, "python_only", ()))
+    parser.add_class_arguments(
+        group, name, fail_untyped=False, instantiate=group is not Trainer, sub_configs=True, skip=skip
+    )

@@ -21,7 +21,7 @@ from cifar_lit import callbacks
 from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import ADVICE, parse_error, take
+from cifar_lit.cli.arguments import ADVICE, add_group, parse_error, take
 from cifar_lit.cli.callbacks import check_callbacks
 from cifar_lit.cli.checks import check, check_batch, check_launched
 from cifar_lit.data.datamodule import ImageDataModule
@@ -163,7 +163,7 @@ class FitCLI(LightningCLI):
             "processes, before the run ends with an error.",
         )
         for name, group in GROUPS.items():
-            parser.add_lightning_class_args(group, name)
+            add_group(parser, name, group)
         compat.set_instantiators(parser, [(partial(self.create, name), kind, True) for name, kind in BUILT.items()])
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images

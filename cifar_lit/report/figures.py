@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from cifar_lit.analysis import scores
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
-from cifar_lit.models.resnet import Layer
+from cifar_lit.analysis.gradcam import upscale, why_flat
 from cifar_lit.report import drawing, fonts
 from cifar_lit.report.drawing import TRAIN, VAL
+from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import RunResults
 
 Panel = Literal["image", "true", "predicted"]
@@ -37,14 +37,13 @@ def test_samples(results: RunResults, k: int = 10) -> Figure:
     return _labelled(results, images, labels, "test images (never augmented)")
 
 
-def misclassified(results: RunResults, k: int = 10) -> Figure:
+def misclassified(results: ErrorResults, k: int = 10) -> Figure:
     """Draw the `k` misclassified test images with the highest loss."""
     rows = results.test.errors[:k]
     if not len(rows):
         return drawing.sentence(f"No test image is misclassified ({results.weights}).")
-    images = results.test_images.images[results.test.indices[rows]]
     return drawing.grid(
-        [drawing.enlarge(image) for image in images],
+        [drawing.enlarge(image) for image in results.images(rows)],
         [_title(results, row) for row in rows],
         f"{len(rows)} of {len(results.test.errors)} misclassified test images, the highest loss first\n"
         f"{CAPTION} ({results.weights})",
@@ -52,10 +51,10 @@ def misclassified(results: RunResults, k: int = 10) -> Figure:
 
 
 def gradcam(
-    results: RunResults,
+    results: ErrorResults,
     k: int = 10,
     panels: Sequence[Panel] = ("image", "true", "predicted"),
-    layer: Layer | None = None,
+    layer: str | None = None,
     method: str = "GradCAM",
 ) -> Figure:
     """Draw the same images as `misclassified` with their CAMs laid over them.
@@ -64,18 +63,17 @@ def gradcam(
         results: The run.
         k: Number of images.
         panels: What to draw of each, side by side: the image, the evidence for the true and for the predicted class.
-        layer: Default: the deepest layer whose CAM is larger than 5 px.
+        layer: Default: `results.default_layer`.
         method: As in `activation_maps`.
     """
     rows = results.test.errors[:k]
     if not len(rows):
         return drawing.sentence(f"No error to explain ({results.weights}).")
-    layer = layer or default_layer(results.network, results.data.image_size)
-    images = results.test_images.images[results.test.indices[rows]]
-    cams = activation_maps(results.network, images, target_classes(results, rows), [layer], method)[layer]
+    layer = layer or results.default_layer
+    cams = results.cams(rows, [layer], method)[layer]
     tiles, titles = [], []
-    for row, image, pair in zip(rows, images, cams, strict=True):
-        true, predicted = (drawing.overlay(image, upscale(cam, results.data.image_size)) for cam in pair)
+    for row, image, pair in zip(rows, results.images(rows), cams, strict=True):
+        true, predicted = (drawing.overlay(image, upscale(cam, len(image))) for cam in pair)
         drawn = {"image": drawing.enlarge(image), "true": true, "predicted": predicted}
         tiles.append(drawing.side_by_side([drawn[panel] for panel in panels]))
         flat = {panel: why_flat(cam) for panel, cam in zip(("true", "predicted"), pair, strict=True) if panel in panels}
@@ -88,11 +86,6 @@ def gradcam(
         f"{method_name(method)} of {layer}: {shown}\n{CAPTION} ({results.weights})",
         columns=5 if len(panels) == 1 else 2,
     )
-
-
-def target_classes(results: RunResults, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the true and the predicted class of some test predictions, shape `(N, 2)`."""
-    return np.stack([results.test.labels[rows], results.test.predicted[rows]], axis=1)
 
 
 def curves(results: RunResults) -> Figure:
@@ -216,7 +209,7 @@ def method_name(method: str) -> str:
     return "Grad-CAM" if method == "GradCAM" else method
 
 
-def _title(results: RunResults, row: int, max_length: int = 12) -> str:
+def _title(results: ErrorResults, row: int, max_length: int = 12) -> str:
     true, predicted = results.test.labels[row], results.test.predicted[row]
     names = fonts.class_names(results.classes, max_length)
     return f"{names[true]} → {names[predicted]}\n{results.test.probabilities[row, predicted]:.0%}"

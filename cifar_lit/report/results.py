@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from cifar_lit.analysis.gradcam import activation_maps, default_layer
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
-from cifar_lit.models.resnet import ResNet18
+from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.models.weights import load_network
+from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.training import run_folder
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils.errors import UsageError
@@ -83,17 +86,14 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class RunResults:
+class RunResults(ErrorResults):
     """The results of a trained network, and everything needed to draw them.
 
     Attributes:
         name: Recipe and version, such as `onecycle/version_0`.
-        classes: The class names; labels are positions in it.
-        weights: Which weights were evaluated, such as `best weights, epoch 12`.
         parameters: Number of trained parameters.
         fingerprints: Hash of the images and labels of `test`, and of `train` if training images were evaluated.
         epochs: Metrics of each epoch.
-        test: Predictions for the test images.
         train: Predictions for some training images, without augmentation; None on other data than in training.
         test_flip_tta: Predictions for the test images with flip TTA; None if it was not requested.
         provenance: What ran, with which options, on which hardware.
@@ -103,12 +103,9 @@ class RunResults:
     """
 
     name: str
-    classes: tuple[str, ...]
-    weights: str
     parameters: int
     fingerprints: dict[str, str]
     epochs: tuple[EpochRow, ...]
-    test: Predictions
     train: Predictions | None
     test_flip_tta: Predictions | None
     provenance: Provenance
@@ -132,6 +129,24 @@ class RunResults:
         if images.fingerprint != self.fingerprints["test"]:
             raise UsageError(f"data.root={self.data.root}: the test images there are no longer those of {self.name}")
         return images
+
+    @property
+    def files(self) -> Sequence[str] | None:
+        """File names of the test images, by index; None if they are no files."""
+        return self.test_images.files
+
+    @property
+    def default_layer(self) -> Layer:
+        """The deepest layer whose CAM is larger than 5 px."""
+        return default_layer(self.network, self.data.image_size)
+
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images of rows of `test`: `(N, H, W, 3)`, uint8."""
+        return self.test_images.images[self.test.indices[rows]]
+
+    def cams(self, rows: NDArray[np.int64], layers: Sequence[Any], method: str) -> dict[Any, NDArray[np.float32]]:
+        """Return the CAMs for the true and the predicted class; see `activation_maps`."""
+        return activation_maps(self.network, self.images(rows), self.test.target_classes(rows), layers, method)
 
     @property
     def seconds(self) -> float:

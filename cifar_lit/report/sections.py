@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cifar_lit.analysis import faithfulness, scores
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale
+from cifar_lit.analysis.gradcam import upscale
 from cifar_lit.analysis.label_issues import find_label_issues
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import figures, tables
@@ -153,15 +153,10 @@ def _errors(results: RunResults, options: Options) -> Errors:
     explained = np.array(rows[: options.num_cams], dtype=np.int64)
     for start in tqdm(range(0, len(explained), BATCH_SIZE), desc="CAMs of the errors", leave=False, disable=None):
         part = explained[start : start + BATCH_SIZE]
-        cams = _cams(results, part, options.method)
+        cams = results.cams(part, LAYERS, options.method)
         for position, item in enumerate(items[start : start + len(part)]):
             item["cams"] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
     return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained))
-
-
-def _cams(results: RunResults, rows: NDArray[np.int64], method: str) -> dict[Layer, NDArray[np.float32]]:
-    images = results.test_images.images[results.test.indices[rows]]
-    return activation_maps(results.network, images, figures.target_classes(results, rows), LAYERS, method)
 
 
 def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]:
@@ -172,13 +167,12 @@ def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]
 
 def _faithfulness(results: RunResults, options: Options) -> Faithfulness:
     test, size = results.test, results.data.image_size
-    layer = default_layer(results.network, size)
+    layer = results.default_layer
     rows = test.errors[: min(options.num_road, options.num_cams)]
     if not len(rows):
         return Faithfulness(0, {}, {}, layer, {})
-    images = results.test_images.images[test.indices[rows]]
-    classes = figures.target_classes(results, rows)
-    cams = _cams(results, rows, options.method)
+    images, classes = results.images(rows), test.target_classes(rows)
+    cams = results.cams(rows, LAYERS, options.method)
     road = faithfulness.road(
         results.network,
         np.concatenate([images.repeat(2, axis=0)] * len(LAYERS)),

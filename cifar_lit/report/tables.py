@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from cifar_lit.analysis import scores
+from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import EpochRow, RunResults
 
 Table = tuple[list[str], Iterable[tuple[Any, ...]]]  # header and rows
@@ -35,9 +36,9 @@ def metrics(results: RunResults) -> dict[str, Any]:
     }
 
 
-def misclassified(results: RunResults) -> Table:
+def misclassified(results: ErrorResults) -> Table:
     """Return all misclassified test images, the highest loss first."""
-    test, files = results.test, results.test_images.files
+    test, files = results.test, results.files
     header = ["index", "true", "predicted", "probability_true", "probability_predicted", "loss"]
     rows = [
         (

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 
 from cifar_lit.callbacks.gradcam import GradCAMGrid
 from cifar_lit.callbacks.misclassified import MisclassifiedImages
@@ -57,33 +56,6 @@ def test_failed_part_is_recorded_and_the_others_are_written(
         report.raise_if_failed("the training is kept")
     Report([MisclassifiedImages()]).write(make_results(), ReportWriter(tmp_path))
     assert not (tmp_path / "failures.txt").exists()
-
-
-def test_other_modules_are_refused(tmp_path: Path) -> None:
-    class Foreign(LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            return self.weight.sum()
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            pass
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=1,
-        logger=False,
-        default_root_dir=tmp_path,
-        callbacks=[MisclassifiedImages()],
-    )
-    with pytest.raises(UsageError, match=r"ImageClassifier\(\.\.\.\), datamodule=ImageDataModule"):
-        trainer.fit(Foreign(), datamodule=ImageDataModule("digits", val_size=0, num_workers=0, image_size=8))
 
 
 class Drawn(ReportWriter):

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-PARTS = ("resume", "checkpoint_writes", "process_agreement", "process_death")  # and full_disk, simulated
+PARTS = ("resume", "checkpoint_writes", "full_disk", "process_agreement", "process_death")
 
 
 def inject_faults(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -23,12 +23,6 @@ def test_nothing_is_lost(part: str, tmp_path: Path) -> None:
     done = inject_faults(part, "--quick", "--scratch", "runs", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {part} |" in done.stdout and "survived (" in done.stdout
-
-
-def test_simulated_full_disk(tmp_path: Path) -> None:
-    done = inject_faults("full_disk", "--quick", "--simulate-disk", folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "a simulated disk" in done.stdout
 
 
 def test_unknown_part(tmp_path: Path) -> None:

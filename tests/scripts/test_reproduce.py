@@ -163,7 +163,6 @@ def test_failed_training_is_reported(tmp_path: Path) -> None:
         (["tuned", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
         (["tuned", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
         (["tuned", "--out", "nowhere"], "--out nowhere: no such folder"),
-        (["tuned", "--", "--data.flipp", "1"], "data.flipp"),
     ],
 )
 def test_invalid_arguments(args: list[str], message: str, tmp_path: Path) -> None:

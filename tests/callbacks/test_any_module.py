@@ -1,0 +1,220 @@
+"""The callbacks in a Trainer with modules and loaders that are not of this project."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import mobilenet_v3_small, vgg11
+from torchvision.models.vision_transformer import VisionTransformer
+
+from cifar_lit.analysis.gradcam import upscale
+from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
+from cifar_lit.callbacks.gradcam import GradCAMGrid
+from cifar_lit.callbacks.misclassified import MisclassifiedImages
+from cifar_lit.callbacks.scores import Scores
+from cifar_lit.utils.errors import UsageError
+from tests.conftest import QUIET_TRAINER
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+NAMES = ("ape", "bee", "cat")
+
+
+class Classifier(LightningModule):
+    """A user's module."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class ReturnsDict(Classifier):
+    """Another one, whose forward returns a dictionary."""
+
+    def forward(self, images: Tensor) -> Any:
+        return {"logits": self.net(images), "features": None}
+
+
+def vgg() -> Classifier:
+    full = vgg11(weights=None, init_weights=False).features
+    return Classifier(nn.Sequential(full, nn.Flatten(), nn.Linear(512, 3)))
+
+
+def mobilenet() -> Classifier:
+    return Classifier(mobilenet_v3_small(num_classes=3))
+
+
+def transformer() -> Classifier:
+    net = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3)
+    nn.init.normal_(net.heads.head.weight)  # torchvision's zeros have no gradients
+    return Classifier(net)
+
+
+def dictionary() -> Classifier:
+    return ReturnsDict(mobilenet_v3_small(num_classes=3))
+
+
+def patches(tokens: Tensor) -> Tensor:
+    """Map the tokens of the transformer, the class token first, to `(B, channels, 4, 4)`."""
+    return tokens[:, 1:].reshape(len(tokens), 4, 4, -1).permute(0, 3, 1, 2)
+
+
+MODULES: dict[str, tuple[Callable[[], Classifier], dict[str, Any]]] = {
+    "vgg": (vgg, {"target_layer": "net.0.15"}),
+    "mobilenet": (mobilenet, {"target_layer": "net.features.8"}),
+    "transformer": (
+        transformer,
+        {"target_layer": "net.encoder.layers.encoder_layer_1.ln_1", "reshape_transform": patches},
+    ),
+    "dictionary": (dictionary, {"target_layer": "net.features.8", "logits": lambda output: output["logits"]}),
+}
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def loader(images: np.ndarray) -> "DataLoader[Any]":
+    floats = (torch.from_numpy(images) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    return DataLoader(TensorDataset(floats.permute(0, 3, 1, 2), torch.arange(20) % 3), batch_size=8)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    def make(*callbacks: Any) -> Trainer:
+        return Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[*callbacks], **QUIET_TRAINER)
+
+    return make
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.usefixtures("blank_figures")
+def test_report_of_any_module(
+    name: str, loader: "DataLoader[Any]", trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    make, options = MODULES[name]
+    module = make()
+    parts = MisclassifiedImages(k=3, class_names=NAMES, mean=MEAN, std=STD), GradCAMGrid(k=2, **options)
+    trainer(*parts).fit(module, loader, loader)
+    report = tmp_path / "report"
+    layer = options["target_layer"]
+    assert {file.name for file in report.iterdir()} == {
+        "misclassified.csv",
+        "misclassified.png",
+        *(f"gradcam_{panel}.png" for panel in ("true", "predicted", layer)),
+    }
+    rows = (report / "misclassified.csv").read_text().splitlines()[1:]
+    with torch.no_grad():
+        predicted = torch.cat([_logits(module.eval(), batch) for batch, _ in loader]).argmax(1)
+    wrong = (predicted != torch.arange(20) % 3).nonzero().flatten().tolist()
+    assert sorted(int(row.split(",")[0]) for row in rows) == wrong
+    assert all(row.split(",")[1] == NAMES[int(row.split(",")[0]) % 3] for row in rows)
+
+
+def _logits(module: LightningModule, batch: Tensor) -> Tensor:
+    output = module(batch)
+    logits: Tensor = output["logits"] if isinstance(output, dict) else output
+    return logits
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_images_are_restored_and_cams_equal_the_package(
+    name: str, images: np.ndarray, loader: "DataLoader[Any]", trainer: Callable[..., Trainer]
+) -> None:
+    torch.manual_seed(0)
+    make, options = MODULES[name]
+    module = make().train()
+    results = evaluate_module(trainer(), module, ModuleOptions(NAMES, MEAN, STD, dataloader=loader, **options), 3)
+    rows = results.test.errors[:3]
+    np.testing.assert_array_equal(results.images(rows), images[rows])
+    layer = options["target_layer"]
+    cams = results.cams(rows, [layer], "GradCAM")[layer]
+    assert module.training and not any(one._forward_hooks for one in module.modules())
+    other = copy.deepcopy(module.net).eval()
+    for one in other.modules():
+        if isinstance(one, nn.ReLU):
+            one.inplace = False  # on a CPU the package would see the output of the next layer
+    target = other.get_submodule(layer.removeprefix("net."))
+    pixels = torch.stack([loader.dataset[row][0] for row in rows])
+    with GradCAM(other, [target], reshape_transform=options.get("reshape_transform")) as package:
+        for k, classes in enumerate(results.test.target_classes(rows).T.tolist()):
+            theirs = package(pixels, [ClassifierOutputTarget(label) for label in classes])
+            for cam, expected in zip(cams[:, k], theirs, strict=True):
+                # It divides by the maximum + 1e-7, which is not negligible here.
+                np.testing.assert_allclose(upscale(cam, 32), expected / expected.max(), rtol=0, atol=1e-4)
+
+
+def test_other_methods(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
+    torch.manual_seed(0)
+    options = ModuleOptions(NAMES, MEAN, STD, dataloader=loader, logits=lambda output: output["logits"])
+    results = evaluate_module(trainer(), dictionary(), options, 2)
+    cams = results.cams(results.test.errors[:2], ["net.features.3", "net.features.8"], "LayerCAM")
+    assert [cam.shape for cam in cams.values()] == [(2, 2, 4, 4), (2, 2, 2, 2)]
+
+
+def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
+    for part, message in (
+        (GradCAMGrid(), r"no target_layer was given.*such as 'net\.features\.12\.0'"),
+        (GradCAMGrid(target_layer="layer5"), "no layer 'layer5'"),
+        (Scores(), "Scores needs the module and data of cifar_lit"),
+    ):
+        one = trainer(part)
+        with pytest.raises(UsageError, match=message):
+            one.fit(mobilenet(), loader, loader)
+        assert one.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (mobilenet, {"mean": None}, "give mean and std, as they were normalized with, or to_display"),
+        (mobilenet, {"class_names": ["ape"]}, "class_names: 1 names for 3 logits"),
+        (dictionary, {}, "returns dict, not logits .* give logits"),
+        (mobilenet, {"to_display": lambda images: images}, "to_display must return uint8"),
+        (mobilenet, {"dataloader": [{"image": 1}]}, r"a batch of the loader is dict; a batch must be \(images"),
+        (mobilenet, {"dataloader": None}, "no test_dataloader; give dataloader"),
+    ],
+)
+def test_unusable_options_are_named(
+    make: Callable[[], Classifier],
+    changes: dict[str, Any],
+    message: str,
+    loader: "DataLoader[Any]",
+    trainer: Callable[..., Trainer],
+) -> None:
+    options = {"class_names": NAMES, "mean": MEAN, "std": STD, "dataloader": loader, **changes}
+    with pytest.raises(UsageError, match=message):
+        results = evaluate_module(trainer(), make(), ModuleOptions(**options), 3)
+        results.images(results.test.errors[:3])
+
+
+def test_images_without_normalization_are_drawn_as_they_are() -> None:
+    pixels = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    for images in (pixels, pixels.permute(0, 2, 3, 1), pixels / 255):
+        np.testing.assert_array_equal(ModuleOptions().display(images), pixels.permute(0, 2, 3, 1))
+    gray = ModuleOptions(mean=(0.5,), std=(0.5,)).display(torch.full((1, 1, 2, 2), 1.0))
+    assert gray.shape == (1, 2, 2, 3) and (gray == 255).all()
