@@ -128,14 +128,14 @@ def check_launched(trainer: Trainer) -> None:
             with suppress(Interrupted):
                 time.sleep(10)
             sys.exit(2)
-        devices, rest = divmod(processes, machines)
-        remedy = f"use --trainer.devices {devices} --trainer.num_nodes {machines}, or start a single process"
+        used, (devices, rest) = trainer.num_devices * trainer.num_nodes, divmod(processes, machines)
+        remedy = f"use --trainer.devices {devices} --trainer.num_nodes {machines}, or start {used}"
         if rest:
-            remedy = "start the same number of processes on each machine, which is then --trainer.devices"
+            remedy = "start the same number on each machine, which is then trainer.devices"
         raise UsageError(
             f"{launcher} has started {processes} process{'es' * (processes > 1)} on {machines} "
             f"machine{'s' * (machines > 1)}, but trainer.devices={trainer.num_devices} and "
-            f"trainer.num_nodes={trainer.num_nodes}; {remedy}"
+            f"trainer.num_nodes={trainer.num_nodes} are {used}: {remedy}"
         )
 
 

@@ -103,6 +103,7 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
+            self._folder.step = self.start.step
             self._print_processes()
         with self._run_folder():
             try:
@@ -130,7 +131,6 @@ class Training:
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
         """Create or lock the run's folder; remove a new one if the training is refused before its first step."""
-        self._folder.step = self.start.step
         if getattr(self.trainer, "fast_dev_run", False) or not self.trainer.is_global_zero:
             yield
             return

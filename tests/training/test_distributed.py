@@ -119,18 +119,19 @@ def srun(processes: int, machines: int) -> dict[str, str]:
     """Return the environment of a task of srun."""
     env = {"SLURM_STEP_NUM_TASKS": processes, "SLURM_STEP_NUM_NODES": machines, "SLURM_NTASKS": processes}
     env |= {"SLURM_NTASKS_PER_NODE": processes // machines, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "SLURM_PROCID": 0}
-    return {name: str(value) for name, value in {**env, "SLURM_LOCALID": 0, "SLURM_NODEID": 0}.items()}
+    env |= {"SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_JOB_NAME": "train"}
+    return {name: str(value) for name, value in env.items()}
 
 
 @pytest.mark.parametrize("launcher", [torchrun, srun])
 @pytest.mark.parametrize(
     ("started", "devices", "num_nodes", "remedy"),
     [
-        ((2, 1), 1, 1, "use --trainer.devices 2 --trainer.num_nodes 1, or start a single process"),  # both forgotten
+        ((2, 1), 1, 1, "use --trainer.devices 2 --trainer.num_nodes 1, or start 1"),  # both forgotten
         ((4, 2), 2, 1, "use --trainer.devices 2 --trainer.num_nodes 2"),
         ((2, 2), 2, 1, "use --trainer.devices 1 --trainer.num_nodes 2"),
-        ((1, 1), 2, 1, "use --trainer.devices 1 --trainer.num_nodes 1"),  # would wait for the second one
-        ((3, 2), 1, 2, "start the same number of processes on each machine"),
+        ((1, 1), 2, 1, "use --trainer.devices 1 --trainer.num_nodes 1, or start 2"),  # would wait for the second one
+        ((3, 2), 1, 2, "start the same number on each machine"),
         ((1, 1), 1, 1, None),  # also an independent step of a larger job
         ((2, 1), 2, 1, None),
         ((4, 2), 2, 2, None),
