@@ -22,8 +22,12 @@ NO_CAMS = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1
 
 @pytest.fixture(scope="module")
 def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of a run's folder."""
-    return copy_run(finished_run, tmp_path_factory.mktemp("run"))
+    """A copy of a run's folder, whose best epoch was not the last."""
+    run = copy_run(finished_run, tmp_path_factory.mktemp("run"))
+    with open(run / "report" / "history.csv", "r+", newline="") as history:
+        last = history.readlines()[-1]
+        history.write("2" + last.removeprefix("1"))
+    return run
 
 
 def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -41,8 +45,11 @@ def test_evaluation_of_a_run_repeats_its_report(run: Path, caplog: pytest.LogCap
 
 
 def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
+    nested = run / "checkpoints" / "epoch=0-val" / "best.ckpt"  # as a ModelCheckpoint of Lightning may save it
+    nested.parent.mkdir()
+    nested.hardlink_to(run / "checkpoints" / "best.ckpt")
     files = set(run.rglob("*"))
-    results, saved = evaluate.evaluate(run), RunResults.load(run)
+    results, saved = evaluate.evaluate(nested), RunResults.load(run)
     assert set(run.rglob("*")) == files  # nothing is written
     np.testing.assert_allclose(results.test.log_probabilities, saved.test.log_probabilities, rtol=1e-6)
     assert (results.epochs, results.weights) == (saved.epochs, saved.weights)

@@ -55,7 +55,13 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_images(
+    checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, grid = [], explanation.drawing.grid
+    monkeypatch.setattr(
+        explanation.drawing, "grid", lambda *args, **kw: (titles.append(args[1:]), grid(*args, **kw))[1]
+    )
     explain.main([str(images), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
     written = {file.name for file in Path("out").iterdir()}
     assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "same_size.png", "tiny.png"} | {
@@ -75,6 +81,13 @@ def test_folder_of_images(checkpoint: str, images: Path, capsys: pytest.CaptureF
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
     assert not any("no place" in note for note in by_file["large.jpg"]["notes"])
+    squares = {file: title[0] for file, (title, _) in zip(by_file, titles, strict=False)}
+    assert squares["large.jpg"] == squares["grey.jpg"] == "the central square of the image"
+    assert squares["clear.png"] == "the image"
+    best = by_file["grey.png"]["top"][0]
+    heading = titles[list(by_file).index("grey.png")][1]
+    assert f"prediction: {best['class']} ({best['probability']:.0%}), " in heading
+    assert f"\nGrad-CAM for class {best['class']} (" in heading
     with Image.open("out/large.png") as image:
         assert image.width > 4 * 300  # the image, what the network sees, two layers
     printed = capsys.readouterr()

@@ -1,6 +1,7 @@
 """`python -m cifar_lit` lists the commands and runs them."""
 
 import importlib.util
+import os
 import runpy
 import subprocess
 import sys
@@ -53,6 +54,22 @@ def test_package_is_found_beside_a_clone(tmp_path: Path) -> None:
 def test_listing_does_not_import_torch() -> None:
     code = "import sys; from cifar_lit.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["explain", "compare"])
+def test_help_and_usage_errors_do_not_import_torch(name: str) -> None:
+    code = f"""if True:
+        import sys
+        from cifar_lit.{name} import main
+        for args, code in (["--help"], 0), ([], 2):
+            try:
+                main(args)
+            except SystemExit as stopped:
+                assert stopped.code == code
+        sys.exit("torch" in sys.modules)
+    """
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_notebook.backend_inline"}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("name", COMMANDS)

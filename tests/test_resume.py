@@ -1,6 +1,7 @@
 """Resuming runs with `--ckpt_path`, and starting new ones with `--model.weights`."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -267,6 +268,9 @@ def test_last_is_the_newest_run_of_the_given_recipe_or_of_all(run: Path, capsys:
 
 
 def test_run_in_training_is_refused(run: Path, capsys: Capture) -> None:
+    provenance = json.loads((run / "provenance.json").read_text()) | {"folder": str(Path.cwd())}
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    Path("data").mkdir()  # of other runs; this one does not use data.root
     with FileLock(run / ".lock"):
         assert "is being trained by another process" in refused(capsys, main, f"--ckpt_path={run}", *MORE)
 

@@ -1,6 +1,10 @@
 """Checks of Lightning's callbacks among the options."""
 
-from jsonargparse import Namespace
+import re
+import warnings
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
 
 from cifar_lit.cli.checks import as_list
 from cifar_lit.utils.errors import UsageError
@@ -16,26 +20,59 @@ UNSUPPORTED = {
     "torch.nn.utils.prune",
     "StochasticWeightAveraging": "replaces the schedule, and cannot be recorded, so that the run could not be resumed; "
     "use EMAWeightAveraging",
+    "Timer": "cannot be recorded, so that the run could not be resumed; use trainer.max_time",
 }
 
 
-def check_callbacks(config: Namespace) -> None:
-    """Refuse callbacks that cannot work with this training.
+def check_callbacks(config: Namespace, parser: ArgumentParser) -> None:
+    """Refuse callbacks that cannot work with this training, or whose run could not be resumed.
 
     Raises:
         UsageError: With the callback and what to use instead.
     """
-    paths = [callback.class_path for callback in as_list(config.trainer.callbacks)]
-    names = [path.rpartition(".")[2] for path in paths]
+    callbacks = as_list(config.trainer.callbacks)
+    paths = [callback.class_path for callback in callbacks]
     known = all(path.startswith(("pytorch_lightning.", "cifar_lit.")) for path in paths)
-    if known and "LearningRateMonitor" not in names:  # others may log metrics of their own
-        for name, callback in zip(names, as_list(config.trainer.callbacks), strict=True):
-            monitor = (callback.get("init_args") or {}).get("monitor")
-            if monitor and monitor not in METRICS + COUNTERS:
-                raise UsageError(
-                    f"trainer.callbacks: {name} with monitor={monitor}: there is no such metric; use "
-                    f"{', '.join(METRICS)}"
-                )
-    for name in names:
-        if name in UNSUPPORTED:
-            raise UsageError(f"trainer.callbacks: {name} {UNSUPPORTED[name]}")
+    known &= not any(path.endswith(".LearningRateMonitor") for path in paths)  # others may log metrics of their own
+    for callback in callbacks:
+        name, arguments = callback.class_path.rpartition(".")[2], callback.get("init_args") or {}
+        option = f"trainer.callbacks: {name}"
+        if name in UNSUPPORTED and callback.class_path.startswith("pytorch_lightning."):
+            raise UsageError(f"{option} {UNSUPPORTED[name]}")
+        monitor = arguments.get("monitor")
+        if known and monitor and monitor not in METRICS + COUNTERS:
+            raise UsageError(f"{option} with monitor={monitor}: there is no such metric; use {', '.join(METRICS)}")
+        if argument := _looks_too_early(arguments, config.trainer):
+            raise UsageError(
+                f"{option} with monitor={monitor}: this metric is known at the end of an epoch, not yet in the "
+                f"validations; add --trainer.callbacks.{argument} true"
+            )
+        if arguments.get("auto_insert_metric_name") and re.search(r"\{[^}]*/", arguments.get("filename") or ""):
+            raise UsageError(
+                f"{option} with filename={arguments['filename']}: the name of a metric contains a slash and would "
+                "become a folder; add --trainer.callbacks.auto_insert_metric_name false"
+            )
+        _check_recorded(option, callback, parser)
+
+
+def _looks_too_early(arguments: Any, trainer: Namespace) -> str | None:
+    """Return the argument that lets a callback look for a training metric at the end of an epoch, if it would not."""
+    at_epoch_end = trainer.val_check_interval in (None, 1.0) and trainer.check_val_every_n_epoch == 1  # the default
+    for name, value in arguments.items():
+        if name.endswith("on_train_epoch_end") and not (at_epoch_end if value is None else value):
+            return name if str(arguments.get("monitor")).startswith("train/") else None
+    return None
+
+
+def _check_recorded(option: str, callback: Namespace, parser: ArgumentParser) -> None:
+    """Refuse arguments that config.yaml cannot contain: the run could not be resumed."""
+    alone = Namespace(trainer=Namespace(callbacks=[callback]))  # type: ignore[no-untyped-call]  # jsonargparse's
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # jsonargparse writes its warning in place of the value
+            parser.dump(alone, skip_validation=True)
+    except Exception as error:  # of any type that a YAML representer raises
+        raise UsageError(
+            f"{option} cannot be recorded in config.yaml, so that the run could not be resumed "
+            f"({' '.join(str(error).split())}); its arguments must be numbers, strings, lists or dicts"
+        ) from None

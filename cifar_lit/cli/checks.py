@@ -75,7 +75,8 @@ def check_trainer(trainer: Namespace) -> None:
     """Refuse options with which Lightning trains nothing, or fails with an unclear error."""
     if trainer.overfit_batches:
         raise UsageError(
-            "trainer.overfit_batches replaces this project's sampler; use a small trainer.limit_train_batches instead"
+            "trainer.overfit_batches replaces this project's sampler; to train on a few images only, hold out the "
+            "others with data.val_size"
         )
     if trainer.barebones:
         raise UsageError("trainer.barebones turns off checkpoints and the report; remove it")

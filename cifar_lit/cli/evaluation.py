@@ -24,7 +24,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.report.comparison import flat
-from cifar_lit.report.results import EpochRow, Provenance, RunResults, data_options
+from cifar_lit.report.results import EpochRow, Provenance, RunResults, data_options, read_epochs
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware
@@ -64,7 +64,7 @@ def build_parser() -> ArgumentParser:
     skip = {name.removeprefix("data.") for name in vars(every.get_defaults().as_flat())} - DATA
     parser.add_class_arguments(ImageDataModule, "data", skip=skip, instantiate=False)
     for name, group in REPORT.items():
-        parser.add_class_arguments(group, name)
+        parser.add_class_arguments(group, name, skip={*group.python_only})
     trainer = parser.add_argument_group("Device, limits and further parts of the report")
     trainer.add_argument("--trainer.accelerator", type=str, default="auto", help="Device: `auto`, `cpu`, `gpu`, ...")
     trainer.add_argument(
@@ -103,9 +103,10 @@ class Evaluation:
         self.file = weights.find(_parse(parser, args).run, "RUN")
         self.checkpoint = weights.read(self.file, "RUN")  # before the data, which may have to be downloaded
         self.network = weights.build_network(self.checkpoint, self.file, "RUN")
-        run = self.file.parent.parent
+        checkpoints = next((one for one in self.file.parents if one.name == "checkpoints"), self.file.parent)
+        run = checkpoints.parent
         config = run_folder.parts(run, "config.yaml")[-1]
-        known = self.file.parent.name == "checkpoints" and config.is_file()
+        known = checkpoints.name == "checkpoints" and config.is_file()
         self.folder = run if known else self.file.parent  # of the run, or of a checkpoint that belongs to no run
         saved = yaml.safe_load(config.read_text(encoding="utf-8")) if known else {}
         saved["data"] = data_options(run, saved) if known else {"image_size": self.network.image_size}
@@ -145,7 +146,7 @@ class Evaluation:
             raise UsageError(
                 f"RUN {self.file}: it was trained on other classes than those of this data set ({there!r} instead of "
                 f"{here!r}; {len(theirs)} classes instead of {len(ours)}); use data (--data.source, --data.root) with "
-                f"the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+                f"images of each of the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
             )
         if not data.test_only and data.splits.train.fingerprint != self.checkpoint["ImageDataModule"]["train"]:
             rank_zero_info("the training images are not those of this run; only the test images are evaluated")
@@ -155,6 +156,7 @@ class Evaluation:
         """Evaluate the checkpoint; nothing is written."""
         checkpoint = self.checkpoint
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
+        until_checkpoint = tuple(EpochRow(**row) for row in rows)  # the run's report also has those after it
         provenance = Provenance.load(self.folder) if (self.folder / "provenance.json").exists() else None
         results = evaluate_network(
             self.trainer,
@@ -162,7 +164,7 @@ class Evaluation:
             self.network.net,
             name=run_name(self.folder),
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
-            epochs=[EpochRow(**row) for row in rows],
+            epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
             flip_tta=find_report(self.trainer).flip_tta,
         )

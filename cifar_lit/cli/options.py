@@ -110,12 +110,11 @@ class FitCLI(LightningCLI):
             saved = self.parse(parser, ["--config", config])
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
-            for name in run_folder.PATHS:
-                if merged.data[name] == saved.data[name]:
-                    merged.data[name] = run_folder.data_path(self.start.run, saved.data[name])
         self.config.ckpt_path = None  # a run's config.yaml is the recipe of a new one
         check(self.config)
-        check_callbacks(self.config)
+        check_callbacks(self.config, parser)
+        if self.start.run:
+            resume.find_data(self.start.run, saved, self.config)
 
     def parse(self, parser: LightningArgumentParser, args: Any) -> Namespace:
         """Parse arguments, with short errors."""

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.schedules import SCHEDULES
 from cifar_lit.report.results import Provenance
+from cifar_lit.training import run_folder
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
@@ -58,6 +59,19 @@ def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> N
             f"from its weights with --model.weights {run}"
         )
     return merged
+
+
+def find_data(run: Path, saved: Namespace, merged: Namespace) -> None:
+    """Replace the paths that are the run's own by where they are now; after the checks, which know a default by name.
+
+    Args:
+        run: Its folder.
+        saved: Its own options.
+        merged: From `merge`; changed in place.
+    """
+    for name in run_folder.PATHS:
+        if merged.data[name] == saved.data[name]:
+            merged.data[name] = run_folder.data_path(run, saved.data[name])
 
 
 def _changes_training(name: str, schedule: Any) -> bool:

@@ -78,6 +78,8 @@ class ImageDataModule(LightningDataModule):
         check_option("num_workers", num_workers, num_workers is None or 0 <= num_workers <= 256, "0 to 256")
         check_option("seed", seed, seed is None or 0 <= seed < 2**32, f"0 to {2**32 - 1}")
         self.augment = AugmentConfig(image_size=image_size, **augment)
+        usable = augment_on != "device" or not self.augment.extra_transforms
+        check_option("augment_on", augment_on, usable, "workers if there are extra_transforms")
         self.source = source
         self.root = root
         self.image_size = image_size
@@ -150,13 +152,9 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint stores about the data."""
-        return {
-            "classes": list(self.splits.classes),
-            "image_size": self.image_size,
-            "on_device": self._on_device,
-            "train": self.splits.train.fingerprint,
-            "test": self.splits.test.fingerprint,
-        }
+        fingerprints = {name: getattr(self.splits, name).fingerprint for name in ("train", "test")}
+        described = {"classes": list(self.splits.classes), "image_size": self.image_size}
+        return {**described, "on_device": self._on_device, **fingerprints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep augmenting where the run started to (workers or device): the two use different random numbers."""
@@ -190,7 +188,7 @@ class ImageDataModule(LightningDataModule):
         return self._eval_loader(self.test_dataset, "test images")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return batches of the test images, in order; of several processes, each gets every n-th image."""
+        """Return batches of the test images, in order; each of several processes gets every n-th image."""
         return self.test_dataloader()
 
     def samples(self, positions: NDArray[np.int64]) -> Batch:
@@ -221,7 +219,7 @@ class ImageDataModule(LightningDataModule):
         return LazyDataLoader(dataset, collate_fn=as_is, **options)  # by name: Lightning replaces some to predict
 
     def _augments_on_device(self) -> bool:
-        if self.augment_on != "auto":
+        if self.augment_on != "auto" or self.augment.extra_transforms:
             return self.augment_on == "device"
         if self._on_device is not None:  # later there is less free memory
             return self._on_device

@@ -1,6 +1,6 @@
 """The LightningModule: loss, metrics, optimizer and schedule of the network."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lit.data.dataset import Batch
-from cifar_lit.models import weights as checkpoints
 from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
+from cifar_lit.models.mixing import Mixing
 from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
 from cifar_lit.models.schedules import Schedule, total_steps
+from cifar_lit.models.weights import initialize
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import bfloat16_unit
 
@@ -48,6 +49,9 @@ class ImageClassifier(LightningModule):
             short runs; arXiv 2404.00498, section 3.4, uses 64.
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
+        mixup_alpha: MixUp of training batches (arXiv 1710.09412): parameter of the Beta distribution, such as 0.2; 0
+            turns it off. Training accuracy is then measured against the dominant label of each mixed image.
+        cutmix_alpha: CutMix (arXiv 1905.04899), likewise, such as 1. With both, each batch gets one of them at random.
         memory_format: Memory format of the weights; channels_last is faster on most devices.
         compile: Whether to use torch.compile, which takes a minute or so and needs a C++ compiler on a CPU.
         weights: Run or `.ckpt` file with which the weights are initialized (the best ones of a run, else the last),
@@ -69,6 +73,8 @@ class ImageClassifier(LightningModule):
         norm_weight_decay: float | None = None,
         norm_bias_lr_mult: float = 1.0,
         label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
         memory_format: MemoryFormat = "channels_last",
         compile: bool = False,
         weights: str | None = None,
@@ -81,9 +87,7 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters({"num_classes": num_classes, **statistics, **options})
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
-            file = checkpoints.find(weights, "--model.weights")
-            checkpoint = checkpoints.read(file, "--model.weights")
-            checkpoints.load(self, checkpoint, file, "--model.weights", new_head=True)
+            initialize(self, weights)
         groups = parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult)
         try:  # report an invalid argument before the run starts
             optimizer(groups)
@@ -93,6 +97,7 @@ class ImageClassifier(LightningModule):
         self.norm_weight_decay, self.norm_bias_lr_mult = norm_weight_decay, norm_bias_lr_mult
         self.label_smoothing, self.compile_net = label_smoothing, compile
         self.lr: float | None = None  # replaces the optimizer's own
+        self.mixing = Mixing(mixup_alpha, cutmix_alpha, num_classes)
         self.guard = NonFiniteGuard()
         self._batch: tuple[Tensor, Tensor, int]  # the last training batch: loss, number of correct images, images
         self._unlogged: list[tuple[int, float, Tensor]] = []  # step, lr, loss and accuracy, which stay on the device
@@ -102,8 +107,7 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images `(B, H, W, 3)` to logits `(B, num_classes)`."""
-        logits: Tensor = self.net(images)
-        return logits
+        return cast(Tensor, self.net(images))
 
     def running_metrics(self) -> dict[str, float]:
         """Return loss, accuracy (0..1) and lr of the current epoch in this process; empty before its first step."""
@@ -111,7 +115,8 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
-        loss, correct = self._step(self.train_metrics, batch, self.label_smoothing)
+        images, labels = self.mixing(batch.images, batch.labels, self.current_epoch, batch_idx, self.global_rank)
+        loss, correct = self._step(self.train_metrics, images, labels, self.label_smoothing)
         self._batch = (loss.detach(), correct, len(batch.labels))
         self.guard.watch(loss, self.global_step, self._current_lr())
         if batch_idx % GUARD_INTERVAL == 0 or self.trainer.is_last_batch:
@@ -120,7 +125,7 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update loss and accuracy."""
-        self._step(self.val_metrics, batch)
+        self._step(self.val_metrics, batch.images, batch.labels)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the probability of each class: `(B, num_classes)`, float32, each row sums to 1."""
@@ -128,7 +133,7 @@ class ImageClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update loss and accuracy."""
-        self._step(self.test_metrics, batch)
+        self._step(self.test_metrics, batch.images, batch.labels)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep learning rate, loss and accuracy of the step's last batch, to be logged."""
@@ -176,6 +181,10 @@ class ImageClassifier(LightningModule):
         elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
             rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
 
+    def on_train_end(self) -> None:
+        """Warn if the schedule is not complete."""
+        self.schedule.check_complete(self.trainer)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
         optimizer = self.make_optimizer(parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_mult))
@@ -218,11 +227,14 @@ class ImageClassifier(LightningModule):
         self.train_metrics.restore(checkpoint.get("train_metrics", []))
         self._plateau_state = checkpoint.get("plateau", {})
 
-    def _step(self, metrics: EpochMetrics, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, metrics: EpochMetrics, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Update the metrics; return the loss and the number of correct predictions."""
-        logits = self.net(batch.images)
-        loss = cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        count, correct = len(batch.labels), (logits.argmax(1) == batch.labels).sum()
+        logits = self.net(images)
+        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        dominant = labels.argmax(1) if labels.ndim == 2 else labels  # of mixed images
+        count, correct = len(labels), (logits.argmax(1) == dominant).sum()
         metrics.update(loss.detach().float() * count, correct, count)
         return loss, correct
 

@@ -149,6 +149,17 @@ class Schedule:
         for option in sorted(changed - {"name", *SCHEDULES[self.name].options}):
             rank_zero_warn(f"model.schedule.{option} has no effect with model.schedule.name={self.name}")
 
+    def check_complete(self, trainer: Trainer) -> None:
+        """Warn if a training, by max_time or EarlyStopping, ends before a schedule that is planned for its length."""
+        for config in trainer.lr_scheduler_configs:
+            planned = vars(config.scheduler).get(PLANNED, 0)
+            if trainer.global_step < planned:
+                rank_zero_warn(
+                    f"the training ends after {trainer.global_step} of the {planned} steps of model.schedule.name="
+                    f"{self.name}, so that the learning rate is still {config.scheduler.get_last_lr()[0]:.3g}; to "
+                    "complete the schedule use a smaller trainer.max_epochs"
+                )
+
 
 def total_steps(trainer: Trainer) -> float:
     """Return the number of optimizer steps of a training, infinite if it has no limit.

@@ -108,6 +108,16 @@ def load(
     module.load_state_dict(theirs)
 
 
+def initialize(module: LightningModule, path: str, option: str = "--model.weights") -> None:
+    """Load the weights of a run's folder or a checkpoint, except a last layer for another number of classes.
+
+    Raises:
+        UsageError: There is no such checkpoint, or it is of another architecture.
+    """
+    file = find(path, option)
+    load(module, read(file, option), file, option, new_head=True)
+
+
 def net_state(state: dict[str, Any]) -> dict[str, Any]:
     """Return the network's part of the `state_dict` of a checkpoint."""
     return {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}

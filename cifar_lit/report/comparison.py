@@ -185,7 +185,7 @@ def changed_images(first: RunResults, second: RunResults, found: Changes) -> lis
 
     def item(row: int) -> dict[str, Any]:
         index = int(first.test.indices[row])
-        guesses = [f"{classes[test.predicted[row]]} {test.confidence[row]:.0%}" for test in (first.test, second.test)]
+        guesses = [f"{classes[test.predicted[row]]} ({test.confidence[row]:.0%})" for test in (first.test, second.test)]
         return {
             "index": index,
             "true": classes[first.test.labels[row]],

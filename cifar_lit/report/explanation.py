@@ -136,11 +136,13 @@ def explain_all(
         }
         overlays = {layer: drawing.overlay(image, heatmap) for layer, heatmap in explanation.heatmaps.items()}
         drawn = [image, _resize(explanation.pixels), *overlays.values()]
-        titles = ["the image", f"as the network sees it, {trained.image_size} px"]
+        short, long = _sides(file)
+        titles = ["the image" if long == short else "the central square of the image"]
+        titles += [f"as the network sees it, {trained.image_size} px"]
         titles += [f"{layer}\n{explanation.flat.get(layer, '')}".rstrip() for layer in shown]
-        best = [f"{entry['class']} {entry['probability']:.0%}" for entry in explanation.top(classes, min(top, 3))]
+        best = [f"{entry['class']} ({entry['probability']:.0%})" for entry in explanation.top(classes, min(top, 3))]
         heading = (
-            f"{', '.join(best)}\n{method_name(method)} for {classes[explanation.label]} "
+            f"prediction: {', '.join(best)}\n{method_name(method)} for class {classes[explanation.label]} "
             f"({explanation.probabilities[explanation.label]:.0%})"
         )
         drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
@@ -151,7 +153,7 @@ def explain_all(
         tqdm.write(_table(result))
     if sheet:
         thumbnails, captions = zip(*sheet, strict=True)
-        heading = f"{method_name(method)} of {shown[-1]} ({ckpt_path})"
+        heading = f"{method_name(method)} of {shown[-1]}: file, predicted class (its probability)\n{ckpt_path}"
         drawing.save(drawing.grid(thumbnails, captions, heading, columns=4), folder / "contact_sheet.png")
     text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
     atomic_write_text(folder / "explain.json", text + "\n")
@@ -214,12 +216,16 @@ def _resize(image: drawing.Pixels) -> drawing.Pixels:
     return np.asarray(resized, dtype=np.uint8)
 
 
+def _sides(file: str) -> tuple[int, int]:
+    """Return the shorter and the longer side of an image in px."""
+    with Image.open(file) as image:
+        return min(image.size), max(image.size)
+
+
 def _notes(file: str, pixels: drawing.Pixels) -> list[str]:
     """Describe how an image was changed to the network's input, `pixels`."""
-    size = len(pixels)
-    with Image.open(file) as image:
-        short, long = sorted(image.size)
-    notes = []
+    size, notes = len(pixels), []
+    short, long = _sides(file)
     if short < size:
         notes.append(f"only {short} px on its shorter side, enlarged to {size}: it is blurred")
     elif short > 4 * size:

@@ -20,6 +20,7 @@ from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import RunResults
 
 Panel = Literal["image", "true", "predicted"]
+MIXING = {"MixUp": "mixup_alpha", "CutMix": "cutmix_alpha"}  # options of ImageClassifier
 CAPTION = "true → predicted, probability of the prediction"
 
 
@@ -90,16 +91,17 @@ def gradcam(
 
 def curves(results: RunResults) -> Figure:
     """Draw loss, accuracy and learning rate over epochs."""
-    rows, smoothing = results.epochs, results.provenance.options.get("model", {}).get("label_smoothing")
+    rows, options = results.epochs, results.provenance.options.get("model", {})
+    mixed = [f"with {name}" for name, key in MIXING.items() if options.get(key)]
+    smoothing = options.get("label_smoothing")
+    regularized = {"loss": [*mixed, *([f"with label smoothing {smoothing:g}"] if smoothing else [])], "accuracy": mixed}
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, accuracy, lr = figure.subplots(1, 3)
     for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
             points = [(row.epoch, getattr(row, f"{split}_{name}")) for row in rows]
-            smoothed = (
-                f", with label smoothing {smoothing:g}" if smoothing and (split, name) == ("train", "loss") else ""
-            )
-            drawing.line(axis, points, colour, marker, split + smoothed)
+            label = ", ".join([split, *(regularized[name] if split == "train" else [])])
+            drawing.line(axis, points, colour, marker, label)
     points = [(row.epoch, row.lr) for row in rows]
     drawing.line(lr, points, matplotlib.rcParams["text.color"], "o", "at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (lr, "learning rate")):
@@ -145,13 +147,13 @@ def class_accuracy(results: RunResults) -> Figure:
     order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
     figure = Figure(figsize=(6, 0.9 + 0.28 * len(order)), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh(range(len(order)), np.nan_to_num(accuracy[order]), color=TRAIN)
+    axis.barh(range(len(order)), np.nan_to_num(accuracy[order]), color=TRAIN)
     axis.set_yticks(range(len(order)), **_tick_labels(results, order))
-    labels = ["no images" if np.isnan(accuracy[i]) else f"{accuracy[i]:.1%}" for i in order]
-    axis.bar_label(bars, labels, padding=3, fontsize=8, backgroundcolor="white")
+    for position, value in enumerate(accuracy[order]):  # in a column, clear of the line
+        axis.text(1.02, position, "no images" if np.isnan(value) else f"{value:.1%}", va="center", fontsize=8)
     overall = results.test.accuracy
     axis.axvline(overall, color=VAL, linestyle="--", label=f"all classes: {overall:.1%}")
-    axis.set_xlim(0, 1.15)
+    axis.set_xlim(0, 1.2)
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_title("test accuracy of each class")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cifar_lit.analysis import faithfulness, scores
 from cifar_lit.analysis.gradcam import upscale
 from cifar_lit.analysis.label_issues import find_label_issues
+from cifar_lit.data.sources import SOURCES
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import figures, tables
 from cifar_lit.report.inline import encode_cam, svg, thumbnail
@@ -204,8 +205,11 @@ def _facts(results: RunResults, options: Options) -> dict[str, object]:
     data, provenance = results.data, results.provenance
     facts: dict[str, object] = {"recipe": results.name.split("/")[0], "seed": provenance.options.get("seed_everything")}
     facts |= {"weights": results.weights, "parameters": f"{results.parameters:,}"}
+    facts["data"] = f"{data.source}, {data.root}" if SOURCES[data.source].uses_root else data.source
+    facts |= {"classes": len(results.classes), "image size": f"{data.image_size} px"}
     if not data.test_only:
         facts["training images"] = f"{len(data.train_dataset):,} of {len(data.splits.train):,}"
+        facts["held-out images"] = f"{len(data.val_dataset):,}"
         facts["fingerprint of the training set"] = results.fingerprints["train"]
     facts |= {
         "test images": f"{len(results.test):,} of {len(data.splits.test):,}",

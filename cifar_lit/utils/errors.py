@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cifar_lit.utils.output import safe_output
+from cifar_lit.utils.output import drop_missing_backend, safe_output
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
 
@@ -54,12 +54,9 @@ def interrupt(signum: int, frame: FrameType | None = None) -> None:
 @contextmanager
 def short_errors() -> Iterator[None]:
     """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
-    usage: tuple[type[Exception], ...] = (UsageError,)
     with safe_output(), _raise_on_signals(), _hide_disk_errors_of_threads():
         try:
-            from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-            usage = (UsageError, MisconfigurationException)
+            drop_missing_backend()
             yield
         except Interrupted as stop:
             name = signal.Signals(stop.signum).name
@@ -73,7 +70,7 @@ def short_errors() -> Iterator[None]:
                 f"{error}; the packages that cifar_lit needs are not installed for {sys.executable}: install them with "
                 "pip install, or in a checkout run scripts/fit or use .venv/bin/python",
             )
-        except usage as error:
+        except _usage_errors() as error:
             _exit(2, str(error))
         except RunError as error:
             _exit(1, str(error))
@@ -83,6 +80,12 @@ def short_errors() -> Iterator[None]:
             if error.errno not in DISK:
                 raise
             _exit(1, f"{error}; files written earlier are kept. Free some space or choose another folder")
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """Return the types for exit code 2: with Lightning's own once it is imported, which takes seconds."""
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return (UsageError, lightning.MisconfigurationException) if lightning else (UsageError,)
 
 
 def _exit(code: int, message: str) -> None:

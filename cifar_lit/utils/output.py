@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any, TextIO, cast
 
 
@@ -54,6 +55,16 @@ def safe_output() -> Iterator[None]:
         for stream in safe:
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def drop_missing_backend() -> None:
+    """Remove a MPLBACKEND whose package is missing, with which matplotlib could not be imported.
+
+    A notebook sets it, and the commands that it starts may have another environment. All figures are written to files.
+    """
+    scheme, _, module = os.environ.get("MPLBACKEND", "").partition("://")
+    if scheme == "module" and not find_spec(module.partition(".")[0]):
+        del os.environ["MPLBACKEND"]
 
 
 def write_stderr(text: str) -> None:

@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 import pytest
+import torch
 from pytorch_lightning import Callback
 
 from tests.conftest import CONFIGS
@@ -15,6 +17,29 @@ class Unavailable(Callback):
 
     def __init__(self) -> None:
         importlib.import_module("not_installed")
+
+
+CPU = torch.device("cpu")
+
+
+class Interval(str, Enum):
+    """A type that YAML has no text for."""
+
+    EPOCH = "epoch"
+
+
+class Device(Callback):
+    """A callback with an argument that jsonargparse has no text for."""
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
+
+
+class Rate(Callback):
+    """A callback with an argument that YAML has no text for."""
+
+    def __init__(self, interval: str = Interval.EPOCH) -> None:
+        self.interval = interval
 
 
 DEMO = ("--config", str(CONFIGS / "demo.yaml"))

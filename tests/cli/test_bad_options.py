@@ -12,6 +12,7 @@ from cifar_lit.utils.errors import UsageError
 from tests.cli.refused import DEMO, files, refused
 
 EARLY_STOPPING = "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping --trainer.callbacks.monitor=val/loss"
+STOP_ON_TRAINING = "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=train/loss"
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
 SWA = "--trainer.callbacks+=StochasticWeightAveraging --trainer.callbacks.swa_lrs=0.01"
 
@@ -99,7 +100,7 @@ CASES = [
     ("--trainer.limit_train_batches=.nan", "trainer.limit_train_batches"),
     ("--trainer.val_check_interval=0", "trainer.val_check_interval=0", "data.val_size=0"),
     ("--trainer.val_check_interval=1000", "trainer.val_check_interval", "1000"),
-    ("--trainer.overfit_batches=2", "trainer.overfit_batches", "trainer.limit_train_batches"),
+    ("--trainer.overfit_batches=2", "trainer.overfit_batches", "data.val_size"),
     ("--trainer.barebones=true", "trainer.barebones"),
     ("--trainer.strategy=fsdp", "trainer.strategy=fsdp", "use ddp"),
     ("--trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "use ddp"),
@@ -126,6 +127,27 @@ CASES = [
     ("--trainer.callbacks+=LearningRateFinder", "LearningRateFinder", "use lr_find"),
     ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning", "pl_module.net.backbone"),
     (SWA, "StochasticWeightAveraging", "use EMAWeightAveraging"),
+    ("--trainer.callbacks+=Timer", "Timer", "use trainer.max_time"),
+    (
+        "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.filename={epoch}-{val/accuracy:.3f}",
+        "filename={epoch}-{val/accuracy:.3f}",
+        "add --trainer.callbacks.auto_insert_metric_name false",
+    ),
+    ("--trainer.callbacks+=tests.cli.refused.Device", "Device cannot be recorded in config.yaml", "must be numbers"),
+    ("--trainer.callbacks+=tests.cli.refused.Rate", "Rate cannot be recorded in config.yaml", "must be numbers"),
+    (
+        f"{STOP_ON_TRAINING} --trainer.val_check_interval=0.5",
+        "EarlyStopping",
+        "callbacks.check_on_train_epoch_end true",
+    ),
+    (f"{STOP_ON_TRAINING} --trainer.check_val_every_n_epoch=2", "EarlyStopping", "check_on_train_epoch_end true"),
+    (f"{STOP_ON_TRAINING} --trainer.callbacks.check_on_train_epoch_end=false", "check_on_train_epoch_end true"),
+    (
+        "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=train/accuracy "
+        "--trainer.val_check_interval=5 --trainer.check_val_every_n_epoch=null",
+        "ModelCheckpoint with monitor=train/accuracy",
+        "callbacks.save_on_train_epoch_end true",
+    ),
     (
         "--trainer.callbacks+=ModelPruning --trainer.callbacks.pruning_fn=l1_unstructured",
         "ModelPruning",

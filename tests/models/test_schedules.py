@@ -169,6 +169,26 @@ def test_onecycle_of_few_steps(total: int, pct_start: float) -> None:
     assert lrs[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
+class Stop(Callback):
+    """Ends the training as Trainer.max_time and EarlyStopping do."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        trainer.should_stop = trainer.current_epoch == 1
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_warning_if_the_training_ends_before_its_schedule(
+    name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def warned() -> bool:
+        return any("ends after 10 of the 20 steps" in str(warning.message) for warning in recwarn.list)
+
+    train(CURVES[name][0], tmp_path)
+    assert not warned()
+    train(CURVES[name][0], tmp_path / "again", callbacks=[Stop()])
+    assert warned() == (name in ("onecycle", "cosine"))
+
+
 def test_onecycle_needs_an_end(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"trainer\.max_epochs or trainer\.max_steps"):
         train(Schedule("onecycle"), tmp_path, max_epochs=-1)

@@ -103,6 +103,7 @@ def test_class_accuracy_is_sorted(make_results: Callable[..., RunResults]) -> No
     (axis,) = figures.class_accuracy(make_results(test=Predictions(np.arange(4), labels, table))).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["bee", "ape", "cat"]
     assert [text.get_text() for text in axis.texts] == ["no images", "50.0%", "100.0%"]
+    assert {text.get_position()[0] for text in axis.texts} == {1.02}  # a column, clear of the bars and of the line
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 224])

@@ -73,6 +73,15 @@ const tiles = () => document.querySelectorAll("#grid button");
   head.click();
   seen.sorted = [...document.querySelectorAll(".sortable tbody tr")].map((row) => +row.children[2].dataset.value);
   seen.unnamed = [...document.querySelectorAll("img:not([alt]), canvas:not([aria-label]), button:empty")].length;
+  // Media cannot be emulated from the command line: apply the rules for paper to the screen.
+  const shown = (selector) => [...document.querySelectorAll(selector)].filter((one) => one.offsetHeight).length;
+  seen.controls = ["nav", ".filters"].map(shown);
+  for (const style of document.querySelectorAll("style"))
+    style.textContent = style.textContent.replace("@media print", "@media screen");
+  seen.printed = ["nav", ".filters", "#more"].map(shown);
+  const styles = (selector) => [...document.querySelectorAll(selector)].map((one) => getComputedStyle(one));
+  seen.cut = styles(".scroll").filter((style) => style.overflowX !== "visible").length;
+  seen.colours = styles(".confusion td")[0].printColorAdjust;
   seen.errors = errors;
   document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
 })();
@@ -151,6 +160,9 @@ def test_page_holds_the_data_of_the_run(results: RunResults, page_folder: Path) 
 
 def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Path) -> None:
     html, _ = build(results, tmp_path, max_listed=5, num_road=0)
+    facts = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html.partition('id="facts"')[2]))
+    assert (facts["data"], facts["classes"], facts["image size"]) == ("digits", "3", "32 px")
+    assert (facts["training images"], facts["held-out images"], facts["test images"]) == ("60 of 60", "0", "30 of 30")
     data = embedded(html)
     assert [item["index"] for item in data["items"]] == results.test.errors[:5].tolist()
     assert data["numErrors"] == 5 and all(position < 5 for position in data["labelIssues"])
@@ -249,3 +261,4 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     assert seen["open"] and seen["cams"] == 11 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)
+    assert min(seen["controls"]) > 0 == max(seen["printed"]) == seen["cut"] and seen["colours"] == "exact"

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import pytest
 
-from cifar_lit.utils.output import safe_output
+from cifar_lit.utils.output import drop_missing_backend, safe_output
 from tests.conftest import ROOT
 
 
@@ -64,3 +64,14 @@ def test_no_file_takes_the_place_of_closed_standard_files(tmp_path: Path) -> Non
     shell = '"$0" -c "$1" 0<&- 1>&- 2>&-'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(["sh", "-c", shell, sys.executable, code], cwd=tmp_path, env=environment).returncode == 0
+
+
+@pytest.mark.parametrize("backend", ["module://no_such_notebook.backend_inline", "module://io", "agg", None])
+def test_missing_matplotlib_backend_of_a_notebook_is_ignored(
+    backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    if backend:
+        monkeypatch.setenv("MPLBACKEND", backend)
+    drop_missing_backend()
+    assert os.environ.get("MPLBACKEND") == (None if backend and "no_such" in backend else backend)

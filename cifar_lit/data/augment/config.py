@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cifar_lit.utils.errors import UsageError
 
@@ -31,6 +31,9 @@ class AugmentConfig:
         cutout_size: Side of the cutout square in pixels, 0 to twice image_size; 0 disables it.
         cutout_warmup_epochs: Epochs in which the square grows linearly from 0 to cutout_size, 0 or more
             (progressive regularization, arXiv 2104.00298, section 4); 0 uses cutout_size from the start.
+        extra_transforms: More transforms of albumentations, applied before cutout: a list of `{class_path: ColorJitter,
+            init_args: {brightness: [0.8, 1.2], p: 0.5}}`. They must keep shape and dtype, and run in the workers
+            (augment_on).
     """
 
     image_size: int
@@ -41,6 +44,7 @@ class AugmentConfig:
     flip_mode: FlipMode = "random"
     cutout_size: int = 16
     cutout_warmup_epochs: int = 0
+    extra_transforms: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -54,6 +58,10 @@ class AugmentConfig:
         check_option("cutout_size", side, 0 <= side <= 2 * size, f"0 to twice image_size, {2 * size}")
         warmup = epochs == 0 or (epochs > 0 and side > 0)
         check_option("cutout_warmup_epochs", epochs, warmup, "0 or more, and 0 if cutout_size is 0")
+        if self.extra_transforms:
+            from cifar_lit.data.augment.extra import build  # here: importing albumentations takes seconds
+
+            build(self.extra_transforms, size)
 
     def cutout_size_at(self, epoch: int) -> int:
         """Return the side of the cutout square in an epoch, in pixels."""

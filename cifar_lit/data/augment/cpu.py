@@ -14,6 +14,7 @@ import albumentations as A
 import cv2
 
 from cifar_lit.data.augment.config import AugmentConfig, fill_color
+from cifar_lit.data.augment.extra import build
 
 
 class Rotate(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no type annotations
@@ -63,10 +64,11 @@ class Augmentation:
             steps.append(Rotate(config.rotate_degrees))
         if config.flip and config.flip_mode == "random":
             steps.append(A.HorizontalFlip(p=config.flip))
+        steps += build(config.extra_transforms or [], config.image_size)
         self.config = config
         self.color = fill_color(mean)
         self.transform = A.Compose(steps, strict=True)
-        # All steps draw from Python's generator only. Seeding it for each image is 20 times faster than new generators.
+        # Our steps draw from Python's generator only. Seeding it for each image is 20 times faster than new generators.
         self.random = random.Random()
         self.transform.set_random_state(np.random.default_rng(0), self.random)
 
@@ -84,6 +86,8 @@ class Augmentation:
             flipped = self.config.flip_mode == "alternate" and self._alternate(key, epoch)
             image = images[position, :, ::-1] if flipped else images[position]
             self.random.seed(key)
+            if self.config.extra_transforms:  # they may draw from NumPy's generator
+                self.transform.set_random_state(np.random.default_rng(key), self.random)
             augmented[position] = self.transform(image=image)["image"]
             if self.config.cutout_size:  # not A.CoarseDropout, whose squares never overlap the border
                 y, x = (self.random.randrange(length) for length in image.shape[:2])
