@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OF_OTHER_PROGRAMS = {
     "--logdir",
+    "--max-restarts",
     "--nnodes",
     "--nproc-per-node",
     "--rdzv-backend",

@@ -93,12 +93,10 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
     """
     try:
         trainer = Trainer(callbacks=ordered(callbacks, options), **options)
-        if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun's or SLURM's settings
-            environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
     except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise UsageError(f"trainer: {reason}; change that trainer option") from None
-    if isinstance(environment, LightningEnvironment):
+    if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
         check_srun(trainer.world_size, trainer.num_nodes)
     if trainer.world_size > 1 and not isinstance(options.get("val_check_interval"), int | float | None):
         raise UsageError(

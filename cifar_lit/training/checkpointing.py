@@ -10,6 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from cifar_lit.training import torchrun
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write
@@ -65,8 +66,10 @@ class LastCheckpoint(Checkpoint):
         self.file = folder_of(trainer) / "checkpoints" / "last.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on, stop after a step."""
+        """From now on, stop after a step, and torchrun's next attempt resumes this run."""
         self._step = trainer.global_step
+        if self.file and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            torchrun.record_run(self.file.parents[1])
         stop.after_step = True
 
     def on_train_batch_end(

@@ -8,6 +8,7 @@ tests/training/test_lr_finder.py, start_average in tests/training/test_averaging
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
     training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
+    training/torchrun.py: names for torch's keys, because torchrun's store keeps them when it restarts the processes
     training/run.py: Start.epochs reads the progress of Lightning's loops
     callbacks/provenance.py: TensorBoard's `file_writer`, because Lightning's log_hyperparams logs the metrics again
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.

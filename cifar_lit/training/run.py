@@ -103,6 +103,7 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
+            self._folder.step = self.start.step
             self._print_processes()
         with self._run_folder():
             try:

@@ -16,6 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.training import torchrun
 from cifar_lit.utils import slurm
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
@@ -49,6 +50,13 @@ def data_path(run: Path, path: str) -> str:
     return path
 
 
+def newest(logs: Path, recipe: str | None) -> Path | None:
+    """Return the newest run of a recipe, or of all if it is None; None if there is no run."""
+    recipes = [logs / recipe] if recipe else [path for path in logs.glob("*") if path.is_dir()]
+    found = [run for one in recipes for run in versions(one)[-1:] if (run / "config.yaml").is_file()]
+    return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime_ns, default=None)
+
+
 def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
     """Return the run that `fit --ckpt_path` names.
 
@@ -61,13 +69,11 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
         UsageError: There is no such run.
     """
     if ckpt_path == "last":
-        recipes = [logs / recipe] if recipe else [path for path in logs.glob("*") if path.is_dir()]
-        newest = [run for one in recipes for run in versions(one)[-1:] if (run / "config.yaml").is_file()]
-        if not newest:
-            raise UsageError(
-                f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path"
-            )
-        return max(newest, key=lambda run: (run / "config.yaml").stat().st_mtime_ns)
+        if run := newest(logs, recipe):
+            return run
+        raise UsageError(
+            f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path, or use auto"
+        )
     run = Path(ckpt_path)
     if run.is_file():
         raise UsageError(
@@ -76,7 +82,7 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
         )
     if not (run / "config.yaml").is_file():
         problem = "this folder is not a run, it has no config.yaml" if run.is_dir() else "there is no such folder"
-        raise UsageError(f"--ckpt_path {ckpt_path}: {problem}; use lightning_logs/RECIPE/version_N, or last")
+        raise UsageError(f"--ckpt_path {ckpt_path}: {problem}; use lightning_logs/RECIPE/version_N, last or auto")
     return run
 
 
@@ -166,14 +172,25 @@ class RunFolder(Callback):
 
     Attributes:
         path: The folder; None until it is known, in all processes but the first until `setup`.
+        step: The step from which this process resumes.
     """
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get the folder from the first process; let checkpoints be saved there."""
-        self.path = trainer.strategy.broadcast(self.path)
+        """Get the folder from the first process; let checkpoints be saved there.
+
+        Raises:
+            UsageError: The first process resumes from another step: its machine has other files.
+        """
+        self.path, step = trainer.strategy.broadcast((self.path, self.step))
+        if step != self.step:
+            raise UsageError(
+                f"{self.path}: this process would start from step {self.step}, the first one from step {step}; "
+                f"{torchrun.SAME_FOLDER}"
+            )
         for saver in trainer.checkpoint_callbacks:
             if self.path and isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
                 saver.dirpath = str(self.path.absolute() / "checkpoints")

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore, rendezvous
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.training import compat
@@ -178,6 +178,16 @@ def test_tcp_store_listens_on_all_interfaces() -> None:
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     addresses = {line[1].split(":")[0] for line in lines if line[1].endswith(f":{store.port:04X}") and line[3] == "0A"}
     assert addresses and all(set(address) == {"0"} for address in addresses)
+
+
+def test_torchrun_restarts_processes_in_a_store_with_the_keys_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store.set("before", "the restart")
+    env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "RANK": "1", "WORLD_SIZE": "2"}
+    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert next(rendezvous("env://"))[0].check(["before"])
 
 
 def test_copy_has_no_hooks_because_those_of_a_profiler_cannot_be_copied() -> None:
