@@ -21,7 +21,7 @@ from cifar_lit.training import distributed
 from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.signals import Interrupted
+from cifar_lit.utils.signals import Interrupted, first_process
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
@@ -126,7 +126,7 @@ def check_launched(trainer: Trainer) -> None:
     else:
         fits = (processes, machines) == (trainer.num_devices * trainer.num_nodes, trainer.num_nodes)
     if not fits:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":  # the first one prints the message
+        if not first_process():  # the first one prints the message
             with suppress(Interrupted):
                 time.sleep(10)
             sys.exit(2)

@@ -66,7 +66,7 @@ class LastCheckpoint(Checkpoint):
         self.file = folder_of(trainer) / "checkpoints" / "last.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on, stop after a step, and torchrun's next attempt resumes this run."""
+        """From now on, stop after a step, and let torchrun's next attempt resume this run."""
         self._step = trainer.global_step
         if self.file and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             torchrun.record_run(self.file.parents[1])
