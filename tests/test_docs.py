@@ -13,12 +13,15 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OF_OTHER_PROGRAMS = {
     "--logdir",
+    "--max-restarts",
     "--nnodes",
     "--nproc-per-node",
     "--rdzv-backend",
     "--rdzv-endpoint",
-    "--signal",
     "--shm-size",
+    # SLURM's
+    *("--nodes", "--ntasks-per-node", "--gpus", "--gpus-per-node", "--time", "--signal", "--open-mode"),
+    *("--requeue", "--no-requeue"),
 }
 FILE_SUFFIXES = {"csv", "md", "png", "py"}
 

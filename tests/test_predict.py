@@ -17,7 +17,8 @@ from cifar_lit.inference.results import Predictions
 from cifar_lit.inference.rows import Rows
 from cifar_lit.inference.stream import read_batches
 from cifar_lit.report.results import RunResults
-from cifar_lit.utils.errors import Interrupted, UsageError
+from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.signals import Interrupted
 from tests.cli.refused import refused
 
 STRANGE = ["=1+1.png", "a,b.png", "two\nlines.png", os.fsdecode(b"\xff.png"), '"quoted".png']

@@ -13,8 +13,9 @@ from cifar_lit.data.loaders import worker_failure
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.images import image_files
 from cifar_lit.inference.rows import TEXT, Rows
-from cifar_lit.utils.errors import Interrupted, RunError, at_least
+from cifar_lit.utils.errors import RunError, at_least
 from cifar_lit.utils.hardware import available_cores
+from cifar_lit.utils.signals import Interrupted
 
 
 class _Counts:
