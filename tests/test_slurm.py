@@ -11,6 +11,7 @@ from comparison import SMALL, fingerprint, run_folder
 from filelock import FileLock
 
 from tests.slurm import MISSING, Cluster, start
+from tests.training.test_distributed import listening
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,3 +73,16 @@ def test_forgotten_srun_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, f"{FIT} --trainer.devices 2", "--ntasks=2")
     assert job.end() == "FAILED" and job.field("ExitCode") == "2:0"
     assert "put srun before the command" in job.output
+
+
+def test_processes_must_be_those_of_the_trainer_and_listen_on_localhost(cluster: Cluster, tmp_path: Path) -> None:
+    tasks = f"srun {FIT} --trainer.devices"
+    job = cluster.submit(tmp_path, f"{tasks} 1\necho code $?\n{tasks} 2", "--nodes=1", "--ntasks=2")
+    job.wait("code 2")
+    assert "srun has started 2 processes on 1 machine" in job.output and "use --trainer.devices 2" in job.output
+    assert not list(tmp_path.glob("lightning_logs"))
+    job.wait("training: 3 epochs")
+    in_job = f"SLURM_JOB_ID={job.number}\0"
+    processes = [file.parent for file in Path("/proc").glob("[0-9]*/environ") if in_job in file.read_text()]
+    training = [int(one.name) for one in processes if "cifar_lit.fit" in (one / "cmdline").read_text()]
+    assert len(training) >= 2 and listening(training) == {"0100007F"}  # 127.0.0.1
