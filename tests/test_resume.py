@@ -5,12 +5,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from filelock import FileLock
@@ -201,9 +200,9 @@ TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
     message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
     assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
-    command = [sys.executable, "-m", "cifar_lit.fit", "--ckpt_path=last", "--data.batch_size=16", *TWO, *MORE]
-    output = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
-    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in output.stderr + output.stdout
+    resumed = fork_server.run(["--ckpt_path=last", "--data.batch_size=16", *MORE], Path.cwd(), processes=2)
+    assert resumed.wait(300) == 0, resumed.output
+    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in resumed.output
     assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["1", "2"]
 
 
