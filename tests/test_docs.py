@@ -1,5 +1,6 @@
 """README.md, CONTRIBUTING.md and docs/: their links, options and numbers are correct."""
 
+import json
 import re
 from contextlib import redirect_stdout
 from io import StringIO
@@ -8,19 +9,22 @@ from pathlib import Path
 import pytest
 
 from cifar_lit.fit import main
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OF_OTHER_PROGRAMS = {
     "--logdir",
+    "--max-restarts",
     "--nnodes",
     "--nproc-per-node",
     "--rdzv-backend",
     "--rdzv-endpoint",
-    "--signal",
     "--shm-size",
+    # SLURM's
+    *("--nodes", "--ntasks-per-node", "--gpus", "--gpus-per-node", "--time", "--signal", "--open-mode"),
+    *("--requeue", "--no-requeue"),
 }
-FILE_SUFFIXES = {"csv", "md", "png", "py"}
+FILE_SUFFIXES = {"csv", "json", "md", "onnx", "png", "pt", "py", "safetensors"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -95,3 +99,17 @@ def test_imports_of_examples_exist(page: Path) -> None:
 @each_page
 def test_removed_files_are_not_mentioned(page: Path) -> None:
     assert "metrics.csv" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cifar_lit.fit.main", lambda args: main([*args, *QUICK[2:]]))  # a few steps
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    namespace: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(line for line in cell["source"] if not line.startswith("%")), namespace)
+    assert len(namespace["explanations"].overlay_images()) == 3  # type: ignore[attr-defined]

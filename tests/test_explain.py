@@ -10,9 +10,9 @@ from PIL import Image
 
 from cifar_lit import explain
 from cifar_lit.data.decode import read
+from cifar_lit.inference import explanation
+from cifar_lit.inference.images import expand
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.models.weights import load_network
-from cifar_lit.report import explanation
 
 CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox"]
 
@@ -97,25 +97,14 @@ def test_folder_of_images(
         assert sheet.width > 1.5 * sheet.height
 
 
-def test_images_of_a_batch_are_explained_as_alone(checkpoint: str) -> None:
-    trained = load_network(checkpoint)
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    together = list(explanation.explain(trained, images, None, ["layer1"]))
-    for image, one in zip(images, together, strict=True):
-        (alone,) = explanation.explain(trained, image[None], None, ["layer1"])
-        assert one.label == alone.label and (one.pixels == image).all()
-        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
-        np.testing.assert_allclose(one.heatmaps["layer1"], alone.heatmaps["layer1"], atol=1e-3)
-
-
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [3, 3])])
 def test_files_and_images_stay_together(
     images: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(explanation, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(explanation, "EXPLAINED_BATCH", batch_size)
     (images / "b.png").write_text("no image")
     unreadable: list[str] = []
-    files = list(explanation._image_files([str(images)]))
+    files = [str(file) for file in expand(images)]
     batches = list(explanation._read_batches(files, 32, unreadable))
     assert [len(pixels) for _, pixels in batches] == sizes
     assert len(unreadable) == 1 and "b.png" in unreadable[0]

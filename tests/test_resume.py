@@ -5,12 +5,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from filelock import FileLock
@@ -57,7 +56,7 @@ def trained(folder: Path, *args: str) -> Path:
 @pytest.fixture(scope="module")
 def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs without interruption."""
-    return trained(tmp_path_factory.mktemp("two"), "--trainer.max_epochs=2")
+    return trained(tmp_path_factory.mktemp("two"), "--trainer.max_epochs=2", "--ckpt_path=auto")  # there is no run yet
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +109,7 @@ RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "moved to another folder": (moved, []),
     "from another working folder": (other_folder, []),
     "with the recipe and the options of its start again": (as_it_is, [*OPTIONS, *OWN_SAVER]),
+    "the same, as the newest run of the recipe (`auto`)": (lambda run: "auto", [*OPTIONS, *OWN_SAVER]),
     "with another number of workers (`data.num_workers`)": (as_it_is, ["--data.num_workers=1"]),
     "with another logger, progress bar or report": (
         as_it_is,
@@ -144,13 +144,14 @@ def test_resumed_run_is_identical(case: str, run: Path, two_epochs: Path) -> Non
     prepare, options = RESUMED[case]
     place = prepare(run)
     main(["--ckpt_path", place, *options, *MORE])
-    resumed = run if place == "last" else Path(place)
+    resumed = run if place in ("last", "auto") else Path(place)
     assert_same_weights(load(resumed)["state_dict"], load(two_epochs)["state_dict"])
     for name in ("misclassified.csv", "metrics.json"):
         assert (resumed / "report" / name).read_text() == (two_epochs / "report" / name).read_text()
     assert [row["epoch"] for row in rows(resumed / "report" / "history.csv")] == ["1", "2"]
     assert len((resumed / "log.txt").read_text().splitlines()) == 2
-    assert "max_epochs: 1" in (resumed / "config.yaml").read_text()  # as the run was started
+    config = (resumed / "config.yaml").read_text()
+    assert "max_epochs: 1" in config and "ckpt_path: null" in config  # as the run was started
     assert "max_epochs: 2" in (resumed / "config_2.yaml").read_text() and (resumed / "provenance_2.json").exists()
 
 
@@ -199,9 +200,9 @@ TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
     message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
     assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
-    command = [sys.executable, "-m", "cifar_lit.fit", "--ckpt_path=last", "--data.batch_size=16", *TWO, *MORE]
-    output = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
-    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in output.stderr + output.stdout
+    resumed = fork_server.run(["--ckpt_path=last", "--data.batch_size=16", *MORE], Path.cwd(), processes=2)
+    assert resumed.wait(300) == 0, resumed.output
+    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in resumed.output
     assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["1", "2"]
 
 
@@ -260,7 +261,9 @@ def test_last_is_the_newest_run_of_the_given_recipe_or_of_all(run: Path, capsys:
     os.utime(run / "config.yaml", (0, 0))
     lr = "--model.optimizer.init_args.lr=0.5"
     assert f"--ckpt_path {other}" in refused(capsys, main, "--ckpt_path=last", lr)
-    assert f"--ckpt_path {run}" in refused(capsys, main, "--config", str(CONFIGS / "demo.yaml"), "--ckpt_path=last", lr)
+    for newest in ("last", "auto"):
+        args = ["--config", str(CONFIGS / "demo.yaml"), f"--ckpt_path={newest}", lr]
+        assert f"--ckpt_path {run}" in refused(capsys, main, *args)
 
 
 def test_run_in_training_is_refused(run: Path, capsys: Capture) -> None:

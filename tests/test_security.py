@@ -18,8 +18,9 @@ from cifar_lit.cli.recipes import recipe_name
 from cifar_lit.data import decode, sources
 from cifar_lit.data import image_folder as folder
 from cifar_lit.fit import main
+from cifar_lit.inference.explanation import _unique_name
+from cifar_lit.inference.images import image_files
 from cifar_lit.report.comparison import ChangedImages, Changes
-from cifar_lit.report.explanation import _image_files, _unique_name
 from cifar_lit.report.html import render
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import RunError
@@ -172,7 +173,7 @@ def test_circular_links_end(tmp_path: Path) -> None:
     (tmp_path / "train" / "loop").symlink_to("..")
     (tmp_path / "test" / "loop").symlink_to("..")
     folder.scan(str(tmp_path), 32)  # ends
-    assert len(list(_image_files([str(tmp_path / "train")]))) == 2
+    assert len(list(image_files([str(tmp_path / "train")]))) == 2
 
 
 def test_archive_cannot_write_outside_its_folder(tmp_path: Path) -> None:

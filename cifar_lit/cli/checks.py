@@ -1,19 +1,27 @@
 """Checks of the options before anything is loaded. Most ranges are checked where an option is used."""
 
 import math
+import os
 import re
+import sys
+import time
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
 from cifar_lit.models.resnet import Norm, Stem, smallest_strided
+from cifar_lit.training import distributed
 from cifar_lit.training.lr_finder import MIN_STEPS
-from cifar_lit.utils import hardware
+from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.signals import Interrupted, first_process
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
@@ -103,6 +111,36 @@ def check_trainer(trainer: Namespace) -> None:
         )
 
 
+def check_launched(trainer: Trainer) -> None:
+    """Refuse a Trainer that does not use exactly the processes that torchrun or srun has started.
+
+    Without it, each process that is not used would train on its own, or one that is missing would be waited for.
+    """
+    found = distributed.launched()
+    if not found or distributed.is_child():
+        return
+    launcher, processes, machines = found
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None or isinstance(environment, LightningEnvironment):  # the launcher's processes are not used
+        fits = processes == 1
+    else:
+        fits = (processes, machines) == (trainer.num_devices * trainer.num_nodes, trainer.num_nodes)
+    if not fits:
+        if not first_process():  # the first one prints the message
+            with suppress(Interrupted):
+                time.sleep(10)
+            sys.exit(2)
+        used, (devices, rest) = trainer.num_devices * trainer.num_nodes, divmod(processes, machines)
+        remedy = f"use --trainer.devices {devices} --trainer.num_nodes {machines}, or start {used}"
+        if rest:
+            remedy = "start the same number on each machine, which is then trainer.devices"
+        raise UsageError(
+            f"{launcher} has started {processes} process{'es' * (processes > 1)} on {machines} "
+            f"machine{'s' * (machines > 1)}, but trainer.devices={trainer.num_devices} and "
+            f"trainer.num_nodes={trainer.num_nodes} are {used}: {remedy}"
+        )
+
+
 def check_batch(data: ImageDataModule, processes: int, norm: Norm, stem: Stem) -> None:
     """Refuse training batches of one image if BatchNorm would get a single value for each channel.
 
@@ -119,6 +157,21 @@ def check_batch(data: ImageDataModule, processes: int, norm: Norm, stem: Stem) -
         rank_zero_warn(
             f"each epoch is a single step: data.batch_size={data.batch_size} is not smaller than the number of "
             f"training images, {len(data.train_dataset)}; use a smaller one, such as --data.batch_size 32"
+        )
+
+
+def check_srun(processes: int, nodes: int) -> None:
+    """Refuse to wait for processes of other SLURM tasks that srun has not started.
+
+    Args:
+        processes: Of the training.
+        nodes: Machines of the training.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if slurm.job() and not slurm.in_step() and processes > 1 and (tasks > 1 or nodes > 1):
+        raise UsageError(
+            f"this training has {processes} processes, but only one was started: put srun before the command in the "
+            "job script"
         )
 
 

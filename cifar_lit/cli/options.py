@@ -23,13 +23,13 @@ from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
 from cifar_lit.cli.arguments import ADVICE, add_group, parse_error, take
 from cifar_lit.cli.callbacks import check_callbacks
-from cifar_lit.cli.checks import check, check_batch
+from cifar_lit.cli.checks import check, check_batch, check_launched
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
-from cifar_lit.training import compat, distributed, run_folder
+from cifar_lit.training import compat, distributed, run_folder, torchrun
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Start, Training
-from cifar_lit.utils import hardware
+from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
 
 TENSORBOARD = "cifar_lit.training.loggers.RunTensorBoardLogger"
@@ -59,10 +59,6 @@ class FitCLI(LightningCLI):
 
     prog = "python -m cifar_lit.fit"
     description = "Train a ResNet-18, list the images that it misclassifies, and show why."
-    ckpt_path_help = (
-        "Resume a run in its folder, with its own options: the run's folder, or `last`, the newest run (of the recipe, "
-        "if --config is given). No other option is needed; one that would change the training is refused."
-    )
 
     failure: UsageError | None = None  # while the object of an option was created
 
@@ -72,7 +68,8 @@ class FitCLI(LightningCLI):
         files = self.recipes or [str(recipes.find(recipes.DEFAULT))]
         self.recipe = recipes.recipe_name(files[-1])
         compat.hide_warnings()
-        hardware.tidy_slurm_variables()
+        slurm.tidy_variables()
+        distributed.end_with_parent()
         compat.secure_jsonargparse()
         super().__init__(
             ImageClassifier,
@@ -113,6 +110,7 @@ class FitCLI(LightningCLI):
             saved = self.parse(parser, ["--config", config])
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
+        self.config.ckpt_path = None  # a run's config.yaml is the recipe of a new one
         check(self.config)
         check_callbacks(self.config, parser)
         if self.start.run:
@@ -134,17 +132,20 @@ class FitCLI(LightningCLI):
         return config
 
     def find_run(self, ckpt_path: str | None) -> Path | None:
-        """Return the run to resume; that of a job which SLURM requeued, whatever its `--ckpt_path`."""
+        """Return the run to resume; that of a job or processes started again by SLURM or torchrun, if it is one."""
         if distributed.is_child():
             return distributed.run_of_parent()
-        run = run_folder.requeued(self.logs / self.recipe, hardware.slurm_job(), hardware.command())
-        if not run and ckpt_path:
-            run = run_folder.find(ckpt_path, self.logs, self.recipe if self.recipes else None)
-        return run
+        run = torchrun.restarted_run()
+        run = run or run_folder.requeued(self.logs / self.recipe, hardware.command())
+        if run or not ckpt_path:
+            return run
+        if ckpt_path == "auto":
+            return run_folder.newest(self.logs, self.recipe)
+        return run_folder.find(ckpt_path, self.logs, self.recipe if self.recipes else None)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add all options, ours before the Trainer's."""
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=self.ckpt_path_help)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=resume.HELP)
         parser.add_argument(
             "--lr_find",
             type=int,
@@ -202,19 +203,16 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check the data before anything is written, and build the trainer."""
         self.datamodule.setup("fit")
-        self.check_data()
+        resume.check_same_images(self.start, self.datamodule)
         torch.set_float32_matmul_precision("high")  # TF32 where the device supports it
         self.process_timeout = timedelta(seconds=self.config.process_timeout)
         distributed.set_timeout(self.process_timeout)
         options = builder.defaults(self.config, self.config_init.trainer)
         trainer: Trainer = super().instantiate_trainer(**options, **kwargs)
+        check_launched(trainer)
         if self.start.run:
             resume.check_processes(self.start, self.datamodule, trainer)
         return trainer
-
-    def check_data(self) -> None:
-        """Check that the data belong to the checkpoint."""
-        resume.check_same_images(self.start, self.datamodule)
 
     def fit(self) -> None:
         """Train; the callbacks report.

@@ -15,6 +15,12 @@ from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 
+HELP = (
+    "Resume a run in its folder, with its own options: the run's folder, or `last`, the newest run (of the recipe, if "
+    "--config is given). No other option is needed; one that would change the training is refused. `auto` resumes the "
+    "newest run of the recipe if there is one, else it starts a new one: for scripts that repeat a command until it "
+    "succeeds."
+)
 # Options that change the training; of the groups data and model all but those that follow.
 TRAINING = {"seed_everything", "lr_find", "trainer.callbacks", "trainer.precision", "trainer.accumulate_grad_batches"}
 TRAINING |= {"trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.sync_batchnorm"}
@@ -49,8 +55,8 @@ def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> N
         changes = ", ".join(f"{name}={after.get(name)} (the run has {before.get(name)})" for name in refused[:5])
         raise UsageError(
             f"--ckpt_path {run}: {changes}{', ...' * (len(refused) > 5)}: a run is resumed with its own options, which "
-            "are in its config.yaml; remove these options (and --config), or start a new run from its weights with "
-            f"--model.weights {run}"
+            "are in its config.yaml; remove these options (and --config), or start a new run without --ckpt_path, "
+            f"from its weights with --model.weights {run}"
         )
     return merged
 

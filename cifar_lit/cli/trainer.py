@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator
@@ -13,7 +14,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit import callbacks as parts
-from cifar_lit.cli.checks import as_list
+from cifar_lit.cli.checks import as_list, check_srun
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.training import compat
 from cifar_lit.training.averaging import AverageStart
@@ -92,17 +93,19 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
     """
     try:
         trainer = Trainer(callbacks=ordered(callbacks, options), **options)
-        if environment := getattr(trainer.strategy, "cluster_environment", None):  # torchrun's or SLURM's settings
-            environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
     except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise UsageError(f"trainer: {reason}; change that trainer option") from None
+    if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+        check_srun(trainer.world_size, trainer.num_nodes)
     if trainer.world_size > 1 and not isinstance(options.get("val_check_interval"), int | float | None):
         raise UsageError(
             "trainer.val_check_interval as a time depends on each process's clock: a process that validates would "
             "wait forever for one that still trains; use a number of steps or a fraction of an epoch"
         )
     compat.count_epochs_when_resuming(trainer)
+    compat.keep_signal_handlers(trainer)
+    compat.load_no_other_checkpoint(trainer)
     return trainer
 
 

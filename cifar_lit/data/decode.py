@@ -119,25 +119,33 @@ def read(path: str, size: int) -> Images:
 
 
 def decode(path: str, size: int) -> Images:
+    """Decode an image file like `square`; a large JPEG at reduced size."""
+    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        image.draft(None, (2 * size, 2 * size))  # a JPEG at 1/2, 1/4 or 1/8 of its size, but not below 2 * size
+        return square(image, size)
+
+
+def square(image: Image.Image, size: int) -> Images:
     """Return an image, upright, on a white background, resized to cover a square and center-cropped.
+
+    Args:
+        image: Of any mode and size; may be changed.
+        size: Height and width of the result.
 
     Returns:
         Shape `(size, size, 3)`, uint8, RGB.
     """
-    image = _decode_with_pillow(path, size)
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _to_rgb(image)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
-def _decode_with_pillow(path: str, size: int) -> Image.Image:
-    """Decode an image, upright, on a white background, RGB; a large JPEG at reduced size."""
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-        image.draft(None, (2 * size, 2 * size))  # a JPEG at 1/2, 1/4 or 1/8 of its size, but not below 2 * size
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip
-            return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-        return image.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,11 @@ def _list_images(folder: str, digest: Any) -> Listing:
     counts = []
     ignored = []
     for name in classes:
-        found = [f"{part}/{file}" for part in names[name] for file in walk(os.path.join(folder, part))]
+        found = [
+            f"{part}/{file}"
+            for part in names[name]
+            for file in sorted(walk(os.path.join(folder, part)), key=lambda file: file.split("/"))
+        ]
         images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             path = os.path.join(folder, name)
@@ -138,41 +143,45 @@ def _list_images(folder: str, digest: Any) -> Listing:
         files += images
         counts.append(len(images))
         ignored += sorted(set(found) - set(images))
-    print_ignored(folder, ignored)
+    print_ignored(folder, ignored, len(ignored))
     digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 
 
-def print_ignored(folder: str, files: list[str]) -> None:
-    """Name some of the files in a folder that are not images."""
-    if files:
-        names = ", ".join(files[:3]) + ", ..." * (len(files) > 3)
-        print(f"{folder}: ignoring {len(files)} files that are not PNG, JPEG or WebP ({names})", file=sys.stderr)
+def print_ignored(folder: str, files: list[str], count: int) -> None:
+    """Name some of the `count` files in a folder that are not images."""
+    if count:
+        names = ", ".join(files[:3]) + ", ..." * (count > 3)
+        print(f"{folder}: ignoring {count} files that are not PNG, JPEG or WebP ({names})", file=sys.stderr)
 
 
-def walk(folder: str) -> list[str]:
-    """Return all files in a folder and its subfolders, relative to it, without hidden ones, sorted.
+def walk(folder: str) -> Iterator[str]:
+    """Yield all files in a folder and its subfolders, relative to it, without hidden ones, in no particular order.
 
-    Links to folders are followed; a folder that is reached twice is listed once, and those above `folder` never.
+    Links to folders are followed; a folder that is reached twice is listed once, and those above `folder` never. Only
+    the names of folders are kept in memory.
 
     Raises:
         OSError: A folder cannot be read.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[str] = []
     seen = {str(parent) for path in (folder, os.path.realpath(folder)) for parent in Path(path).absolute().parents}
-    for path, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
-        subfolders[:] = sorted(subfolder for subfolder in subfolders if subfolder[0] != ".")
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        path = os.path.join(folder, prefix)
         if (real := os.path.realpath(path)) in seen:
-            subfolders.clear()
             continue
         seen.add(real)
-        prefix = os.path.relpath(path, folder).replace(os.sep, "/")
-        files += [file if prefix == "." else f"{prefix}/{file}" for file in names if file[0] != "."]
-    return sorted(files, key=lambda file: file.split("/"))
+        subfolders = []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+                    subfolders.append(entry.name)
+                else:
+                    yield f"{prefix}{entry.name}"
+        waiting += [f"{prefix}{name}/" for name in sorted(subfolders, reverse=True)]
 
 
 def _open(cache: str | Path, fingerprint: str) -> DataSplits | None:

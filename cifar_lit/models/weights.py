@@ -138,14 +138,14 @@ class TrainedNetwork:
     image_size: int
 
 
-def load_network(path: str) -> TrainedNetwork:
+def load_network(path: str, option: str = "--ckpt_path") -> TrainedNetwork:
     """Load the network of a run's folder (its best weights, else the last ones) or of a checkpoint.
 
     Raises:
-        UsageError: There is no such checkpoint, or it is not one of this project.
+        UsageError: There is no such checkpoint, or it is not one of this project; the message names the option.
     """
-    file = find(path)
-    return build_network(read(file), file)
+    file = find(path, option)
+    return build_network(read(file, option), file, option)
 
 
 def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_path") -> TrainedNetwork:

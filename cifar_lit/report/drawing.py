@@ -38,17 +38,18 @@ def enlarge(image: Pixels) -> Pixels:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def overlay(image: Pixels, cam: NDArray[np.float32]) -> Pixels:
+def overlay(image: Pixels, cam: NDArray[np.float32], opacity: float = CAM_OPACITY) -> Pixels:
     """Lay a CAM over an image.
 
     Args:
         image: Shape `(H, W, 3)`, uint8; its pixels stay sharp.
         cam: Shape `(H, W)`, 0..1; enlarged bilinearly.
+        opacity: Of the CAM, 0..1.
     """
     large = enlarge(image)
     smooth = cv2.resize(cam, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
-    return np.asarray((1 - CAM_OPACITY) * large + CAM_OPACITY * colours, dtype=np.uint8)
+    return np.asarray((1 - opacity) * large + opacity * colours, dtype=np.uint8)
 
 
 def side_by_side(images: Sequence[Pixels]) -> Pixels:

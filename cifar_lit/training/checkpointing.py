@@ -10,10 +10,11 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from cifar_lit.training import torchrun
 from cifar_lit.training.run_folder import folder_of
-from cifar_lit.training.signals import StopSignals
-from cifar_lit.utils.errors import Interrupted, UsageError
+from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write
+from cifar_lit.utils.signals import Interrupted, stop
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -58,18 +59,18 @@ class LastCheckpoint(Checkpoint):
             raise UsageError(f"checkpoint.every_n_train_steps must be 0 or more, got {every_n_train_steps}")
         self.every_n_train_steps = every_n_train_steps
         self.file: Path | None = None
-        self.signals = StopSignals()
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
         self.file = folder_of(trainer) / "checkpoints" / "last.ckpt"
-        self.signals.interrupt()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record signals."""
+        """From now on, stop after a step, and let torchrun's next attempt resume this run."""
         self._step = trainer.global_step
-        self.signals.record()
+        if self.file and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            torchrun.record_run(self.file.parents[1])
+        stop.after_step = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -78,27 +79,42 @@ class LastCheckpoint(Checkpoint):
         stepped = trainer.global_step != self._step  # False while gradients are accumulated
         self._step = trainer.global_step
         due = self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0
-        stop = self.signals.agreed(trainer)
-        if (stop or due) and stepped and not _validates_or_ends(trainer, batch_idx):
-            self._save(trainer, stop)
+        signum = received(trainer)
+        if (signum or due) and stepped and not _validates_or_ends(trainer, batch_idx):
+            self._save(trainer, signum)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        self._save(trainer, self.signals.agreed(trainer))
+        self._save(trainer, received(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop recording signals: they may interrupt the report anywhere."""
-        self.signals.interrupt()
-        self._stop(trainer, self.signals.agreed(trainer))  # received after the last checkpoint
+        """Stop for a signal since the last checkpoint; from now on stop anywhere, also in the report."""
+        signum = received(trainer)
+        stop.after_step = False
+        self._stop(signum or stop.signum)
 
-    def _save(self, trainer: Trainer, stop: int | None) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop anywhere: no step follows."""
+        stop.after_step = False
+
+    def _save(self, trainer: Trainer, signum: int | None) -> None:
         if self.file is not None and not getattr(trainer, "fast_dev_run", False):
             trainer.save_checkpoint(self.file, weights_only=False)
-        self._stop(trainer, stop)
+        self._stop(signum)
 
-    def _stop(self, trainer: Trainer, signum: int | None) -> None:
+    def _stop(self, signum: int | None) -> None:
         if signum:
-            raise Interrupted(signum, self.signals.requeue(trainer, signum))
+            raise Interrupted(signum)
+
+
+def received(trainer: Trainer) -> int | None:
+    """Return the signal that any process has received, the same in all of them; every process must call this."""
+    if trainer.world_size == 1:
+        return stop.signum
+    mine = torch.tensor(stop.signum or 0, device=trainer.strategy.root_device)
+    signum = int(trainer.strategy.reduce(mine, reduce_op="max")) or None
+    stop.signum = stop.signum or signum  # a later one is ignored here, too
+    return signum
 
 
 def _validates_or_ends(trainer: Trainer, batch_idx: int) -> bool:

@@ -8,6 +8,7 @@ tests/training/test_lr_finder.py, start_average in tests/training/test_averaging
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
     training/distributed.py: a file for the rendezvous, because torch's TCPStore listens on all network interfaces
+    training/torchrun.py: names for torch's keys, because torchrun's store keeps them when it restarts the processes
     training/run.py: Start.epochs reads the progress of Lightning's loops
     callbacks/provenance.py: TensorBoard's `file_writer`, because Lightning's log_hyperparams logs the metrics again
 Without a test, because it needs a CPU with AVX512_BF16: utils/hardware.py, corrupts_bfloat16_gradients.
@@ -35,6 +36,7 @@ def hide_warnings() -> None:
     """Hide messages of Lightning that are misleading or irrelevant here; print all others without the file's path."""
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
     for message in (
+        "The `srun` command is available on your system but is not used",  # cli/checks.py refuses where it is needed
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
         "Checkpoint directory .* exists and is not empty",  # a resumed run's
@@ -81,6 +83,24 @@ def count_epochs_when_resuming(trainer: Trainer) -> None:
     Lightning's FitLoop.restarting repeats the finished epoch, from its last batch index, if max_steps is set.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def keep_signal_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from setting its own signal handlers, which act in the middle of a step."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def load_no_other_checkpoint(trainer: Trainer) -> None:
+    """Load a checkpoint only if it is given.
+
+    Lightning also loads an `hpc_ckpt_N.ckpt` of the current folder in a SLURM job, and the file that an
+    OnExceptionCheckpoint has left there.
+    """
+    connector = trainer._checkpoint_connector
+    select = connector._select_ckpt_path
+    connector._select_ckpt_path = (  # type: ignore[method-assign]
+        lambda fn, path, **options: select(fn, path, **options) if path else None
+    )
 
 
 def epochs_finished(trainer: Trainer) -> int:

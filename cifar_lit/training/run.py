@@ -17,12 +17,12 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import distributed, run_folder
-from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.lr_finder import LRRange, find_lr
 from cifar_lit.training.run_folder import RunFolder
-from cifar_lit.utils import hardware
-from cifar_lit.utils.errors import Interrupted, RunError, UsageError
+from cifar_lit.utils import hardware, slurm
+from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.signals import Interrupted, stop
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,19 @@ class Training:
         if self.trainer.strategy.root_device.type == "cpu":
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
+            self._folder.step = self.start.step
             self._print_processes()
         with self._run_folder():
             try:
                 self._fit()
-            except Interrupted as stop:
-                raise self._stopped(stop) from None
+            except Interrupted as interrupted:
+                raise self._stopped(interrupted.signum) from None
             except RuntimeError as error:
-                # A signal during Lightning's own handling of an exception makes that fail.
-                if isinstance(error.__context__, Interrupted):
-                    raise self._stopped(error.__context__) from None
-                if reason := distributed.cause_of(error):
+                reason = distributed.cause_of(error)
+                # A signal has ended another process first, or makes Lightning's own handling of an exception fail.
+                if stop.signum and (reason or isinstance(error.__context__, Interrupted)):
+                    raise self._stopped(stop.signum) from None
+                if reason:
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
         return self._folder.path
@@ -129,12 +131,12 @@ class Training:
 
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
-        """Create or lock the run's folder; remove a new one if the training is refused before its first step."""
+        """Create or lock the run's folder; remove a new one if the training ends before its first step."""
         if getattr(self.trainer, "fast_dev_run", False) or not self.trainer.is_global_zero:
             yield
             return
         run = self.start.run or run_folder.create(self.runs, self.config)
-        with run_folder.lock(run):
+        with run_folder.lock(run, self.process_timeout.total_seconds() if slurm.was_requeued() else 0):
             self._folder.path = run
             for logger in self.trainer.loggers if self.start.run else []:
                 if isinstance(logger, CSVLogger):
@@ -147,7 +149,7 @@ class Training:
             ]
             try:
                 yield
-            except (UsageError, MisconfigurationException):
+            except (UsageError, MisconfigurationException, Interrupted):
                 if not self.start.run and not self.trainer.global_step:
                     run_folder.remove(run)
                 raise
@@ -179,34 +181,27 @@ class Training:
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
             rank_zero_info("this training is finished; creating its report again")
 
-    def _stopped(self, stop: Interrupted) -> BaseException:
+    def _stopped(self, signum: int) -> BaseException:
         """Return the exception for a signal, with what is saved and how to resume."""
         if distributed.is_child():
             return SystemExit(0)  # not a failure; the first process reports it
-        advice, last = stop.advice, self._last_checkpoint
-        if not advice and last:  # during the report the job has not been requeued yet
-            advice = last.signals.requeue(self.trainer, stop.signum)
-        return Interrupted(stop.signum, advice or self._how_to_resume())
+        return Interrupted(signum, self._how_to_resume())
 
     def _how_to_resume(self) -> str:
         """Return what is saved of a training that ended early, and how to resume it."""
-        file = self._last_checkpoint.file if self._last_checkpoint else None
-        if not file or not file.is_file():
+        run, epochs = self._folder.path or self.start.run, self.trainer.max_epochs
+        file = Start(run).file
+        if not run or not file:
             return "nothing was saved yet; start it again"
-        run, epochs = file.parent.parent, self.trainer.max_epochs
         if epochs and 0 < epochs <= self.trainer.current_epoch:
             command = hardware.repeatable("evaluate", str(run))
             return f"the training is finished and saved; {command} creates its report"
-        return f"saved in {file}; resume with\n{hardware.repeatable('fit', '--ckpt_path', str(run))}"
+        return f"saved in {file}; resume with\n{hardware.repeatable('fit', '--ckpt_path', str(run), processes=True)}"
 
     @property
     def _folder(self) -> RunFolder:
         callbacks: list[Callback] = getattr(self.trainer, "callbacks", [])  # missing from Lightning's type annotations
         return next(one for one in callbacks if isinstance(one, RunFolder))
-
-    @property
-    def _last_checkpoint(self) -> LastCheckpoint | None:
-        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
 
 
 def keep_metrics(folder: Path) -> None:

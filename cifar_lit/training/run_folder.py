@@ -14,7 +14,10 @@ from typing import Any
 from filelock import Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.training import torchrun
+from cifar_lit.utils import slurm
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 
@@ -47,6 +50,13 @@ def data_path(run: Path, path: str) -> str:
     return path
 
 
+def newest(logs: Path, recipe: str | None) -> Path | None:
+    """Return the newest run of a recipe, or of all if it is None; None if there is no run."""
+    recipes = [logs / recipe] if recipe else [path for path in logs.glob("*") if path.is_dir()]
+    found = [run for one in recipes for run in versions(one)[-1:] if (run / "config.yaml").is_file()]
+    return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime_ns, default=None)
+
+
 def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
     """Return the run that `fit --ckpt_path` names.
 
@@ -59,13 +69,11 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
         UsageError: There is no such run.
     """
     if ckpt_path == "last":
-        recipes = [logs / recipe] if recipe else [path for path in logs.glob("*") if path.is_dir()]
-        newest = [run for one in recipes for run in versions(one)[-1:] if (run / "config.yaml").is_file()]
-        if not newest:
-            raise UsageError(
-                f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path"
-            )
-        return max(newest, key=lambda run: (run / "config.yaml").stat().st_mtime_ns)
+        if run := newest(logs, recipe):
+            return run
+        raise UsageError(
+            f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path, or use auto"
+        )
     run = Path(ckpt_path)
     if run.is_file():
         raise UsageError(
@@ -74,19 +82,19 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
         )
     if not (run / "config.yaml").is_file():
         problem = "this folder is not a run, it has no config.yaml" if run.is_dir() else "there is no such folder"
-        raise UsageError(f"--ckpt_path {ckpt_path}: {problem}; use lightning_logs/RECIPE/version_N, or last")
+        raise UsageError(f"--ckpt_path {ckpt_path}: {problem}; use lightning_logs/RECIPE/version_N, last or auto")
     return run
 
 
-def requeued(runs: Path, job: str | None, command: str) -> Path | None:
+def requeued(runs: Path, command: str) -> Path | None:
     """Return the run that this SLURM job started with the same command before it was requeued, else None."""
-    if not job or os.environ.get("SLURM_RESTART_COUNT", "") in ("", "0"):
+    if not slurm.was_requeued():
         return None
     for run in reversed(versions(runs)):
         for file in run.glob("provenance*.json"):  # one for each time that it was resumed
             with suppress(OSError, ValueError):  # another job may be writing it
                 provenance = json.loads(file.read_text(encoding="utf-8"))
-                if (provenance.get("slurm_job"), provenance.get("command")) == (job, command):
+                if (provenance.get("slurm_job"), provenance.get("command")) == (slurm.job(), command):
                     return run
     return None
 
@@ -134,20 +142,28 @@ def remove(run: Path) -> None:
 
 
 @contextmanager
-def lock(run: Path) -> Iterator[None]:
+def lock(run: Path, timeout_s: float = 0) -> Iterator[None]:
     """Lock the folder against training in other processes.
+
+    Args:
+        run: The folder.
+        timeout_s: How long to wait for another process that has locked it.
 
     Raises:
         UsageError: Another process has locked it.
     """
     with ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(run / ".lock", blocking=False))
-        except Timeout:
-            raise UsageError(
-                f"{run} is being trained by another process; wait until it has ended, or start a new run without "
-                "--ckpt_path"
-            ) from None
+        for seconds in (0, timeout_s):
+            try:
+                stack.enter_context(file_lock(run / ".lock", seconds))
+                break
+            except Timeout:
+                if seconds == timeout_s:
+                    raise UsageError(
+                        f"{run} is being trained by another process; wait until it has ended, or start a new run "
+                        "without --ckpt_path"
+                    ) from None
+                rank_zero_info(f"waiting up to {timeout_s:.0f} s for another process that still trains {run}")
         yield
 
 
@@ -156,14 +172,25 @@ class RunFolder(Callback):
 
     Attributes:
         path: The folder; None until it is known, in all processes but the first until `setup`.
+        step: The step from which this process resumes.
     """
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get the folder from the first process; let checkpoints be saved there."""
-        self.path = trainer.strategy.broadcast(self.path)
+        """Get the folder from the first process; let checkpoints be saved there.
+
+        Raises:
+            UsageError: The first process resumes from another step: its machine has other files.
+        """
+        self.path, step = trainer.strategy.broadcast((self.path, self.step))
+        if step != self.step:
+            raise UsageError(
+                f"{self.path}: this process would start from step {self.step}, the first one from step {step}; "
+                f"{torchrun.SAME_FOLDER}"
+            )
         for saver in trainer.checkpoint_callbacks:
             if self.path and isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
                 saver.dirpath = str(self.path.absolute() / "checkpoints")

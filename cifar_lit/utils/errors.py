@@ -1,15 +1,14 @@
 """Errors and signals that end a program with a short message and an exit code."""
 
 import errno
-import multiprocessing
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import NoReturn
 
+from cifar_lit.utils import signals, slurm
 from cifar_lit.utils.output import drop_missing_backend, safe_output
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
@@ -30,38 +29,15 @@ class RunError(RuntimeError):
     """A failure at run time (network, disk, diverging training): exit code 1. The message says what to do next."""
 
 
-class Interrupted(BaseException):
-    """A signal stopped the program: exit code 128 + its number.
-
-    Attributes:
-        signum: The signal.
-        advice: What is saved and how to resume.
-    """
-
-    def __init__(self, signum: int, advice: str = "") -> None:
-        super().__init__(signum, advice)
-        self.signum = signum
-        self.advice = advice
-
-
-def interrupt(signum: int, frame: FrameType | None = None) -> None:
-    """Handle a signal by raising Interrupted."""
-    if multiprocessing.parent_process() is not None:  # a data loader worker, which inherits the handler
-        os._exit(128 + signum)
-    raise Interrupted(signum)
-
-
 @contextmanager
 def short_errors() -> Iterator[None]:
     """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
-    with safe_output(), _raise_on_signals(), _hide_disk_errors_of_threads():
+    with safe_output(), signals.handled(), _hide_disk_errors_of_threads():
         try:
             drop_missing_backend()
             yield
-        except Interrupted as stop:
-            name = signal.Signals(stop.signum).name
-            print("\n" + f"stopped by {name}; {stop.advice}".strip("; "), file=sys.stderr)
-            sys.exit(128 + stop.signum)
+        except signals.Interrupted as stop:
+            _exit_after_signal(stop)
         except ModuleNotFoundError as error:
             if (error.name or "cifar_lit").split(".")[0] == "cifar_lit":
                 raise
@@ -80,6 +56,21 @@ def short_errors() -> Iterator[None]:
             if error.errno not in DISK:
                 raise
             _exit(1, f"{error}; files written earlier are kept. Free some space or choose another folder")
+
+
+def _exit_after_signal(stop: signals.Interrupted) -> NoReturn:
+    """Print one message, requeue the job on SLURM's signal, and exit with 128 + the signal's number."""
+    slurm_signal = stop.signum == signals.SLURM_SIGNAL
+    if not signals.first_process():
+        # With another code, srun --kill-on-bad-exit would end the first process before it has requeued the job.
+        sys.exit(0 if slurm_signal else 128 + stop.signum)
+    reasons = [f"stopped by {signal.Signals(stop.signum).name}"]
+    if slurm_signal and (refusal := slurm.requeue()):
+        reasons += [f"SLURM did not requeue the job ({refusal})", stop.advice]
+    else:
+        reasons.append("requeued the SLURM job, which resumes the training" if slurm_signal else stop.advice)
+    print("\n" + "; ".join(filter(None, reasons)), file=sys.stderr)
+    sys.exit(128 + stop.signum)
 
 
 def _usage_errors() -> tuple[type[Exception], ...]:
@@ -107,19 +98,3 @@ def _hide_disk_errors_of_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-@contextmanager
-def _raise_on_signals() -> Iterator[None]:
-    """Raise Interrupted on Ctrl-C and SIGTERM; ignore the end of the terminal (SIGHUP), as nohup does."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
-        yield
-        return
-    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP"):  # not on Windows
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -60,13 +60,17 @@ def fsync_dir(folder: str | Path) -> None:
 
 
 @contextmanager
-def file_lock(path: str | Path, blocking: bool = True) -> Iterator[None]:
+def file_lock(path: str | Path, timeout_s: float = -1) -> Iterator[None]:
     """Lock a file against other processes; on a file system without locks, warn and continue.
 
+    Args:
+        path: The file.
+        timeout_s: How long to wait for another process that has locked it; -1 for any time.
+
     Raises:
-        filelock.Timeout: Another process has locked it, and `blocking` is False.
+        filelock.Timeout: It is still locked after this time.
     """
-    lock = FileLock(path, blocking=blocking)
+    lock = FileLock(path, timeout_s)
     try:
         lock.acquire()
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from cifar_lit import __version__
+from cifar_lit.utils import slurm
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
@@ -96,21 +97,6 @@ def free_shared_memory() -> int | None:
         return None
 
 
-def slurm_job() -> str | None:
-    """Return the id of the current SLURM job, `ARRAY_TASK` in a job array; None outside of SLURM."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def tidy_slurm_variables() -> None:
-    """Let Lightning recognize an interactive shell of SLURM, in which some variables may be empty or missing."""
-    for name in [name for name, value in os.environ.items() if name.startswith("SLURM_") and not value]:
-        del os.environ[name]
-    # Neither srun nor sbatch has started this process.
-    if "SLURM_NTASKS" in os.environ and "SLURM_PROCID" not in os.environ:
-        os.environ["SLURM_JOB_NAME"] = "interactive"
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the system, which zeroes each page when it is reused.
 
@@ -139,7 +125,7 @@ def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in indices],
-        **({"slurm_job": slurm_job()} if slurm_job() else {}),
+        **({"slurm_job": slurm.job()} if slurm.job() else {}),
         "cifar_lit": __version__,
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -152,11 +138,30 @@ def command() -> str:
     return shlex.join(["python", *program, *sys.argv[1:]])
 
 
-def repeatable(module: str, *args: str) -> str:
-    """Return a command line that a user can paste: with the full path of this Python if it is not the one on PATH."""
-    found = shutil.which("python")
-    python = "python" if found and os.path.abspath(found) == os.path.abspath(sys.executable) else sys.executable
-    return shlex.join([python, "-m", f"cifar_lit.{module}", *args])
+def repeatable(module: str, *args: str, processes: bool = False) -> str:
+    """Return a command line that a user can paste: with the full path of this Python if it is not the one on PATH.
+
+    Args:
+        module: Of this package.
+        args: Its arguments.
+        processes: Whether to start as many processes as this one belongs to, if srun or torchrun has started it.
+    """
+    launcher, env = [_program("python", sys.executable)], os.environ
+    if processes and "TORCHELASTIC_RUN_ID" in env:
+        nodes = env.get("GROUP_WORLD_SIZE", "1")
+        launcher = [_program("torchrun", os.path.join(os.path.dirname(sys.executable), "torchrun"))]
+        launcher += ["--nnodes", nodes, "--nproc-per-node", env["LOCAL_WORLD_SIZE"]]
+        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{env['MASTER_ADDR']}:29500"] * (nodes != "1")
+    if processes and slurm.in_step():
+        nodes, tasks = (env.get(f"SLURM_STEP_NUM_{what}", "1") for what in ("NODES", "TASKS"))
+        launcher = ["srun", "--nodes", nodes, "--ntasks", tasks, *launcher]
+    return shlex.join([*launcher, "-m", f"cifar_lit.{module}", *args])
+
+
+def _program(name: str, path: str) -> str:
+    """Return the name of a program if PATH finds it at this path, else the path."""
+    found = shutil.which(name)
+    return name if found and os.path.abspath(found) == os.path.abspath(path) else path
 
 
 def _commit() -> str | None:

@@ -23,6 +23,7 @@ PARTS = {
     "folder": "reading a folder of 60,000 JPEG files",
     "memory": "memory of each additional worker",
     "report": "the report at the end of the training",
+    "predict": "classifying image files: decoding beside the forward pass, and memory",
     "processes": "one process or two",
     "scaling": "5,000 to 500,000 images",
     "end_to_end": "on a GPU, from the command to the report",

@@ -117,6 +117,7 @@ def run(
         **(env or {}),
     }
     nodes, devices = (processes, 1) if machines else (1, processes)
+    shared_env["GROUP_WORLD_SIZE"] = str(nodes)
     args = [*args, "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)]
     args += ["--trainer.num_nodes", str(nodes)]
     started = []

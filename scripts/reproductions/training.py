@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cifar_lit.training import run_folder
-from cifar_lit.utils.errors import Interrupted
+from cifar_lit.utils.signals import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 

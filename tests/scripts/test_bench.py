@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 # Without startup, processes and end_to_end, which only start `cifar_lit.fit` and would take minutes here.
-PARTS = "augmentation loop step throughput folder memory report scaling".split()
+PARTS = "augmentation loop step throughput folder memory report predict scaling".split()
 
 
 def bench(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-PARTS = ("resume", "checkpoint_writes", "full_disk", "process_agreement", "process_death")
+PARTS = ("resume", "checkpoint_writes", "full_disk", "process_death")  # process_agreement is in test_processes.py, too
 
 
 def inject_faults(*args: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,7 @@
 """Each workaround is still needed; if one of these tests fails, upstream has changed."""
 
 import copy
+import signal
 import sys
 import threading
 import warnings
@@ -14,8 +15,9 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore, rendezvous
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.training import compat
@@ -133,12 +135,59 @@ def test_irrelevant_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.Monk
     assert warnings.formatwarning("be careful", UserWarning, "/venv/site-packages/a.py", 7) == "warning: be careful\n"
 
 
+class RaiseSigterm(Checkpoint):
+    """Sends SIGTERM to this process after each step."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_lightning_sets_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
+    try:
+        with pytest.raises(SIGTERMException):
+            trainer(RaiseSigterm(), max_steps=2).fit(Line())
+        received.clear()
+        ours = trainer(RaiseSigterm(), max_steps=2)
+        compat.keep_signal_handlers(ours)
+        ours.fit(Line())
+        assert len(received) == ours.global_step == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_lightning_loads_checkpoints_that_are_not_given(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(checkpoint).rename(tmp_path / "hpc_ckpt_1.ckpt")
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    for fixed, steps in ((False, 2), (True, 4)):
+        module, ours = Line(), trainer(max_steps=4, enable_checkpointing=False, default_root_dir=tmp_path)
+        if fixed:
+            compat.load_no_other_checkpoint(ours)
+        ours.fit(module, weights_only=True)
+        assert len(module.seen) == steps
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_tcp_store_listens_on_all_interfaces() -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     addresses = {line[1].split(":")[0] for line in lines if line[1].endswith(f":{store.port:04X}") and line[3] == "0A"}
     assert addresses and all(set(address) == {"0"} for address in addresses)
+
+
+def test_torchrun_restarts_processes_in_a_store_with_the_keys_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store.set("before", "the restart")
+    env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "RANK": "1", "WORLD_SIZE": "2"}
+    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert next(rendezvous("env://"))[0].check(["before"])
 
 
 def test_copy_has_no_hooks_because_those_of_a_profiler_cannot_be_copied() -> None:

@@ -3,19 +3,35 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import fork_server
 import pytest
+from pytorch_lightning import Trainer
 from torch.distributed import FileStore
 
+from cifar_lit.cli.checks import check_launched
 from cifar_lit.fit import main
-from cifar_lit.training.distributed import RENDEZVOUS, RESUME, is_child, run_of_parent, watch_children
-from tests.conftest import QUICK, ROOT
+from cifar_lit.training.distributed import (
+    RENDEZVOUS,
+    RESUME,
+    is_child,
+    localhost_store,
+    run_of_parent,
+    watch_children,
+    watch_parent,
+)
+from cifar_lit.utils.errors import RunError, UsageError
+from tests.cli.refused import refused
+from tests.conftest import QUICK, QUIET_TRAINER, ROOT
 
 TWO = [*QUICK, "--trainer.devices=2", "--trainer.accelerator=cpu"]
 
@@ -92,17 +108,109 @@ def test_child_resumes_what_its_parent_resumes(tmp_path: Path, monkeypatch: pyte
         assert is_child() and run_of_parent() == (Path(run) if run else None)
 
 
-def test_torchrun_with_another_number_of_processes_is_refused(
+def torchrun(processes: int, machines: int) -> dict[str, str]:
+    """Return the environment of a process of torchrun, in which Lightning sees it."""
+    env = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes // machines, "GROUP_WORLD_SIZE": machines}
+    env |= {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "x"}
+    return {name: str(value) for name, value in env.items()}
+
+
+def srun(processes: int, machines: int) -> dict[str, str]:
+    """Return the environment of a task of srun."""
+    env = {"SLURM_STEP_NUM_TASKS": processes, "SLURM_STEP_NUM_NODES": machines, "SLURM_NTASKS": processes}
+    env |= {"SLURM_NTASKS_PER_NODE": processes // machines, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "SLURM_PROCID": 0}
+    env |= {"SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_JOB_NAME": "train"}
+    return {name: str(value) for name, value in env.items()}
+
+
+@pytest.mark.parametrize("launcher", [torchrun, srun])
+@pytest.mark.parametrize(
+    ("started", "devices", "num_nodes", "remedy"),
+    [
+        ((2, 1), 1, 1, "use --trainer.devices 2 --trainer.num_nodes 1, or start 1"),  # both forgotten
+        ((4, 2), 2, 1, "use --trainer.devices 2 --trainer.num_nodes 2"),
+        ((2, 2), 2, 1, "use --trainer.devices 1 --trainer.num_nodes 2"),
+        ((1, 1), 2, 1, "use --trainer.devices 1 --trainer.num_nodes 1, or start 2"),  # would wait for the second one
+        ((3, 2), 1, 2, "start the same number on each machine"),
+        ((1, 1), 1, 1, None),  # also an independent step of a larger job
+        ((2, 1), 2, 1, None),
+        ((4, 2), 2, 2, None),
+    ],
+)
+def test_launched_processes_must_be_those_of_the_trainer(
+    launcher: Callable[[int, int], dict[str, str]],
+    started: tuple[int, int],
+    devices: int,
+    num_nodes: int,
+    remedy: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in launcher(*started).items():
+        monkeypatch.setenv(name, value)
+    trainer = Trainer(**QUIET_TRAINER, devices=devices, num_nodes=num_nodes)
+    if remedy is None:
+        check_launched(trainer)
+    else:
+        with pytest.raises(UsageError, match=f"{launcher.__name__} has started {started[0]} process.*{remedy}"):
+            check_launched(trainer)
+
+
+def test_process_that_the_trainer_does_not_use_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():
+    for name, value in torchrun(2, 1).items():
         monkeypatch.setenv(name, value)
-    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
-        monkeypatch.setenv(name, "0")
-    with pytest.raises(SystemExit, match="2"):
-        main(TWO)
-    assert "error: trainer:" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "--trainer.devices 2" in refused(capsys, main, *QUICK, "--trainer.accelerator=cpu", "--trainer.devices=1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_tasks_of_srun_on_one_machine_meet_on_localhost_only() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda rank: localhost_store(port, rank, 2, timedelta(seconds=60)), (0, 1))
+    first.set("key", "value")
+    assert second.get("key") == b"value"
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    assert {line[1] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"} == {
+        f"0100007F:{port:04X}"
+    }
+    with pytest.raises(RunError, match=f"port {port}.*set MASTER_PORT"):
+        localhost_store(port, 0, 2, timedelta(seconds=60))
+
+
+def orphan(ignore: bool, grace: float, seconds: float) -> None:
+    """Start a process that watches this one, and leave it."""
+    parent = os.getpid()
+    if os.fork():
+        os._exit(0)
+    if ignore:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as if it waited for another process
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"saved") and os._exit(0))
+    threading.Thread(target=watch_parent, args=(parent, grace), daemon=True).start()
+    time.sleep(seconds)
+    os._exit(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(
+    ("ignore", "message"), [(False, "saved"), (True, "error: the process that started this one has died")]
+)
+def test_process_whose_parent_has_died_saves_and_ends(
+    ignore: bool, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = multiprocessing.get_context("fork").Process(target=orphan, args=(ignore, 0.1 if ignore else 60, 60))
+    first.start()
+    output, end = "", time.monotonic() + 50
+    while message not in output:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        output += capfd.readouterr().err
+    first.join(50)
 
 
 def hang(ending: str, grace: float, seconds: float) -> None:

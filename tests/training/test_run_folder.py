@@ -1,12 +1,16 @@
 import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import LightningModule, Trainer
 
 from cifar_lit.training import run_folder as runs
 from cifar_lit.training.run import keep_metrics
 from cifar_lit.utils.errors import UsageError
+from tests.conftest import QUIET_TRAINER
 
 CONFIG = "seed_everything: 0\n"
 
@@ -48,6 +52,14 @@ def test_locked_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_locked_folder_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    holder = runs.lock(tmp_path)
+    holder.__enter__()
+    threading.Timer(0.2, lambda: holder.__exit__(None, None, None)).start()
+    with caplog.at_level("INFO"), runs.lock(tmp_path, timeout_s=60):
+        assert "waiting up to 60 s for another process" in caplog.text
+
+
 def test_removed_run_leaves_no_empty_folders(tmp_path: Path) -> None:
     recipe = tmp_path / "lightning_logs" / "demo"
     first, second = runs.create(recipe, CONFIG), runs.create(recipe, CONFIG)
@@ -74,10 +86,31 @@ def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             f'{{"slurm_job": "{job}", "command": "{command}"}}'
         )
     (runs.create(tmp_path, CONFIG) / "provenance.json").write_text('{"slurm_')  # being written by another job
-    assert runs.requeued(tmp_path, "7", "fit") is None  # its first start
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert runs.requeued(tmp_path, "fit") is None  # its first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert runs.requeued(tmp_path, "7", "fit") == tmp_path / "version_0"
-    assert runs.requeued(tmp_path, "9", "fit") is None and runs.requeued(tmp_path, None, "fit") is None
+    assert runs.requeued(tmp_path, "fit") == tmp_path / "version_0"
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert runs.requeued(tmp_path, "fit") is None
+
+
+def test_process_with_other_files_than_the_first_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, folder = Trainer(**QUIET_TRAINER), runs.RunFolder()
+    monkeypatch.setattr(trainer.strategy, "broadcast", lambda _: (tmp_path, 7))  # from another machine
+    with pytest.raises(UsageError, match="start from step 0, the first one from step 7; all machines need the same"):
+        folder.setup(trainer, LightningModule(), "fit")
+    folder.step = 7
+    folder.setup(trainer, LightningModule(), "fit")
+    assert folder.path == tmp_path
+
+
+def test_newest_run_of_a_recipe_or_of_all(tmp_path: Path) -> None:
+    assert runs.newest(tmp_path, None) is runs.newest(tmp_path, "demo") is None
+    demo, _, other = (runs.create(tmp_path / name, "") for name in ("demo", "other", "other"))
+    os.utime(demo / "config.yaml", (0, 0))
+    assert runs.newest(tmp_path, None) == other and runs.newest(tmp_path, "demo") == demo
 
 
 def test_metrics_of_a_csv_logger_are_kept(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def test_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
 
 
 def test_locked_file(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "lock"), pytest.raises(Timeout), file_lock(tmp_path / "lock", blocking=False):
+    with file_lock(tmp_path / "lock"), pytest.raises(Timeout), file_lock(tmp_path / "lock", timeout_s=0):
         pass
-    with file_lock(tmp_path / "lock", blocking=False):
+    with file_lock(tmp_path / "lock", timeout_s=0):
         pass
 
 

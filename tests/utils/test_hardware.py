@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 import cifar_lit
-from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe, tidy_slurm_variables
+from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe, repeatable
 
 
 @pytest.mark.parametrize(
@@ -84,21 +83,31 @@ def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPa
         assert available_cores() == cores
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "host"}
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
+
+
 @pytest.mark.parametrize(
-    "odd", [{"SLURM_NTASKS": ""}, {"SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "1", "SLURM_PROCID": ""}]
+    ("env", "launcher"),
+    [
+        ({}, ["python"]),
+        (SRUN, ["srun", "--nodes", "2", "--ntasks", "8", "python"]),
+        (TORCHRUN, ["torchrun", "--nnodes", "1", "--nproc-per-node", "4"]),
+        (
+            TORCHRUN | {"GROUP_WORLD_SIZE": "2"},
+            [*"torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint host:29500".split()],
+        ),
+    ],
 )
-def test_interactive_shell_of_slurm_is_not_a_job(odd: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "environ", {"SLURM_JOB_NAME": "mine", **odd})
-    assert SLURMEnvironment.detect()
-    tidy_slurm_variables()
-    assert not SLURMEnvironment.detect()
-
-
-def test_job_of_slurm_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
-    monkeypatch.setattr(os, "environ", dict(job))
-    tidy_slurm_variables()
-    assert os.environ == job and SLURMEnvironment.detect()
+def test_command_to_repeat_starts_as_many_processes(
+    env: dict[str, str], launcher: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"PATH": os.path.dirname(sys.executable), **env})
+    assert shlex.split(repeatable("fit", "--ckpt_path", "a b", processes=True)) == [
+        *launcher,
+        *("-m", "cifar_lit.fit", "--ckpt_path", "a b"),
+    ]
+    assert repeatable("evaluate", "run") == "python -m cifar_lit.evaluate run"
 
 
 @pytest.mark.slow

@@ -2,80 +2,30 @@
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
+from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.data.decode import DARK, SCALE, UnreadableError, read
-from cifar_lit.data.image_folder import SUFFIXES, print_ignored, walk
 from cifar_lit.data.sampling import eval_batch_size
+from cifar_lit.inference.classifier import EXPLAINED_BATCH, Classifier
+from cifar_lit.inference.images import expand
 from cifar_lit.models.resnet import LAYERS, Layer
-from cifar_lit.models.weights import TrainedNetwork, load_network
 from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
 
 DRAWN_PX = 320  # of an image in the figures
-BATCH_SIZE = 32
 MAX_ON_SHEET = 100  # images on the contact sheet
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What the network predicts for an image.
-
-    Attributes:
-        pixels: Shape `(S, S, 3)`, uint8, the image as the network sees it.
-        probabilities: Shape `(C,)`, of each class.
-        label: The class that the heatmaps are evidence for.
-        heatmaps: For each layer a heatmap `(S, S)`, 0..1.
-        flat: Why heatmaps have no contrast, by layer; see `why_flat`.
-    """
-
-    pixels: NDArray[np.uint8]
-    probabilities: NDArray[np.float64]
-    label: int
-    heatmaps: dict[Layer, NDArray[np.float32]]
-    flat: dict[Layer, str]
-
-    def top(self, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
-        """Return name and probability of the most probable classes."""
-        order = np.argsort(-self.probabilities)[:count]
-        return [{"class": classes[i], "probability": float(self.probabilities[i])} for i in order]
-
-
-def explain(
-    trained: TrainedNetwork,
-    images: NDArray[np.uint8],
-    class_name: str | None,
-    layers: Sequence[Layer],
-    method: str = "GradCAM",
-) -> Iterator[Explanation]:
-    """Classify images `(B, S, S, 3)`, uint8, and explain a class, by default the predicted one of each."""
-    with torch.inference_mode():
-        logits = trained.net(torch.from_numpy(images).to(trained.net.normalize.mean.device))
-    probabilities = logits.double().softmax(1).cpu().numpy()
-    labels = probabilities.argmax(1)
-    if class_name:
-        labels[:] = trained.classes.index(class_name)
-    maps = activation_maps(trained.net, images, labels[:, None], layers, method)
-    for i, (pixels, row, label) in enumerate(zip(images, probabilities, labels.tolist(), strict=True)):
-        cams = {layer: maps[layer][i, 0] for layer in layers}
-        heatmaps = {layer: upscale(cam, trained.image_size) for layer, cam in cams.items()}
-        flat = {layer: reason for layer, cam in cams.items() if (reason := why_flat(cam))}
-        yield Explanation(pixels, row, label, heatmaps, flat)
 
 
 def explain_all(
@@ -107,48 +57,53 @@ def explain_all(
     if unknown := set(layers or ()) - set(LAYERS):
         raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
     method = cam_methods.check("--method", method)
-    files, folder = list(_image_files(images)), new_folder(out, "explain")
-    trained = load_network(ckpt_path)
-    if class_name is not None and class_name not in trained.classes:
-        raise UsageError(f"--class {class_name}: the network's classes are {', '.join(trained.classes)}")
-    trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    shown = list(dict.fromkeys(layers or [default_layer(trained.net, trained.image_size)]))
+    files, folder = [str(file) for file in expand(images)], new_folder(out, "explain")
+    classifier = Classifier.load(ckpt_path, option="--ckpt_path")
+    if class_name is not None and class_name not in classifier.classes:
+        raise UsageError(f"--class {class_name}: the network's classes are {', '.join(classifier.classes)}")
+    shown = list(dict.fromkeys(layers or [default_layer(classifier.net, classifier.image_size)]))
     folder.mkdir(parents=True, exist_ok=True)
-    names, classes = {"contact_sheet"}, fonts.class_names(trained.classes, 24)
+    names = {"contact_sheet"}
+    short_names = dict(zip(classifier.classes, fonts.class_names(classifier.classes, 24), strict=True))
     results: list[dict[str, Any]] = []
     sheet: list[tuple[drawing.Pixels, str]] = []
     unreadable: list[str] = []
-    batches = _read_batches(files, trained.image_size, unreadable)
     explained = (
-        (*drawable, explanation)
-        for batch, pixels in batches
-        for drawable, explanation in zip(batch, explain(trained, pixels, class_name, shown, method), strict=True)
+        (file, image, explanations, i)
+        for batch, pixels in _read_batches(files, classifier.image_size, unreadable)
+        for explanations in [classifier.explain(pixels, class_name, shown, method)]
+        for i, (file, image) in enumerate(batch)
     )
-    for file, image, explanation in tqdm(explained, total=len(files), unit="image", delay=2, leave=False, disable=None):
+    for file, image, explanations, i in tqdm(
+        explained, total=len(files), unit="image", delay=2, leave=False, disable=None
+    ):
+        best = explanations.predictions.top(len(classifier.classes))[i]
+        name, pixels = explanations.explained[i], explanations.images[i]
+        flat = {layer: why for layer, why in zip(shown, explanations.flat[i], strict=True) if why}
         result: dict[str, Any] = {
             "file": file,
             "overlay": f"{_unique_name(Path(file).stem, names)}.png",
-            "top": explanation.top(trained.classes, top),
-            "explained": trained.classes[explanation.label],
+            "top": [{"class": label, "probability": probability} for label, probability in best[:top]],
+            "explained": name,
             "method": method,
             "layers": shown,
-            "notes": _notes(file, explanation.pixels) + [f"{name}: {why}" for name, why in explanation.flat.items()],
+            "notes": _notes(file, pixels) + [f"{layer}: {why}" for layer, why in flat.items()],
         }
-        overlays = {layer: drawing.overlay(image, heatmap) for layer, heatmap in explanation.heatmaps.items()}
-        drawn = [image, _resize(explanation.pixels), *overlays.values()]
+        overlays = [drawing.overlay(image, cam) for cam in explanations.cams[i]]
+        drawn = [image, _resize(pixels), *overlays]
         short, long = _sides(file)
         titles = ["the image" if long == short else "the central square of the image"]
-        titles += [f"as the network sees it, {trained.image_size} px"]
-        titles += [f"{layer}\n{explanation.flat.get(layer, '')}".rstrip() for layer in shown]
-        best = [f"{entry['class']} ({entry['probability']:.0%})" for entry in explanation.top(classes, min(top, 3))]
+        titles += [f"as the network sees it, {classifier.image_size} px"]
+        titles += [f"{layer}\n{flat.get(layer, '')}".rstrip() for layer in shown]
+        listed = [f"{short_names[label]} ({probability:.0%})" for label, probability in best[: min(top, 3)]]
         heading = (
-            f"prediction: {', '.join(best)}\n{method_name(method)} for class {classes[explanation.label]} "
-            f"({explanation.probabilities[explanation.label]:.0%})"
+            f"prediction: {', '.join(listed)}\n{method_name(method)} for class {short_names[name]} "
+            f"({dict(best)[name]:.0%})"
         )
         drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
         if len(sheet) < MAX_ON_SHEET:
-            title = f"{result['overlay'][:-4][:24]}\n{best[0]}\n{explanation.flat.get(shown[-1], '')}".rstrip()
-            sheet.append((drawing.side_by_side([image, overlays[shown[-1]]]), title))
+            title = f"{result['overlay'][:-4][:24]}\n{listed[0]}\n{flat.get(shown[-1], '')}".rstrip()
+            sheet.append((drawing.side_by_side([image, overlays[-1]]), title))
         results.append(result)
         tqdm.write(_table(result))
     if sheet:
@@ -162,25 +117,6 @@ def explain_all(
         raise RunError("unreadable and skipped:\n  " + "\n  ".join(unreadable))
 
 
-def _image_files(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the files among the paths, and the images in the folders among them."""
-    for path in paths:
-        if os.path.isdir(path):
-            try:
-                found = walk(path)
-            except OSError as error:
-                raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from None
-            images = [file for file in found if file.lower().endswith(SUFFIXES)]
-            if not images:
-                raise UsageError(f"{path}: this folder contains no images ({', '.join(SUFFIXES)})")
-            print_ignored(path, sorted({*found} - {*images}))
-            yield from (os.path.join(path, file) for file in images)
-        elif os.path.exists(path):
-            yield path
-        else:
-            raise UsageError(f"{path}: no such image or folder")
-
-
 def _read_batches(
     files: Sequence[str], size: int, unreadable: list[str]
 ) -> Iterator[tuple[list[tuple[str, drawing.Pixels]], NDArray[np.uint8]]]:
@@ -188,7 +124,7 @@ def _read_batches(
 
     The errors of files that cannot be read are added to `unreadable`.
     """
-    batch_size = min(BATCH_SIZE, eval_batch_size(size))
+    batch_size = min(EXPLAINED_BATCH, eval_batch_size(size))
     for start in range(0, len(files), batch_size):
         drawn, pixels = [], []
         for file in files[start : start + batch_size]:

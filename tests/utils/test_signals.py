@@ -1,6 +1,5 @@
-"""Ctrl-C, SIGTERM and SLURM: real processes, real signals."""
+"""Ctrl-C, SIGTERM and SLURM's signal: real processes, real signals."""
 
-import json
 import os
 import shlex
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from comparison import SMALL, fingerprint, run_folder
+from comparison import SMALL, run_folder
 
 LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
 
@@ -109,24 +108,6 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
     again = start(tmp_path, *args, until="never", env=env)
     assert again.exit_code == 0 and "this training is finished; creating its report again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
-
-
-@pytest.mark.slow
-def test_requeued_slurm_job_resumes_exactly(tmp_path: Path, slurm: dict[str, str]) -> None:
-    args = [*LONG, "3"]
-    run = start(tmp_path / "interrupted", *args, env=slurm)
-    wait(lambda: bool(list((tmp_path / "interrupted").rglob("last.ckpt"))))
-    run.kill(signal.SIGUSR1)  # in the middle of an epoch
-    assert run.wait(60) == 128 + signal.SIGUSR1
-    assert (tmp_path / "requests").read_text() == "requeue 77\n"
-    assert "requeued the SLURM job" in run.output
-    again = start(tmp_path / "interrupted", *args, until="never", env={**slurm, "SLURM_RESTART_COUNT": "1"})
-    assert again.exit_code == 0, again.output
-    assert f"resuming lightning_logs{os.sep}demo{os.sep}version_0" in again.output
-    uninterrupted = start(tmp_path / "uninterrupted", *args, until="never")
-    assert uninterrupted.exit_code == 0
-    assert fingerprint(run_folder(tmp_path / "interrupted")) == fingerprint(run_folder(tmp_path / "uninterrupted"))
-    assert json.loads((run_folder(tmp_path / "interrupted") / "provenance.json").read_text())["slurm_job"] == "77"
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Use a trained network, without Trainer and datamodule."""

@@ -1,0 +1,183 @@
+"""A trained network that classifies and explains images as users have them."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cifar_lit.analysis import cam_methods
+from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
+from cifar_lit.data.decode import UnreadableError
+from cifar_lit.data.sampling import eval_batch_size
+from cifar_lit.inference.images import ImagesLike, Item, expand
+from cifar_lit.inference.results import Explanations, Predictions
+from cifar_lit.inference.stream import Batch, read_batches
+from cifar_lit.models.resnet import LAYERS, Layer
+from cifar_lit.models.weights import TrainedNetwork, load_network
+from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.hardware import choose_device
+
+EXPLAINED_BATCH = 32  # images; the activations of all layers are kept in memory
+
+
+class Classifier:
+    """A trained network, with its classes and the size of its images.
+
+    Args:
+        trained: The network; it is moved to the device.
+        device: Such as `cuda`, `cuda:1`, `mps` or `cpu`; by default a GPU if there is one.
+
+    Attributes:
+        net: The network, in evaluation mode, in float32, without gradients. Maps uint8 `(B, H, W, 3)` to logits
+            `(B, C)`.
+        classes: The names of the C classes.
+        image_size: Height and width in px to which images are resized and center-cropped, as for its training.
+        device: The device of the network.
+
+    Raises:
+        UsageError: The device does not exist.
+    """
+
+    def __init__(self, trained: TrainedNetwork, device: torch.device | str | None = None) -> None:
+        try:
+            self.device = torch.device(device or choose_device("auto"))
+            self.net = trained.net.to(self.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises both
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"device={device}: {reason}; use {choose_device('auto')}") from None
+        self.classes = trained.classes
+        self.image_size = trained.image_size
+
+    @classmethod
+    def load(
+        cls, run_or_file: str | Path, device: torch.device | str | None = None, option: str = "RUN"
+    ) -> "Classifier":
+        """Load the network of a run's folder (its best weights, else the last ones) or of a `.ckpt` file.
+
+        No code from the file runs.
+
+        Raises:
+            UsageError: There is no such checkpoint, it is not one of this project, or the device does not exist; the
+                message names the option.
+        """
+        return cls(load_network(str(run_or_file), option), device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """BLAKE2b hash of the weights, the class names and the image size, 16 hexadecimal digits."""
+        digest = hashlib.blake2b(f"{self.classes} {self.image_size}".encode(), digest_size=8)
+        for name, tensor in self.net.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def predict(self, images: ImagesLike, num_workers: int = 0) -> Predictions:
+        """Classify images.
+
+        Args:
+            images: Paths of files or folders, PIL images, uint8 RGB arrays or tensors `(H, W, 3)` or `(N, H, W, 3)`,
+                or an iterable of any of these. Images may have any size: they are resized and center-cropped.
+            num_workers: Processes that decode files; 0 decodes in this one. More are faster for thousands of files.
+
+        Raises:
+            UsageError: There is no such file, or the images have another type, dtype, shape or range; the message says
+                how to convert them.
+            UnreadableError: A file cannot be decoded. `python -m cifar_lit.predict` lists such files instead.
+        """
+        files, tables = list[str | None](), [np.empty((0, len(self.classes)), np.float32)]
+        for predictions, unreadable in self.stream(expand(images), num_workers):
+            if unreadable:
+                raise UnreadableError(unreadable[0])
+            files += predictions.files
+            tables.append(predictions.probabilities)
+        return Predictions(self.classes, np.concatenate(tables), tuple(files))
+
+    def stream(self, items: Iterable[Item], num_workers: int = 0) -> Iterator[tuple[Predictions, list[str]]]:
+        """Classify any number of images in little memory.
+
+        Args:
+            items: Single images, from `expand` or `image_files`.
+            num_workers: Processes that decode files while the network computes; 0 decodes in this one.
+
+        Yields:
+            For each batch the predictions, and a message for each file that cannot be decoded.
+
+        Raises:
+            RuntimeError: A worker has died or does not answer.
+        """
+        computing: tuple[Batch, torch.Tensor] | None = None
+        for batch in chain(read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers), [None]):
+            previous, computing = computing, batch and (batch, self._forward(batch.images))
+            if previous:  # the caller handles it while a GPU computes the next batch
+                files, probabilities = previous[0].files, previous[1].cpu().numpy()
+                yield Predictions(self.classes, probabilities, tuple(files)), previous[0].unreadable
+
+    def probabilities(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Map one batch of images `(B, S, S, 3)`, uint8, to probabilities `(B, C)`, float32."""
+        probabilities: NDArray[np.float32] = self._forward(images).cpu().numpy()
+        return probabilities
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            probabilities: torch.Tensor = self.net(images.to(self.device)).softmax(1)
+        return probabilities
+
+    def explain(
+        self,
+        images: ImagesLike,
+        classes: str | Sequence[str] | None = None,
+        layers: Layer | Sequence[Layer] | None = None,
+        method: str = "GradCAM",
+    ) -> Explanations:
+        """Compute class activation maps (CAMs): which regions of an image are evidence for a class.
+
+        Args:
+            images: As for `predict`.
+            classes: Name of the class to explain, or a name for each image; by default the predicted ones.
+            layers: Names among `layer1` to `layer4`; by default the deepest with a CAM above 5 px.
+            method: `GradCAM`, or another method of the grad-cam package.
+
+        Raises:
+            UsageError: As for `predict`, or there is no such class, layer or method.
+            UnreadableError: A file cannot be decoded.
+        """
+        method = cam_methods.check("method", method)
+        layers = [layers] if isinstance(layers, str) else layers or [default_layer(self.net, self.image_size)]
+        if unknown := set(layers) - set(LAYERS):
+            raise UsageError(f"layers={', '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
+        items = list(expand(images))
+        if not items:
+            raise UsageError("images: there are none to explain")
+        targets = self._targets(classes, len(items))
+        parts = []
+        for batch in read_batches(items, self.image_size, min(EXPLAINED_BATCH, eval_batch_size(self.image_size))):
+            if batch.unreadable:
+                raise UnreadableError(batch.unreadable[0])
+            table, pixels = self.probabilities(batch.images), batch.images.numpy()
+            labels = table.argmax(1) if targets is None else targets[: len(table)]
+            targets = None if targets is None else targets[len(table) :]
+            maps = activation_maps(self.net, pixels, labels[:, None], layers, method)
+            small = [[maps[layer][i, 0] for layer in layers] for i in range(len(table))]
+            cams = np.array([[upscale(cam, self.image_size) for cam in row] for row in small])  # (B, L, S, S)
+            parts.append((table, batch.files, pixels, labels, cams, [tuple(map(why_flat, row)) for row in small]))
+        tables, files, seen, explained, cams, flat = zip(*parts, strict=True)
+        predictions = Predictions(self.classes, np.concatenate(tables), tuple(chain(*files)))
+        names = tuple(self.classes[label] for label in np.concatenate(explained))
+        flat = tuple(chain(*flat))
+        return Explanations(predictions, np.concatenate(seen), names, tuple(layers), method, np.concatenate(cams), flat)
+
+    def _targets(self, classes: str | Sequence[str] | None, count: int) -> NDArray[np.int64] | None:
+        """Return the index of the class to explain in each image; None for the predicted classes."""
+        if classes is None:
+            return None
+        names = [classes] * count if isinstance(classes, str) else list(classes)
+        if unknown := sorted(set(names) - set(self.classes)):
+            raise UsageError(f"classes={unknown[0]}: the network's classes are {', '.join(self.classes)}")
+        if len(names) != count:
+            raise UsageError(f"classes: got {len(names)} names for {count} images; use one name, or one for each image")
+        return np.array([self.classes.index(name) for name in names], np.int64)

@@ -1,0 +1,104 @@
+"""Files with a row for each classified image, to which an interrupted program appends when it runs again."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cifar_lit.inference.results import Predictions
+from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.files import plain_cell, safe_cell
+
+TAIL_BYTES = 2**20  # more than a row has
+TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # for any file name
+
+
+class Rows:
+    """Rows of a CSV or JSON lines file: file, predicted class, probability, margin, and probability of each class.
+
+    The margin is the highest probability minus the second. The last column is the fingerprint of the weights.
+
+    Args:
+        out: The file, which ends in `.csv` or `.jsonl`; None to write CSV to standard output.
+        classes: The class names.
+        weights: The fingerprint.
+
+    Raises:
+        UsageError: The file has another ending.
+    """
+
+    def __init__(self, out: str | None, classes: tuple[str, ...], weights: str) -> None:
+        ending = ".csv" if out is None else Path(out).suffix.lower()
+        if ending not in (".csv", ".jsonl"):
+            raise UsageError(f"--out {out}: the name must end in .csv or .jsonl")
+        if out is not None and (Path(out).is_dir() or any(parent.is_file() for parent in Path(out).parents)):
+            raise UsageError(f"--out {out}: part of this path is a file, or it is a folder; use another file")
+        self.out = out
+        self.weights = weights
+        self.columns = ["file", "predicted", "probability", "margin", *(f"p({name})" for name in classes), "weights"]
+        self.is_csv = ending == ".csv"
+        text = io.StringIO()
+        csv.writer(text).writerow(self.columns)
+        self.start = text.getvalue() if self.is_csv else '{"file": "'
+
+    def resume(self) -> Iterator[tuple[str, str]]:
+        """Yield file and predicted class of the rows in the file, if it exists; remove an incomplete row at its end.
+
+        Raises:
+            UsageError: The file contains anything else, or rows of other weights.
+        """
+        if self.out is None or not os.path.exists(self.out):
+            return
+        message = f"--out {self.out} exists, but not with predictions of this network; use another file"
+        with open(self.out, "r+b") as content:
+            start = self.start.encode()
+            found = content.read(len(start))
+            if found != start[: len(found)]:
+                raise UsageError(message)
+            size = content.seek(0, os.SEEK_END)
+            content.seek(max(0, size - TAIL_BYTES))
+            incomplete = content.read().rpartition(b"\r\n" if self.is_csv else b"\n")[2]
+            content.truncate(size - len(incomplete))
+        try:
+            with open(self.out, **TEXT) as file:
+                for row in csv.DictReader(file) if self.is_csv else map(json.loads, file):
+                    if list(row) != self.columns or row["weights"] != self.weights:
+                        raise ValueError
+                    cells = row["file"], row["predicted"]
+                    yield (plain_cell(cells[0]), plain_cell(cells[1])) if self.is_csv else cells
+        except (ValueError, TypeError, csv.Error):
+            raise UsageError(message) from None
+
+    @contextmanager
+    def append(self) -> Iterator[IO[str]]:
+        """Open the file, for `write`."""
+        if self.out is not None:
+            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+        # Not print(), which ignores errors.
+        with open(1, "w", closefd=False, **TEXT) if self.out is None else open(self.out, "a", **TEXT) as file:
+            if self.is_csv and (self.out is None or file.tell() == 0):
+                file.write(self.start)
+            yield file
+
+    def write(self, file: IO[str], predictions: Predictions) -> None:
+        """Append a row for each image."""
+        writer = csv.writer(file)
+        for name, label, *pair, probabilities in zip(
+            predictions.files,
+            predictions.labels,
+            predictions.confidences.tolist(),
+            predictions.margins.tolist(),
+            predictions.probabilities.tolist(),
+            strict=True,
+        ):
+            numbers = [f"{number:.6g}" for number in (*pair, *probabilities)]
+            if self.is_csv:
+                writer.writerow([safe_cell(name), safe_cell(label), *numbers, self.weights])
+            else:
+                values = [name, label, *map(float, numbers), self.weights]
+                file.write(json.dumps(dict(zip(self.columns, values, strict=True))) + "\n")
+        file.flush()  # a killed program loses at most the last batch
