@@ -82,7 +82,7 @@ def test_processes_must_be_those_of_the_trainer_and_listen_on_localhost(cluster:
     assert "srun has started 2 processes on 1 machine" in job.output and "use --trainer.devices 2" in job.output
     assert not list(tmp_path.glob("lightning_logs"))
     job.wait("training: 3 epochs")
+    pids = map(int, cluster.call("pgrep", "-f", f"^{sys.executable} -m cifar_lit.fit").split())
     in_job = f"SLURM_JOB_ID={job.number}\0"
-    processes = [file.parent for file in Path("/proc").glob("[0-9]*/environ") if in_job in file.read_text()]
-    training = [int(one.name) for one in processes if "cifar_lit.fit" in (one / "cmdline").read_text()]
+    training = [pid for pid in pids if in_job in Path(f"/proc/{pid}/environ").read_text()]
     assert len(training) >= 2 and listening(training) == {"0100007F"}  # 127.0.0.1
