@@ -15,7 +15,10 @@ from pathlib import Path
 
 import fork_server
 import pytest
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed import FileStore
 
 from cifar_lit.cli.checks import check_launched
@@ -23,6 +26,7 @@ from cifar_lit.fit import main
 from cifar_lit.training.distributed import (
     RENDEZVOUS,
     RESUME,
+    init_rendezvous,
     is_child,
     localhost_store,
     run_of_parent,
@@ -166,7 +170,7 @@ def test_process_that_the_trainer_does_not_use_is_refused(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_tasks_of_srun_on_one_machine_meet_on_localhost_only() -> None:
+def test_tasks_of_srun_on_one_machine_meet_on_localhost_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -175,11 +179,15 @@ def test_tasks_of_srun_on_one_machine_meet_on_localhost_only() -> None:
     first.set("key", "value")
     assert second.get("key") == b"value"
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
-    assert {line[1] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"} == {
-        f"0100007F:{port:04X}"
-    }
+    address = f"0100007F:{port:04X}"
+    assert {line[1] for line in lines if line[1].endswith(address[8:]) and line[3] == "0A"} == {address}
+    monkeypatch.setattr(os, "environ", {**srun(2, 1), "MASTER_PORT": str(port)})
+    strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * 2, cluster_environment=SLURMEnvironment())
     with pytest.raises(RunError, match=f"port {port}.*set MASTER_PORT"):
-        localhost_store(port, 0, 2, timedelta(seconds=60))
+        init_rendezvous(strategy, timedelta(seconds=600))
+    for timer in (one for one in threading.enumerate() if isinstance(one, threading.Timer)):
+        timer.join(10)  # it would end this process later
+        assert not timer.is_alive()
 
 
 def orphan(ignore: bool, grace: float, seconds: float) -> None:
