@@ -44,13 +44,13 @@ def check_callbacks(config: Namespace, parser: ArgumentParser) -> None:
             raise UsageError(f"{option} with monitor={monitor}: there is no such metric; use {', '.join(METRICS)}")
         if argument := _looks_too_early(arguments, config.trainer):
             raise UsageError(
-                f"{option} with monitor={monitor}: this metric is known at the end of an epoch, not yet in the "
-                f"validations; add --trainer.callbacks.{argument} true"
+                f"{option} with monitor={monitor}: this metric is logged at the end of an epoch, after the "
+                f"validation; add --trainer.callbacks.{argument} true"
             )
         if arguments.get("auto_insert_metric_name") and re.search(r"\{[^}]*/", arguments.get("filename") or ""):
             raise UsageError(
                 f"{option} with filename={arguments['filename']}: the name of a metric contains a slash and would "
-                "become a folder; add --trainer.callbacks.auto_insert_metric_name false"
+                "create a folder; add --trainer.callbacks.auto_insert_metric_name false"
             )
         _check_recorded(option, callback, parser)
 

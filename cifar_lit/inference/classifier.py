@@ -1,4 +1,4 @@
-"""A trained network that classifies and explains images as users have them."""
+"""A trained network that classifies and explains images: files, PIL images, arrays and tensors."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence

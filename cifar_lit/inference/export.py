@@ -1,4 +1,4 @@
-"""Export of a trained network: the formats, and the proof that the file equals the network."""
+"""Export of a trained network: the formats, and the comparison of the file with the network."""
 
 import copy
 import importlib
@@ -165,7 +165,7 @@ def _latency(module: nn.Module, program: Run, images: NDArray[np.uint8], batch: 
 
 
 def _example(module: nn.Module, values: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """Return a batch of two images, and that its first dimension may have any size."""
+    """Return a batch of two images, and `dynamic_shapes` for batches of any size up to 65,536."""
     size = values["image_size"]
     batch = torch.export.Dim("batch", min=1, max=2**16)
     return torch.zeros(2, size, size, 3, dtype=torch.uint8), {"images": {0: batch}}

@@ -1,4 +1,4 @@
-"""Images as users have them: files, folders, PIL images, arrays and tensors."""
+"""Images in all supported forms: files, folders, PIL images, arrays and tensors."""
 
 import os
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a trained network says about images: predictions, and the evidence for them."""
+"""Results of a trained network for images: predictions, and the evidence for them."""
 
 from dataclasses import dataclass
 from functools import cached_property

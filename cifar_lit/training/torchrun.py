@@ -1,4 +1,4 @@
-"""The store that torchrun keeps while it restarts its processes: which run they resume, and where they meet again."""
+"""The store that torchrun keeps while it restarts its processes: for the run to resume, and their next rendezvous."""
 
 import os
 import time
@@ -39,7 +39,7 @@ def store_of_attempt(rank: int, world_size: int, timeout: timedelta) -> Store | 
     """Return a store without the addresses of processes that torchrun has replaced; None without torchrun's store.
 
     Args:
-        rank: Of this process.
+        rank: Rank of this process.
         world_size: Number of processes.
         timeout: How long to wait for another one.
     """
@@ -51,8 +51,8 @@ def agree_on_name(store: Store, rank: int, world_size: int) -> str:
     """Return a new name, the same in all processes. TORCHELASTIC_RESTART_COUNT may differ between machines.
 
     Args:
-        store: It may contain requests of processes that are dead.
-        rank: Of this process.
+        store: It may contain requests of dead processes.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
     name = uuid.uuid4().hex

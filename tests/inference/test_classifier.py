@@ -1,4 +1,4 @@
-"""`cifar_lit.load`: predictions and explanations of images as users have them."""
+"""`cifar_lit.load`: predictions and explanations of images in all supported forms."""
 
 from pathlib import Path
 from typing import Any
