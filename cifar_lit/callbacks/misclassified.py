@@ -25,9 +25,9 @@ class MisclassifiedImages(ReportCallback):
     Args:
         k: Number of images to draw, 1 or more.
         class_names: Default: `dataset.classes` of the loader, as torchvision's datasets have it, else numbers.
-        mean: Of each channel, as the images were normalized with; to draw them. Default: they are not normalized, but
-            uint8 or 0..1.
-        std: Likewise.
+        mean: Mean of each channel with which the images were normalized; to draw them. Default: they are not
+            normalized, but uint8 or 0..1.
+        std: Standard deviation, likewise.
         to_display: Maps a batch of images, on the CPU, to `(B, H, W, 3)`, uint8; in place of `mean` and `std`.
         logits: Maps the output of `forward` to logits `(B, C)`. Default: they are its output.
         dataloader: The loader to use.
