@@ -158,6 +158,7 @@ def test_incomplete_row_is_removed_wherever_it_ends(name: str, tmp_path: Path) -
         ("x.csv", "file,predicted,probability,margin,p(a),weights\r\nx,a,1,1,0123\r\n"),
         ("x.jsonl", '{"file": "mine", "size": 3}\n'),
         ("x.jsonl", '{"file": "mine", \n'),
+        ("x.jsonl", '{"file": "mine"}\n{"file": "no newline at its end"}'),
         ("x.jsonl", "[1]\n"),
         ("x.jsonl", "\n\n"),
     ],

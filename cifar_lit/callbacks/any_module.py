@@ -63,7 +63,7 @@ class ModuleOptions:
         """Return images as `(B, H, W, 3)`, uint8.
 
         Raises:
-            UsageError: It is not known how.
+            UsageError: The shape or the range of the images needs `mean` and `std`, or `to_display`.
         """
         images = images.detach().cpu()
         if self.to_display:
@@ -71,7 +71,7 @@ class ModuleOptions:
             if shown.dtype != np.uint8 or shown.ndim != 4 or shown.shape[3] != 3:
                 raise UsageError(f"to_display must return uint8 (B, H, W, 3), got {shown.dtype} {shown.shape}")
             return shown
-        if images.ndim != 4:
+        if images.ndim != 4 or not (images.shape[1] in (1, 3) or images.shape[3] == 3):
             raise UsageError(f"images of shape {tuple(images.shape)}: {NEEDED}; or give to_display")
         if images.shape[3] != 3:
             images = images.permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -80,8 +80,8 @@ class ModuleOptions:
                 images = images * torch.tensor(self.std) + torch.tensor(self.mean)
             elif images.min() < 0 or images.max() > 1:
                 raise UsageError(
-                    f"images from {images.min():.3g} to {images.max():.3g} cannot be drawn: give mean and std, as they "
-                    "were normalized with, or to_display"
+                    f"images from {images.min():.3g} to {images.max():.3g} cannot be drawn: give mean and std, which "
+                    "they were normalized with, or to_display"
                 )
             images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         return images.expand(-1, -1, -1, 3).numpy()
@@ -152,7 +152,7 @@ def evaluate_module(trainer: Trainer, module: LightningModule, options: ModuleOp
     """Run a module over its test images, and keep the `k` misclassified ones with the highest loss.
 
     Args:
-        trainer: For the device, the precision and the loader; see `_find_loader`.
+        trainer: For the device, the precision, `limit_test_batches` and the loader; see `_find_loader`.
         module: Not changed.
         options: How to evaluate it.
         k: Number of images to keep.
@@ -165,9 +165,12 @@ def evaluate_module(trainer: Trainer, module: LightningModule, options: ModuleOp
     labels: list[NDArray[np.int64]] = []
     worst: dict[int, tuple[float, Tensor]] = {}  # loss and image, by row
     with _evaluating(module, device), torch.inference_mode():
-        limit = trainer.limit_test_batches
-        for batch in itertools.islice(loader, limit if isinstance(limit, int) else None):  # 1.0 means all
-            if not isinstance(batch, list | tuple) or len(batch) < 2 or not isinstance(batch[0], Tensor):
+        limit: Any = trainer.limit_test_batches
+        if isinstance(limit, float):  # 1.0 means all
+            limit = int(limit * len(loader)) if limit < 1 else None
+        for batch in itertools.islice(loader, limit):
+            pair = batch[:2] if isinstance(batch, list | tuple) else ()
+            if len(pair) < 2 or not all(isinstance(one, Tensor) for one in pair) or pair[1].ndim != 1:
                 raise UsageError(f"a batch of the loader is {type(batch).__name__}; {NEEDED}")
             with trainer.precision_plugin.forward_context():
                 logits = logits_of(module, batch[0].to(device), options)
@@ -209,7 +212,7 @@ def logits_of(module: LightningModule, inputs: Tensor, options: ModuleOptions) -
     return logits
 
 
-def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptions) -> Iterable[Any]:
+def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptions) -> Any:
     """Return the loader that was given, else the test loader of datamodule or module, else the validation loader."""
     if options.dataloader is not None:
         return options.dataloader
@@ -220,7 +223,7 @@ def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptio
         loader = data.test_dataloader()
     elif is_overridden("test_dataloader", module):
         loader = module.test_dataloader()
-    first: Iterable[Any] | None = loader[0] if isinstance(loader, list | tuple) else loader
+    first = loader[0] if isinstance(loader, list | tuple) else loader
     if first is None:
         raise UsageError("MisclassifiedImages, GradCAMGrid: no test_dataloader; give dataloader, the loader to use")
     return first

@@ -20,7 +20,8 @@ TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogate
 class Rows:
     """Rows of a CSV or JSON lines file: file, predicted class, probability, margin, and probability of each class.
 
-    The margin is the highest probability minus the second. The last column is the fingerprint of the weights.
+    The margin is the highest probability minus the second. A row also has the fingerprint of the weights: in JSON lines
+    first, so that the beginning of a file already shows whose it is.
 
     Args:
         out: The file, which ends in `.csv` or `.jsonl`; None to write CSV to standard output.
@@ -39,11 +40,12 @@ class Rows:
             raise UsageError(f"--out {out}: part of this path is a file, or it is a folder; use another file")
         self.out = out
         self.weights = weights
-        self.columns = ["file", "predicted", "probability", "margin", *(f"p({name})" for name in classes), "weights"]
         self.is_csv = ending == ".csv"
+        columns = ["file", "predicted", "probability", "margin", *(f"p({name})" for name in classes)]
+        self.columns = [*columns, "weights"] if self.is_csv else ["weights", *columns]
         text = io.StringIO()
         csv.writer(text).writerow(self.columns)
-        self.start = text.getvalue() if self.is_csv else '{"file": "'
+        self.start = text.getvalue() if self.is_csv else f'{{"weights": "{weights}", "file": "'
 
     def resume(self) -> Iterator[tuple[str, str]]:
         """Yield file and predicted class of the rows in the file, if it exists; remove an incomplete row at its end.
@@ -99,6 +101,6 @@ class Rows:
             if self.is_csv:
                 writer.writerow([safe_cell(name), safe_cell(label), *numbers, self.weights])
             else:
-                values = [name, label, *map(float, numbers), self.weights]
+                values = [self.weights, name, label, *map(float, numbers)]
                 file.write(json.dumps(dict(zip(self.columns, values, strict=True))) + "\n")
         file.flush()  # a killed program loses at most the last batch

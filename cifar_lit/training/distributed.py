@@ -86,6 +86,13 @@ def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:
     watchdog = threading.Timer(timeout.total_seconds() + 5, _exit, ["another training process does not answer"])
     watchdog.daemon = True
     watchdog.start()
+    try:
+        _init_process_group(strategy, timeout, one_machine)
+    finally:
+        watchdog.cancel()
+
+
+def _init_process_group(strategy: DDPStrategy, timeout: timedelta, one_machine: bool) -> None:
     rank, world_size = strategy.global_rank, strategy.num_nodes * strategy.num_processes
     if RENDEZVOUS in os.environ and one_machine:
         meet: dict[str, Any] = {"init_method": f"file://{os.environ[RENDEZVOUS]}"}
@@ -95,7 +102,6 @@ def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:
     elif store := torchrun.store_of_attempt(rank, world_size, timeout):
         meet = {"store": store}
     else:
-        watchdog.cancel()
         return
     device = strategy.root_device
     dist.init_process_group(
@@ -106,7 +112,6 @@ def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:
         device_id=device if device.type == "cuda" else None,
         **meet,
     )
-    watchdog.cancel()
     if device.type == "cuda":
         atexit.register(dist.destroy_process_group)  # as Lightning does for its own
 

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SLURM's signal: the first one stops the program, further ones are ignored."""
+"""Ctrl-C, SIGTERM and SLURM's signal: the first one stops the program; then Ctrl-C exits immediately.
+
+Other signals after the first one are ignored.
+"""
 
 import multiprocessing
 import os
@@ -67,9 +70,10 @@ def handled() -> Iterator[None]:
     try:
         yield
     finally:
-        ends = stop.signum == SLURM_SIGNAL  # and meanwhile SLURM sends SIGTERM to a job that it requeues
+        # Meanwhile SLURM sends SIGTERM to a job that it requeues.
+        requeued = stop.signum is not None and stop.signum == SLURM_SIGNAL
         for signum, handler in before.items():
-            signal.signal(signum, signal.SIG_IGN if ends else handler)
+            signal.signal(signum, signal.SIG_IGN if requeued else handler)
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:

@@ -27,10 +27,10 @@ def in_step() -> bool:
 def requeue() -> str | None:
     """Requeue this job, which SLURM answers with SIGTERM; return the reason if it is refused."""
     try:
-        asked = subprocess.run(["scontrol", "requeue", str(job())], capture_output=True, text=True)
+        result = subprocess.run(["scontrol", "requeue", str(job())], capture_output=True, text=True)
     except OSError as error:  # scontrol is not installed on this node
         return str(error)
-    return None if asked.returncode == 0 else " ".join(asked.stderr.split()) or f"exit code {asked.returncode}"
+    return None if result.returncode == 0 else " ".join(result.stderr.split()) or f"exit code {result.returncode}"
 
 
 def tidy_variables() -> None:

@@ -191,11 +191,16 @@ def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", t
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (mobilenet, {"mean": None}, "give mean and std, as they were normalized with, or to_display"),
+        (mobilenet, {"mean": None}, "give mean and std, which they were normalized with, or to_display"),
         (mobilenet, {"class_names": ["ape"]}, "class_names: 1 names for 3 logits"),
         (dictionary, {}, "returns dict, not logits .* give logits"),
         (mobilenet, {"to_display": lambda images: images}, "to_display must return uint8"),
         (mobilenet, {"dataloader": [{"image": 1}]}, r"a batch of the loader is dict; a batch must be \(images"),
+        (
+            mobilenet,
+            {"dataloader": [(torch.zeros(1, 3, 8, 8), [0])]},
+            r"a batch of the loader is tuple; .*labels \(B,\)",
+        ),
         (mobilenet, {"dataloader": None}, "no test_dataloader; give dataloader"),
     ],
 )
@@ -210,6 +215,18 @@ def test_unusable_options_are_named(
     with pytest.raises(UsageError, match=message):
         results = evaluate_module(trainer(), make(), ModuleOptions(**options), 3)
         results.images(results.test.errors[:3])
+
+
+def test_evaluation_is_limited_like_a_test(loader: "DataLoader[Any]", tmp_path: Path) -> None:
+    options = ModuleOptions(dataloader=loader)
+    for limit, images in ((1, 8), (0.7, 16), (1.0, 20)):
+        limited = Trainer(limit_test_batches=limit, default_root_dir=tmp_path, **QUIET_TRAINER)
+        assert len(evaluate_module(limited, mobilenet(), options, 3).test) == images
+
+
+def test_images_of_other_channels_need_to_display() -> None:
+    with pytest.raises(UsageError, match=r"images of shape \(1, 4, 8, 8\).*or give to_display"):
+        ModuleOptions().display(torch.zeros(1, 4, 8, 8))
 
 
 def test_images_without_normalization_are_drawn_as_they_are() -> None:

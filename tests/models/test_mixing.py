@@ -25,8 +25,7 @@ def test_cutmix_pastes_a_box() -> None:
 
 
 def test_same_batch_is_mixed_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    both, state = Mixing(0.2, 1.0, 3), torch.get_rng_state()
-    torch.manual_seed(5)
+    both = Mixing(0.2, 1.0, 3)
     first = both(IMAGES, LABELS, 3, 7, 0)
     state = torch.get_rng_state()
     again = both(IMAGES, LABELS, 3, 7, 0)

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import fork_server
 import pytest
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed import FileStore
 
 from cifar_lit.cli.checks import check_launched
@@ -23,6 +26,7 @@ from cifar_lit.fit import main
 from cifar_lit.training.distributed import (
     RENDEZVOUS,
     RESUME,
+    init_rendezvous,
     is_child,
     localhost_store,
     run_of_parent,
@@ -180,6 +184,18 @@ def test_tasks_of_srun_on_one_machine_meet_on_localhost_only() -> None:
     }
     with pytest.raises(RunError, match=f"port {port}.*set MASTER_PORT"):
         localhost_store(port, 0, 2, timedelta(seconds=60))
+
+
+def test_failed_rendezvous_does_not_end_this_process_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(os, "environ", {**srun(2, 1), "MASTER_PORT": str(taken.getsockname()[1])})
+        strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * 2, cluster_environment=SLURMEnvironment())
+        with pytest.raises(RunError, match="set MASTER_PORT"):
+            init_rendezvous(strategy, timedelta(seconds=600))
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def orphan(ignore: bool, grace: float, seconds: float) -> None:

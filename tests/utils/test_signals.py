@@ -12,6 +12,8 @@ import fork_server
 import pytest
 from comparison import SMALL, run_folder
 
+from cifar_lit.utils.signals import SLURM_SIGNAL, handled
+
 LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
 
 
@@ -121,3 +123,12 @@ def test_simultaneous_runs_get_two_folders_and_lock_them(tmp_path: Path) -> None
     for run in both:
         run.kill()
         run.wait(60)
+
+
+@pytest.mark.parametrize("slurm_signal", [SLURM_SIGNAL, None])  # None on Windows
+def test_handlers_are_restored(slurm_signal: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_lit.utils.signals.SLURM_SIGNAL", slurm_signal)
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    with handled():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before

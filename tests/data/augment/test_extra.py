@@ -28,8 +28,8 @@ def test_transform_is_a_function_of_the_key(transform: dict[str, Any]) -> None:
         ({"class_path": "ColourJitter"}, "ColourJitter: albumentations has no such transform"),
         ({"class_path": "ColorJitter", "init_args": {"brightnes": 1}}, r"ColorJitter: it cannot be used .*brightnes"),
         ({"class_path": "ColorJitter", "p": 1}, r"each must be \{class_path: NAME, init_args"),
-        ({"class_path": "Normalize"}, r"Normalize: it must return uint8 \(16, 16, 3\) as it gets, not float32"),
-        ({"class_path": "RandomCrop", "init_args": {"height": 8, "width": 8}}, r"not uint8 \(8, 8, 3\)"),
+        ({"class_path": "Normalize"}, r"Normalize: it must return uint8 \(16, 16, 3\).* but returns float32"),
+        ({"class_path": "RandomCrop", "init_args": {"height": 8, "width": 8}}, r"but returns uint8 \(8, 8, 3\)"),
     ],
 )
 def test_unusable_transform_is_refused(transform: dict[str, Any], message: str) -> None:
