@@ -66,7 +66,7 @@ def _looks_too_early(arguments: Any, trainer: Namespace) -> str | None:
 
 def _check_recorded(option: str, callback: Namespace, parser: ArgumentParser) -> None:
     """Refuse arguments that config.yaml cannot contain: the run could not be resumed."""
-    alone = Namespace(trainer=Namespace(callbacks=[callback]))  # type: ignore[no-untyped-call]  # jsonargparse's
+    alone = Namespace(trainer=Namespace(callbacks=[callback]))  # type: ignore[no-untyped-call]  # it has no types
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # jsonargparse writes its warning in place of the value

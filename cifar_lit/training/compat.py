@@ -82,12 +82,12 @@ def count_epochs_when_resuming(trainer: Trainer) -> None:
 
     Lightning's FitLoop.restarting repeats the finished epoch, from its last batch index, if max_steps is set.
     """
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]  # no option for it
 
 
 def keep_signal_handlers(trainer: Trainer) -> None:
     """Keep Lightning from setting its own signal handlers, which act in the middle of a step."""
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # no option
 
 
 def load_no_other_checkpoint(trainer: Trainer) -> None:
@@ -98,7 +98,7 @@ def load_no_other_checkpoint(trainer: Trainer) -> None:
     """
     connector = trainer._checkpoint_connector
     select = connector._select_ckpt_path
-    connector._select_ckpt_path = (  # type: ignore[method-assign]
+    connector._select_ckpt_path = (  # type: ignore[method-assign]  # no option for it
         lambda fn, path, **options: select(fn, path, **options) if path else None
     )
 
