@@ -78,6 +78,25 @@ def test_evaluations_on_other_images_can_be_compared(
 
 
 @pytest.mark.usefixtures("blank_figures")
+def test_test_images_may_lack_classes(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved = RunResults.load(run)
+    rows = np.concatenate([np.flatnonzero(saved.test.labels == label) for label in (4, 7)])
+    for row in rows:
+        image, label = saved.test_images.images[row], saved.test.labels[row]
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / str(label) / f"{row:03}.png")
+    out = run / "evaluation_of_two"
+    evaluate.main([str(run), "--out", str(out), "--data.source=folder", f"--data.root={tmp_path}", *NO_CAMS])
+    assert "no test images of 8 classes, which have no accuracy: 0, 1, 2, 3, 5, ..." in caplog.text
+    results = RunResults.load(out)
+    assert results.classes == saved.classes
+    for labels in (results.test.labels, results.test_images.labels):
+        np.testing.assert_array_equal(labels, saved.test.labels[rows])
+    np.testing.assert_allclose(results.test.probabilities, saved.test.probabilities[rows], atol=1e-5)
+    assert not (out / "failures.txt").exists()
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_checkpoint_file_without_run_needs_only_data(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())

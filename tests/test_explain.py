@@ -92,7 +92,7 @@ def test_folder_of_images(
         assert image.width > 4 * 300  # the image, what the network sees, two layers
     printed = capsys.readouterr()
     assert by_file["grey.png"]["top"][0]["class"] in printed.out
-    assert "ignoring 2 files that are not PNG, JPEG or WebP (old.gif, scan.tiff)" in printed.err
+    assert "ignoring 2 files, not PNG, JPEG or WebP (old.gif, scan.tiff)" in printed.err
     with Image.open("out/contact_sheet.png") as sheet:  # two rows of pairs: the image and its heatmap
         assert sheet.width > 1.5 * sheet.height
 

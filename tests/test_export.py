@@ -103,7 +103,7 @@ def test_export_that_differs_leaves_no_file(
 
     monkeypatch.setitem(export.FORMATS, "safetensors", replace(export.FORMATS["safetensors"], load=load))
     with pytest.raises(SystemExit, match="1"):
-        main([str(finished_run), "--format", "safetensors", "--out", str(tmp_path)])
+        main([str(finished_run), "--format", "safetensors", "--out", str(tmp_path / "out")])
     assert "the export differs from the network: 0 of 360 predictions, and probabilities" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -58,7 +58,7 @@ def test_each_image_has_a_row(finished_run: Path, images: Path, capfd: pytest.Ca
         Path(str(file)).parent.name == label for file, label in zip(expected.files, expected.labels, strict=True)
     )
     assert f"30 images classified; accuracy {correct / 30:.2%} of 30" in printed.err and not printed.out
-    assert "ignoring 1 files that are not PNG, JPEG or WebP (notes.txt)" in printed.err
+    assert "ignoring 1 file, not PNG, JPEG or WebP (notes.txt)" in printed.err
     assert [row["file"] for row in rows] == [row["file"] for row in lines] == list(expected.files)
     for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
         assert row.keys() == line.keys()
@@ -88,7 +88,7 @@ def test_unreadable_files_are_listed_and_tried_again(
     before = Path("rows.csv").read_bytes()
     Image.new("RGB", (9, 9)).save(broken)
     predict.main(command)
-    assert "rows.csv has 35 rows already; 1 images remain\n36 images classified; " in capsys.readouterr().err
+    assert "rows.csv has 35 rows already; remaining: 1 image\n36 images classified; " in capsys.readouterr().err
     after = Path("rows.csv").read_bytes()
     assert after.startswith(before) and after[len(before) :].startswith(b"images/broken.png,")
     assert not Path("rows_unreadable.txt").exists()
@@ -114,7 +114,7 @@ def test_interrupted_command_continues(
     with open("rows.csv", "r+b") as file:  # as a full disk or a power failure may leave it
         file.truncate(os.path.getsize("rows.csv") - 9)
     predict.main(command)
-    assert "7 rows already; 23 images remain" in capsys.readouterr().err
+    assert "7 rows already; remaining: 23 images" in capsys.readouterr().err
     assert_same_rows(Path("rows.csv"), Path("whole.csv"))
 
 
@@ -180,7 +180,7 @@ def test_other_file_is_not_changed(name: str, text: str, tmp_path: Path) -> None
         ("RUN empty --out=rows.txt", "--out rows.txt: the name must end in .csv or .jsonl"),
         ("RUN empty --out=empty/x.csv/x.csv", "part of this path is a file"),
         ("RUN empty --num_workers=-1", "--num_workers must be 0 or more"),
-        ("RUN empty --device=gpu", "device=gpu: "),
+        ("RUN empty --device=gpu", "--device gpu: "),
     ],
 )
 def test_bad_options(
@@ -196,6 +196,29 @@ def test_bad_options(
     Path("empty/x.csv").touch()
     assert message in refused(capsys, predict.main, *options.replace("RUN", str(finished_run)).split())
     assert os.listdir() == ["empty"]
+
+
+def test_rows_of_other_weights_are_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    predictions = Predictions(("a",), np.ones((2, 1), np.float32), ("1.png", "2.png"))
+    rows = Rows(str(path), ("a",), "0123")
+    with rows.append() as file:
+        rows.write(file, predictions)
+    path.write_bytes(path.read_bytes().removesuffix(b"\r\n"))  # as an editor may save it
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="exists, but not with predictions"):
+        list(Rows(str(path), ("a",), "4567").resume())
+    assert path.read_bytes() == before
+    assert list(rows.resume()) == [("1.png", "a")]
+
+
+def test_file_of_another_process_is_not_touched(
+    finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(finished_run), str(images), "--out", "new/rows.csv", "--num_workers", "0", "--device", "cpu"]
+    with Rows("new/rows.csv", (), "").lock():
+        assert "new/rows.csv: another process is writing this file; wait" in refused(capsys, predict.main, *command)
+    assert not os.listdir("new")
 
 
 def test_death_of_a_worker_is_reported(

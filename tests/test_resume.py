@@ -225,7 +225,7 @@ def test_finished_run_creates_the_same_report_again(val_size: int, fit: Fit) -> 
 
 
 @pytest.mark.slow
-def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
+def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     extra = tmp_path / "extra.yaml"
     extra.write_text(
         "trainer:\n  callbacks:\n    - class_path: pytorch_lightning.callbacks.EarlyStopping\n"
@@ -235,6 +235,7 @@ def test_early_stopped_run_is_finished(fit: Fit, tmp_path: Path) -> None:
     assert len(rows(run / "report" / "history.csv")) == 2  # stopped after one epoch without improvement
     checkpoint = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     main(["--ckpt_path", str(run)])
+    assert caplog.text.count("EarlyStopping ended the training: Monitored metric val/accuracy did not improve") == 2
     assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == checkpoint
     assert (run / "report" / "misclassified.png").exists()
 

@@ -19,6 +19,7 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.training import compat
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.text import counted
 
 NEEDED = "a batch must be (images, labels): images (B, 3, H, W), (B, 1, H, W) or (B, H, W, 3), labels (B,)"
 
@@ -77,6 +78,8 @@ class ModuleOptions:
             images = images.permute(0, 2, 3, 1)  # (B, H, W, C)
         if images.dtype != torch.uint8:
             if self.mean is not None and self.std is not None:
+                if not {len(self.mean), len(self.std)} <= {1, images.shape[3]}:
+                    raise UsageError(f"mean={self.mean}, std={self.std}: give {counted(images.shape[3], 'value')} each")
                 images = images * torch.tensor(self.std) + torch.tensor(self.mean)
             elif images.min() < 0 or images.max() > 1:
                 raise UsageError(
@@ -176,6 +179,9 @@ def evaluate_module(trainer: Trainer, module: LightningModule, options: ModuleOp
                 logits = logits_of(module, batch[0].to(device), options)
             table = logits.float().cpu().double().log_softmax(1).numpy()
             true, row = np.asarray(batch[1].cpu()).astype(np.int64), sum(map(len, labels))
+            if true.size and not 0 <= true.min() <= true.max() < table.shape[1]:
+                found = f"a batch of the loader has labels from {true.min()} to {true.max()}"
+                raise UsageError(f"{found}, but {type(module).__name__} returns {counted(table.shape[1], 'logit')}")
             losses = -table[np.arange(len(true)), true]
             for i in np.flatnonzero(table.argmax(1) != true):
                 worst[row + int(i)] = (float(losses[i]), batch[0][i].cpu().clone())
@@ -189,7 +195,7 @@ def evaluate_module(trainer: Trainer, module: LightningModule, options: ModuleOp
     names = options.class_names or getattr(getattr(loader, "dataset", None), "classes", None)
     names = names or [str(i) for i in range(everything.shape[1])]
     if len(names) != everything.shape[1]:
-        raise UsageError(f"class_names: {len(names)} names for {everything.shape[1]} logits")
+        raise UsageError(f"class_names: {counted(len(names), 'name')} for {counted(everything.shape[1], 'logit')}")
     weights = f"last weights, epoch {compat.epochs_finished(trainer)}"
     inputs = {row: image for row, (_, image) in worst.items()}
     return ModuleResults(tuple(map(str, names)), weights, test, module, device, options, inputs)

@@ -14,6 +14,7 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import log_to_loggers
 from cifar_lit.report.results import EpochRow
 from cifar_lit.training.run_folder import folder_of
+from cifar_lit.utils.text import counted
 
 MIN_HINT_S = 5.0
 HINT = (
@@ -59,10 +60,10 @@ class EpochHistory(Callback):
         """Print the length of the training and the size of the network; continue the clocks of a resumed epoch."""
         self._start_clocks(trainer)
         epochs = trainer.max_epochs or -1
-        text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
+        text = counted(epochs, "epoch") if epochs > 0 else "any number of epochs"
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        rank_zero_info(f"training: {text} of {steps} step{'s' * (steps != 1)}, {parameters:,} parameters")
+        rank_zero_info(f"training: {text} of {counted(steps, 'step')}, {parameters:,} parameters")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the totals; not called in a resumed epoch."""
@@ -116,6 +117,13 @@ class EpochHistory(Callback):
             if row.data_time_fraction > 0.1 and totals.data_time_s > MIN_HINT_S and not self._hinted:
                 self._hinted = True
                 self._print(trainer, HINT)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why EarlyStopping ended the training, also when only its report is created again."""
+        for stopping in trainer.early_stopping_callbacks:
+            if reason := stopping.stopping_reason_message:
+                reason = reason.removesuffix(" Signaling Trainer to stop.")
+                rank_zero_info(f"EarlyStopping ended the training: {reason}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows and the totals of the current epoch, for the checkpoint."""

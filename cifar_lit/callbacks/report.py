@@ -26,6 +26,7 @@ from cifar_lit.training import compat
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.text import counted
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ class Report(Callback):
         steps, validation = trainer.global_step, ", validation" if trainer.num_val_batches else ""
         names = ", ".join(type(part).__name__ for part in self.parts)
         rank_zero_info(
-            f"fast_dev_run: tried {steps} training step{'s' * (steps > 1)}{validation}, the final evaluation and the "
+            f"fast_dev_run: tried {counted(steps, 'training step')}{validation}, the final evaluation and the "
             f"report ({names}), all on a few images; not checkpoints and loggers. Nothing is kept"
         )
 

@@ -22,6 +22,7 @@ from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.signals import Interrupted, first_process
+from cifar_lit.utils.text import counted
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
@@ -135,8 +136,8 @@ def check_launched(trainer: Trainer) -> None:
         if rest:
             remedy = "start the same number on each machine, which is then trainer.devices"
         raise UsageError(
-            f"{launcher} has started {processes} process{'es' * (processes > 1)} on {machines} "
-            f"machine{'s' * (machines > 1)}, but trainer.devices={trainer.num_devices} and "
+            f"{launcher} has started {counted(processes, 'process')} on "
+            f"{counted(machines, 'machine')}, but trainer.devices={trainer.num_devices} and "
             f"trainer.num_nodes={trainer.num_nodes} are {used}: {remedy}"
         )
 

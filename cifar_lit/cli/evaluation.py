@@ -8,6 +8,7 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -30,6 +31,7 @@ from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import new_folder
+from cifar_lit.utils.text import counted
 
 REPORT = {name: group for name, group in GROUPS.items() if issubclass(group, ReportCallback)}
 DATA = {"source", "root", "image_size", "train_eval_size", "num_workers", "mirrors", "cache_dir"}
@@ -137,17 +139,22 @@ class Evaluation:
 
     def _load_data(self, known: bool) -> None:
         """Load the images; refuse other classes than those of the checkpoint."""
-        data, theirs = self.data, list(self.network.classes)
+        data, theirs = self.data, self.network.classes
         own = "root" not in self.changed and os.path.isdir(os.path.join(os.path.expanduser(data.root), "train"))
         data.test_only = not known or (data.source == "folder" and not own)
-        ours = list(data.splits.classes)
+        data.network_classes = theirs
+        ours = data.splits.classes
         if theirs != ours:
             there, here = next(pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1])
             raise UsageError(
                 f"RUN {self.file}: it was trained on other classes than those of this data set ({there!r} instead of "
                 f"{here!r}; {len(theirs)} classes instead of {len(ours)}); use data (--data.source, --data.root) with "
-                f"images of each of the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
+                f"images of the classes {', '.join(theirs[:10])}{', ...' * (len(theirs) > 10)}"
             )
+        counts = np.bincount(data.splits.test.labels, minlength=len(theirs))
+        if absent := [name for name, count in zip(theirs, counts, strict=True) if not count]:
+            names = ", ".join(absent[:5]) + ", ..." * (len(absent) > 5)
+            rank_zero_info(f"no test images of {counted(len(absent), 'class')}, which have no accuracy: {names}")
         if not data.test_only and data.splits.train.fingerprint != self.checkpoint["ImageDataModule"]["train"]:
             rank_zero_info("the training images are not those of this run; only the test images are evaluated")
             data.test_only = True

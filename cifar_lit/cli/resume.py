@@ -14,6 +14,7 @@ from cifar_lit.training import run_folder
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.text import counted
 
 HELP = (
     "Resume a run in its folder, with its own options: the run's folder, or `last`, the newest run (of the recipe, if "
@@ -103,8 +104,8 @@ def check_processes(start: Start, data: ImageDataModule, trainer: Trainer) -> No
     before, now = batch_size * first["processes"], data.batch_size * trainer.world_size
     if before != now:
         raise UsageError(
-            f"--ckpt_path {start.run}: data.batch_size={data.batch_size} and {trainer.world_size} process"
-            f"{'es' * (trainer.world_size > 1)} are {now} images per step, but the run has {before} (processes: "
+            f"--ckpt_path {start.run}: data.batch_size={data.batch_size} and "
+            f"{counted(trainer.world_size, 'process')} are {now} images per step, but the run has {before} (processes: "
             f"{first['processes']}); use --data.batch_size {before // trainer.world_size}, or another trainer.devices"
         )
     gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []

@@ -51,6 +51,7 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         test_only: Whether the training images are not used; set it before the first access to the images.
+        network_classes: Those of a network to evaluate if `test_only`: the test images may lack some.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.augment_on = augment_on
         self.test_only = False
+        self.network_classes: tuple[str, ...] = ()
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
         self.mirrors = mirrors or []
@@ -101,7 +103,8 @@ class ImageDataModule(LightningDataModule):
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
         workers, timeout = self._num_workers(), self.process_timeout
         options = (self.root, self.image_size, self.mirrors, self.cache_dir, workers, timeout, self.test_only)
-        return load(self.source, SourceOptions(*options))
+        splits = load(self.source, SourceOptions(*options))
+        return splits.relabeled(self.network_classes) if self.test_only else splits
 
     @property
     def num_classes(self) -> int:

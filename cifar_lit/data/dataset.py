@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
@@ -88,6 +88,14 @@ class DataSplits:
     classes: tuple[str, ...]
     mean: Channels
     std: Channels
+
+    def relabeled(self, classes: tuple[str, ...]) -> "DataSplits":
+        """Return the splits with labels for `classes`, unchanged if these do not contain all of theirs."""
+        if not set(self.classes) <= set(classes):
+            return self
+        labels = np.array([classes.index(name) for name in self.classes])
+        train, test = (replace(split, labels=labels[split.labels]) for split in (self.train, self.test))
+        return replace(self, train=train, test=test, classes=classes)
 
 
 def channel_statistics(images: Images) -> tuple[Channels, Channels]:

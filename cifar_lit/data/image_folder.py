@@ -21,6 +21,7 @@ from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
 from cifar_lit.data.decode import Listing, decode_all
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
+from cifar_lit.utils.text import counted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
@@ -107,8 +108,9 @@ def scan(root: str, image_size: int, test_only: bool = False) -> tuple[Listing, 
         )
     if invalid := [name for name in train.classes if re.search("[\ud800-\udfff]", name)]:
         raise UsageError(f"data.root={root}: the class name {invalid[0]!r} is not UTF-8; rename the folder")
-    if len(train.classes) < 2:
-        raise UsageError(f"data.root={root}: {folders[test_only]} needs at least two class folders, got {test.classes}")
+    if len(train.classes) < (1 if test_only else 2):
+        least = "a class folder" if test_only else "at least two class folders"
+        raise UsageError(f"data.root={root}: {folders[test_only]} needs {least}, got {test.classes}")
     return train, test, digest.hexdigest()
 
 
@@ -152,7 +154,7 @@ def print_ignored(folder: str, files: list[str], count: int) -> None:
     """Name some of the `count` files in a folder that are not images."""
     if count:
         names = ", ".join(files[:3]) + ", ..." * (count > 3)
-        print(f"{folder}: ignoring {count} files that are not PNG, JPEG or WebP ({names})", file=sys.stderr)
+        print(f"{folder}: ignoring {counted(count, 'file')}, not PNG, JPEG or WebP ({names})", file=sys.stderr)
 
 
 def walk(folder: str) -> Iterator[str]:
@@ -226,7 +228,7 @@ def _build(
             if len(unreadable) > 5:
                 atomic_write_text(listed, "".join(f"{line}\n" for line in unreadable))
                 shown += f"\n  ... all are listed in {listed}"
-            raise UsageError(f"data.root: {len(unreadable)} unreadable images; remove or repair them:\n  {shown}")
+            raise UsageError(f"data.root: {counted(len(unreadable), 'unreadable image')}; remove or repair:\n  {shown}")
         measured = "train" if splits["train"].files else "test"
         mean, std = channel_statistics(np.load(building / f"{measured}_images.npy", mmap_mode="r"))
         meta = {"fingerprint": fingerprint, "classes": splits["train"].classes, "mean": mean, "std": std}

@@ -9,6 +9,7 @@ from torch.utils.data import DistributedSampler
 
 from cifar_lit.data.dataset import ImageDataset, Key
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.text import counted
 
 MAX_EVAL_BATCH = 256
 MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
@@ -75,8 +76,8 @@ def train_val_split(labels: Indices, classes: Sequence[str], val_size: float, se
     single = [classes[label] for label in np.flatnonzero(np.bincount(labels) == 1).tolist()]
     if single and size:
         rank_zero_warn(
-            f"{len(single)} classes have a single training image, which is not held out: validation (data.val_size) "
-            f"does not see {', '.join(single[:5])}{', ...' * (len(single) > 5)}"
+            f"{counted(len(single), 'class')} with a single training image, which is not held out: validation "
+            f"(data.val_size) does not see {', '.join(single[:5])}{', ...' * (len(single) > 5)}"
         )
     return stratified_split(labels, size, seed)
 

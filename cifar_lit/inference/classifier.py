@@ -21,6 +21,7 @@ from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, load_network
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import choose_device
+from cifar_lit.utils.text import counted
 
 EXPLAINED_BATCH = 32  # images; the activations of all layers are kept in memory
 
@@ -31,6 +32,7 @@ class Classifier:
     Args:
         trained: The network; it is moved to the device.
         device: Such as `cuda`, `cuda:1`, `mps` or `cpu`; by default a GPU if there is one.
+        option: How a message names the device.
 
     Attributes:
         net: The network, in evaluation mode, in float32, without gradients. Maps uint8 `(B, H, W, 3)` to logits
@@ -43,19 +45,25 @@ class Classifier:
         UsageError: The device does not exist.
     """
 
-    def __init__(self, trained: TrainedNetwork, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, trained: TrainedNetwork, device: torch.device | str | None = None, option: str = "device="
+    ) -> None:
         try:
             self.device = torch.device(device or choose_device("auto"))
             self.net = trained.net.to(self.device)
         except (RuntimeError, AssertionError) as error:  # torch raises both
             reason = str(error).partition("\n")[0]
-            raise UsageError(f"device={device}: {reason}; use {choose_device('auto')}") from None
+            raise UsageError(f"{option}{device}: {reason}; use {choose_device('auto')}") from None
         self.classes = trained.classes
         self.image_size = trained.image_size
 
     @classmethod
     def load(
-        cls, run_or_file: str | Path, device: torch.device | str | None = None, option: str = "RUN"
+        cls,
+        run_or_file: str | Path,
+        device: torch.device | str | None = None,
+        option: str = "RUN",
+        device_option: str = "device=",
     ) -> "Classifier":
         """Load the network of a run's folder (its best weights, else the last ones) or of a `.ckpt` file.
 
@@ -65,7 +73,7 @@ class Classifier:
             UsageError: There is no such checkpoint, it is not one of this project, or the device does not exist; the
                 message names the option.
         """
-        return cls(load_network(str(run_or_file), option), device)
+        return cls(load_network(str(run_or_file), option), device, device_option)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -179,5 +187,8 @@ class Classifier:
         if unknown := sorted(set(names) - set(self.classes)):
             raise UsageError(f"classes={unknown[0]}: the network's classes are {', '.join(self.classes)}")
         if len(names) != count:
-            raise UsageError(f"classes: got {len(names)} names for {count} images; use one name, or one for each image")
+            raise UsageError(
+                f"classes: got {counted(len(names), 'name')} for {counted(count, 'image')}; use one name, or one for "
+                "each image"
+            )
         return np.array([self.classes.index(name) for name in names], np.int64)

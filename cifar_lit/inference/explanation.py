@@ -23,6 +23,7 @@ from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
+from cifar_lit.utils.text import counted
 
 DRAWN_PX = 320  # of an image in the figures
 MAX_ON_SHEET = 100  # images on the contact sheet
@@ -112,7 +113,7 @@ def explain_all(
         drawing.save(drawing.grid(thumbnails, captions, heading, columns=4), folder / "contact_sheet.png")
     text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
     atomic_write_text(folder / "explain.json", text + "\n")
-    print(f"{len(results)} image{'s' * (len(results) != 1)} explained in {folder}")
+    print(f"{counted(len(results), 'image')} explained in {folder}")
     if unreadable:
         raise RunError("unreadable and skipped:\n  " + "\n  ".join(unreadable))
 

@@ -7,7 +7,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text
+from cifar_lit.utils.text import counted
 
 NUM_COMPARED = 1000  # test images
 MAX_DIFFERENCE = 1e-4  # of a probability
@@ -86,8 +88,7 @@ def export_run(run: str, format: str, out: str | None = None, logits: bool = Fal
     folder = Path(out) if out else Path(run) / "export"
     module = Exported(results.network.cpu(), logits).eval()
     images = results.test_images.images[:NUM_COMPARED]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with _created(folder), tempfile.TemporaryDirectory(dir=folder) as temporary:
         file = Path(temporary, kind.file)
         kind.save(module, metadata(results, logits), file)
         program = kind.load(file)
@@ -99,6 +100,20 @@ def export_run(run: str, format: str, out: str | None = None, logits: bool = Fal
     atomic_write_text(folder / "README.md", model_card(results, kind.file, logits, license))
     size_mb = (folder / kind.file).stat().st_size / 2**20
     print(f"wrote {folder / kind.file} ({size_mb:.1f} MiB) and README.md, its model card")
+
+
+@contextmanager
+def _created(folder: Path) -> Iterator[None]:
+    """Create a folder for the block; remove it again if the block fails."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def metadata(results: RunResults, logits: bool = False) -> dict[str, Any]:
@@ -161,7 +176,7 @@ def _latency(module: nn.Module, program: Run, images: NDArray[np.uint8], batch: 
                 run()
                 seconds[name].append(time.perf_counter() - start)
     ours, theirs = (1000 * statistics.median(seconds[name][1:]) for name in ("export", "PyTorch"))
-    return f"{batch} image{'s' * (batch > 1)}: {ours:.1f} ms, PyTorch {theirs:.1f} ms (CPU)"
+    return f"{counted(batch, 'image')}: {ours:.1f} ms, PyTorch {theirs:.1f} ms (CPU)"
 
 
 def _example(module: nn.Module, values: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

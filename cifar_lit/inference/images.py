@@ -133,17 +133,14 @@ def _shape_remedy(images: NDArray[Any], is_tensor: bool) -> str:
 
 def _range_remedy(images: NDArray[Any], is_tensor: bool) -> str:
     """Return how to change dtype and range; empty if both are correct."""
-    is_uint8 = images.dtype == np.uint8
-    if not images.size or images.dtype.kind not in "biuf":
-        return "" if is_uint8 else "convert the values to uint8"
-    low, high = images.min(), images.max()
-    if is_uint8 and high != 1:  # black images are allowed
+    if images.dtype == np.uint8:
         return ""
-    to_uint8 = "" if is_uint8 else ".byte()" if is_tensor else ".astype(np.uint8)"
+    if not images.size or images.dtype.kind not in "biuf":
+        return "convert the values to uint8"
+    low, high = images.min(), images.max()
+    to_uint8 = ".byte()" if is_tensor else ".astype(np.uint8)"
     if 0 <= low and high <= 1:
-        return f"the values go from {low} to {high}: use " + (
-            "images * 255" if is_uint8 else f"(images * 255.0).round(){to_uint8}"
-        )
+        return f"the values go from {low} to {high}: use (images * 255.0).round(){to_uint8}"
     if 0 <= low and high <= 255:
         return f"use images.round(){to_uint8}" if images.dtype.kind == "f" else f"use images{to_uint8}"
     return (

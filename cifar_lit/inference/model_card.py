@@ -9,6 +9,7 @@ from cifar_lit.analysis import scores
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.hardware import PACKAGES
+from cifar_lit.utils.text import counted
 
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 USES = {
@@ -157,7 +158,7 @@ def _training(results: RunResults) -> list[str]:
         lines.append(f"- Fingerprint of the training set (BLAKE2b): `{results.fingerprints['train']}`")
     lines += [
         f"- Fingerprint of the test set: `{results.fingerprints['test']}`",
-        f"- Run: `{results.name}`, {len(results.epochs)} epochs, {results.weights}",
+        f"- Run: `{results.name}`, {counted(len(results.epochs), 'epoch')}, {results.weights}",
         f"- Command: `{part.get('command')}`",
         f"- Hardware: {results.provenance.hardware}",
         f"- Versions: {versions}; commit `{part.get('commit')}`",

@@ -16,6 +16,7 @@ from cifar_lit.inference.rows import TEXT, Rows
 from cifar_lit.utils.errors import RunError, at_least
 from cifar_lit.utils.hardware import available_cores
 from cifar_lit.utils.signals import Interrupted
+from cifar_lit.utils.text import counted
 
 
 class _Counts:
@@ -32,7 +33,7 @@ class _Counts:
         self.correct += folder == predicted
 
     def __str__(self) -> str:
-        text = f"{self.images:,} image{'s' * (self.images != 1)} classified"
+        text = f"{counted(self.images, 'image')} classified"
         if self.labeled:
             text += f"; accuracy {self.correct / self.labeled:.2%} of {self.labeled:,} in folders named like a class"
         return text
@@ -59,9 +60,14 @@ def predict_all(
         RunError: Some images could not be read; the others are classified.
     """
     num_workers = available_cores() if num_workers is None else at_least("--num_workers", num_workers, 0)
-    classifier = Classifier.load(run, device)
+    classifier = Classifier.load(run, device, device_option="--device ")
     rows = Rows(out, classifier.classes, classifier.fingerprint)
-    counts = _Counts(classifier.classes)
+    with rows.lock():
+        _predict(classifier, rows, paths, num_workers)
+
+
+def _predict(classifier: Classifier, rows: Rows, paths: Sequence[str], num_workers: int) -> None:
+    out, counts = rows.out, _Counts(classifier.classes)
 
     def count(row: tuple[str, str]) -> int:
         counts.add(*row)
@@ -78,7 +84,7 @@ def predict_all(
 
     total = sum(1 for _ in remaining(print_others=True))
     if len(done):
-        print(f"{out} has {len(done):,} rows already; {total:,} images remain", file=sys.stderr)
+        print(f"{out} has {counted(len(done), 'row')} already; remaining: {counted(total, 'image')}", file=sys.stderr)
     listed = Path(out).with_name(f"{Path(out).stem}_unreadable.txt") if out else Path(os.devnull)
     failures = 0
     bar = tqdm(
@@ -118,6 +124,4 @@ def predict_all(
             listed.unlink(missing_ok=True)
     print(counts, file=sys.stderr)
     if failures:
-        raise RunError(
-            f"{failures:,} unreadable image{'s' * (failures != 1)}" + (f", listed in {listed}" if out else "")
-        )
+        raise RunError(counted(failures, "unreadable image") + (f", listed in {listed}" if out else ""))

@@ -5,13 +5,15 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import Timeout
+
 from cifar_lit.inference.results import Predictions
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import plain_cell, safe_cell
+from cifar_lit.utils.files import file_lock, plain_cell, safe_cell
 
 TAIL_BYTES = 2**20  # more than a row has
 TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # for any file name
@@ -47,25 +49,52 @@ class Rows:
         csv.writer(text).writerow(self.columns)
         self.start = text.getvalue() if self.is_csv else f'{{"weights": "{weights}", "file": "'
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the file for the block, in which it is read and written.
+
+        Raises:
+            UsageError: Another process has locked it.
+        """
+        if self.out is None:
+            yield
+            return
+        Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+        lock = Path(f"{self.out}.lock")
+        try:
+            with file_lock(lock, timeout_s=0):
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # where files in use cannot be deleted
+                        lock.unlink()
+        except Timeout:
+            raise UsageError(
+                f"--out {self.out}: another process is writing this file; wait until it ends, or use another file"
+            ) from None
+
     def resume(self) -> Iterator[tuple[str, str]]:
         """Yield file and predicted class of the rows in the file, if it exists; remove an incomplete row at its end.
 
         Raises:
-            UsageError: The file contains anything else, or rows of other weights.
+            UsageError: The file contains anything else, or rows of other weights; it is not changed.
         """
         if self.out is None or not os.path.exists(self.out):
             return
         message = f"--out {self.out} exists, but not with predictions of this network; use another file"
-        with open(self.out, "r+b") as content:
-            start = self.start.encode()
-            found = content.read(len(start))
-            if found != start[: len(found)]:
-                raise UsageError(message)
-            size = content.seek(0, os.SEEK_END)
-            content.seek(max(0, size - TAIL_BYTES))
-            incomplete = content.read().rpartition(b"\r\n" if self.is_csv else b"\n")[2]
-            content.truncate(size - len(incomplete))
         try:
+            with open(self.out, "r+b") as content, open(self.out, **TEXT) as file:
+                start = self.start.encode()
+                found = content.read(len(start))
+                if found != start[: len(found)]:
+                    raise ValueError
+                first = next(csv.DictReader(file), {}) if self.is_csv else {}  # JSON lines start with the weights
+                if not self.weights.startswith(first.get("weights") or ""):
+                    raise ValueError
+                size = content.seek(0, os.SEEK_END)
+                content.seek(max(0, size - TAIL_BYTES))
+                incomplete = content.read().rpartition(b"\r\n" if self.is_csv else b"\n")[2]
+                content.truncate(size - len(incomplete))
             with open(self.out, **TEXT) as file:
                 for row in csv.DictReader(file) if self.is_csv else map(json.loads, file):
                     if list(row) != self.columns or row["weights"] != self.weights:
@@ -78,8 +107,6 @@ class Rows:
     @contextmanager
     def append(self) -> Iterator[IO[str]]:
         """Open the file, for `write`."""
-        if self.out is not None:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
         # Not print(), which ignores errors.
         with open(1, "w", closefd=False, **TEXT) if self.out is None else open(self.out, "a", **TEXT) as file:
             if self.is_csv and (self.out is None or file.tell() == 0):

@@ -188,6 +188,7 @@ class RunResults(ErrorResults):
         data = ImageDataModule(**data_options(run, options))
         data.test_only = "train" not in metrics["fingerprints"]
         test, classes = read_csv(report / "predictions.csv")
+        data.network_classes = classes
         flip_tta = report / "predictions_flip_tta.csv"
         where = run.resolve()
         name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")

@@ -192,7 +192,13 @@ def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", t
     ("make", "changes", "message"),
     [
         (mobilenet, {"mean": None}, "give mean and std, which they were normalized with, or to_display"),
-        (mobilenet, {"class_names": ["ape"]}, "class_names: 1 names for 3 logits"),
+        (mobilenet, {"mean": (0.4, 0.5)}, r"mean=\(0.4, 0.5\), std=.*: give 3 values each"),
+        (mobilenet, {"class_names": ["ape"]}, "class_names: 1 name for 3 logits"),
+        (
+            mobilenet,
+            {"dataloader": [(torch.zeros(2, 3, 32, 32), torch.tensor([1, 3]))]},
+            "labels from 1 to 3.* 3 logits",
+        ),
         (dictionary, {}, "returns dict, not logits .* give logits"),
         (mobilenet, {"to_display": lambda images: images}, "to_display must return uint8"),
         (mobilenet, {"dataloader": [{"image": 1}]}, r"a batch of the loader is dict; a batch must be \(images"),
