@@ -200,14 +200,14 @@ def test_bad_options(
 
 def test_rows_of_other_weights_are_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    predictions = Predictions(("a",), np.ones((2, 1), np.float32), ("1.png", "2.png"))
-    rows = Rows(str(path), ("a",), "0123")
+    predictions = Predictions(("a", "b"), np.eye(2, dtype=np.float32), ("1.png", "2.png"))
+    rows = Rows(str(path), ("a", "b"), "0123")
     with rows.append() as file:
         rows.write(file, predictions)
     path.write_bytes(path.read_bytes().removesuffix(b"\r\n"))  # as an editor may save it
     before = path.read_bytes()
     with pytest.raises(UsageError, match="exists, but not with predictions"):
-        list(Rows(str(path), ("a",), "4567").resume())
+        list(Rows(str(path), ("a", "b"), "4567").resume())
     assert path.read_bytes() == before
     assert list(rows.resume()) == [("1.png", "a")]
 

@@ -3,7 +3,8 @@
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -84,16 +85,48 @@ def run(
     with torch.no_grad():
         logits = network(inputs)
     cams = []
-    for layer in layers:
-        cam = methods()[method](network, [layer], reshape_transform=reshape)
-        if method not in IMAGE_SIZED:  # do not resize; FinerCAM wraps the object that would
-            getattr(cam, "base_cam", cam).get_target_width_height = lambda _input: None
-        per_class = [
-            cam(inputs.clone(), [_target(method, row, label) for row, label in zip(logits, column, strict=True)])
-            for column in classes.T.tolist()
-        ]
-        cams.append(np.stack(per_class, axis=1).astype(np.float32))
+    with layer_outputs(layers) as outputs:
+        first = network(inputs[:1])
+        for layer in layers:
+            cam = methods()[method](network, [layer], reshape_transform=reshape)
+            if getattr(cam, "uses_gradients", True):
+                check_gradients(method, [outputs[layer], first])
+            if method not in IMAGE_SIZED:  # do not resize; FinerCAM wraps the object that would
+                getattr(cam, "base_cam", cam).get_target_width_height = lambda _input: None
+            per_class = [
+                cam(inputs.clone(), [_target(method, row, label) for row, label in zip(logits, column, strict=True)])
+                for column in classes.T.tolist()
+            ]
+            cams.append(np.stack(per_class, axis=1).astype(np.float32))
     return cams
+
+
+@contextmanager
+def layer_outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Collect the outputs of layers in the forward passes of the block, with gradients even of frozen weights."""
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def collect(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_()
+        outputs[layer] = output
+        return output.clone()  # the next layer may change it in place, as the ReLU of torchvision's VGG does
+
+    handles = [layer.register_forward_hook(collect) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_gradients(method: str, tensors: Sequence[Tensor]) -> None:
+    """Raise UsageError if a forward pass has computed any of the tensors without gradients."""
+    if not all(one.requires_grad for one in tensors):
+        raise UsageError(
+            f"{method} needs gradients of target_layer, but forward computes it under torch.no_grad(); freeze its "
+            "weights with requires_grad_(False) instead, or use method='EigenCAM', which needs none"
+        )
 
 
 def _target(method: str, logits: torch.Tensor, label: int) -> Any:

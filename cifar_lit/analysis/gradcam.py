@@ -4,9 +4,7 @@ Grad-CAM (arXiv 1610.02391) takes a forward pass, and a backward pass per class 
 runs once per layer and class, with the same result. The other methods are the package's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_lit.analysis.cam_methods import package_cams
+from cifar_lit.analysis.cam_methods import check_gradients, layer_outputs, package_cams
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 
 MAX_PIXELS = 2**16  # in a batch; the activations of all layers are kept in memory
@@ -82,9 +80,11 @@ def grad_cam(
     Returns:
         For each layer an array `(B, K, h, w)`, float32, 0 or more.
     """
-    with _outputs(layers) as outputs:
-        scores = forward().gather(1, classes)  # (B, K)
+    with layer_outputs(layers) as outputs:
+        logits = forward()
     features = [outputs[layer] for layer in layers]
+    check_gradients("GradCAM", [*features, logits])
+    scores = logits.gather(1, classes)  # (B, K)
     cams: list[list[Tensor]] = [[] for _ in layers]
     for k in range(scores.shape[1]):
         gradients = torch.autograd.grad(scores[:, k].sum(), features, retain_graph=True)
@@ -93,23 +93,6 @@ def grad_cam(
             weights = gradient.mean(dim=(2, 3), keepdim=True)  # (B, channels, 1, 1)
             per_class.append((weights * feature).sum(dim=1).relu().detach())  # (B, h, w)
     return [torch.stack(per_class, dim=1).float().cpu().numpy() for per_class in cams]
-
-
-@contextmanager
-def _outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Collect the outputs of layers in the forward passes of the block."""
-    outputs: dict[nn.Module, Tensor] = {}
-
-    def collect(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        outputs[layer] = output
-        return output.clone()  # the next layer may change it in place, as the ReLU of torchvision's VGG does
-
-    handles = [layer.register_forward_hook(collect) for layer in layers]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def upscale(cam: NDArray[np.float32], height: int, width: int | None = None) -> NDArray[np.float32]:
@@ -145,6 +128,6 @@ def default_layer(net: ResNet18, image_size: int) -> Layer:
 def _layer_sizes(net: ResNet18, image_size: int) -> dict[Layer, int]:
     """Return the height and width in px of the output of each layer."""
     image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=net.normalize.mean.device)
-    with _outputs([net.layer(name) for name in LAYERS]) as outputs, torch.inference_mode():
+    with layer_outputs([net.layer(name) for name in LAYERS]) as outputs, torch.inference_mode():
         net(image)
     return {name: outputs[net.layer(name)].shape[-1] for name in LAYERS}

@@ -124,8 +124,6 @@ class ModuleResults(ErrorResults):
         modules = [self.module.get_submodule(name) for name in layers]
         with _evaluating(self.module, self.device), torch.inference_mode(False), torch.enable_grad():
             inputs = self._inputs(rows).clone().to(self.device)
-            if inputs.is_floating_point():
-                inputs.requires_grad_()
             if method == "GradCAM":
                 cams = grad_cam(lambda: self._logits(inputs), modules, classes, self.options.reshape_transform)
             else:

@@ -42,6 +42,7 @@ def hide_warnings() -> None:
         "Checkpoint directory .* exists and is not empty",  # a resumed run's
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
         "You called `self.log.* but have no logger configured",  # the report needs none
+        "The number of training batches .* is smaller than the logging interval",  # each epoch is logged in any case
         "Precision .* is not supported by the model summary",  # only its estimate in MB is concerned
         "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
     ):

@@ -176,6 +176,40 @@ def test_other_methods(loader: "DataLoader[Any]", trainer: Callable[..., Trainer
     assert [cam.shape for cam in cams.values()] == [(2, 2, 4, 4), (2, 2, 2, 2)]
 
 
+class FromBytes(Classifier):
+    """Normalizes its images, which thus have no gradients."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images.permute(0, 3, 1, 2) / 255)
+        return logits
+
+
+class NoGradients(Classifier):
+    """Its features are not trained, as in Lightning's example of transfer learning."""
+
+    def forward(self, images: Tensor) -> Any:
+        with torch.no_grad():
+            features = self.net.features(images).mean((2, 3))
+        return self.net.classifier(features)
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "LayerCAM"])
+def test_frozen_layers_are_explained_or_refused(
+    method: str, images: np.ndarray, loader: "DataLoader[Any]", trainer: Callable[..., Trainer]
+) -> None:
+    torch.manual_seed(0)
+    net, layers = mobilenet_v3_small(num_classes=3), ["net.features.8"]
+    pixels = DataLoader(TensorDataset(torch.from_numpy(images), torch.arange(20) % 3), batch_size=8)
+    results = evaluate_module(trainer(), FromBytes(net), ModuleOptions(dataloader=pixels), 2)
+    rows = results.test.errors[:2]
+    expected = results.cams(rows, layers, method)[layers[0]]
+    net.requires_grad_(False)
+    np.testing.assert_array_equal(results.cams(rows, layers, method)[layers[0]], expected)
+    results = evaluate_module(trainer(), NoGradients(net), ModuleOptions(dataloader=loader), 2)
+    with pytest.raises(UsageError, match=rf"^{method} needs gradients.*torch\.no_grad.*use method='EigenCAM'"):
+        results.cams(results.test.errors[:2], layers, method)
+
+
 def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
     for part, message in (
         (GradCAMGrid(), r"no target_layer was given.*such as 'net\.features\.12\.0'"),

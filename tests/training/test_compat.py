@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.distributed import TCPStore, rendezvous
@@ -79,9 +80,8 @@ class Save(Checkpoint):
 
 
 def trainer(*callbacks: Checkpoint, **options: Any) -> Trainer:
-    options = {"limit_val_batches": 0, **options}
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(callbacks=list(callbacks), **quiet, **options)
+    return Trainer(callbacks=list(callbacks), **{"limit_val_batches": 0, **quiet, **options})
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_irrelevant_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # good advice
         compat.hide_warnings()
-        trainer(saver, max_steps=1, limit_val_batches=1).fit(Line(Loader(int)))
+        trainer(saver, max_steps=1, limit_val_batches=1, logger=CSVLogger(tmp_path)).fit(Line(Loader(int)))
         resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
         resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
     assert warnings.formatwarning("be careful", UserWarning, "/venv/site-packages/a.py", 7) == "warning: be careful\n"
