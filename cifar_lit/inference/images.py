@@ -126,9 +126,13 @@ def _shape_remedy(images: NDArray[Any], is_tensor: bool) -> str:
         return "repeat the gray channel: " + (
             "images.expand(*images.shape[:-1], 3)" if is_tensor else "images.repeat(3, -1)"
         )
+    if images.ndim == 4 and shape[1] == 1:
+        return "repeat the gray channel, and move it to the end: images." + (
+            "expand(-1, 3, -1, -1).movedim(1, -1)" if is_tensor else "repeat(3, 1).transpose(0, 2, 3, 1)"
+        )
     if images.ndim in (2, 3):
         return f"repeat gray images: {'torch' if is_tensor else 'np'}.stack([images] * 3, -1)"
-    return "use a list for images of different sizes"
+    return "use RGB images, in a list if their sizes differ"
 
 
 def _range_remedy(images: NDArray[Any], is_tensor: bool) -> str:

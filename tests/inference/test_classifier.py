@@ -111,12 +111,14 @@ def test_results_are_sorted_and_named() -> None:
         ("images[..., 0]", "np.stack([images] * 3, -1)"),
         ("images[0, ..., 0]", "np.stack([images] * 3, -1)"),
         ("images[..., :1]", "images.repeat(3, -1)"),
+        ("images[:, None, ..., 0]", "images.repeat(3, 1).transpose(0, 2, 3, 1)"),
         ("np.concatenate([images, images], -1)[..., :4]", "images[..., :3]"),
         ("torch.tensor(images) / 255", "(images * 255.0).round().byte()"),
         ("torch.tensor(images).bfloat16() / 255", "(images * 255.0).round().byte()"),
         ("torch.tensor(images).long()", "images.byte()"),
         ("torch.tensor(images).permute(0, 3, 1, 2)", "images.movedim(-3, -1)"),
         ("torch.tensor(images)[..., 0]", "torch.stack([images] * 3, -1)"),
+        ("torch.tensor(images)[:, None, ..., 0]", "images.expand(-1, 3, -1, -1).movedim(1, -1)"),
         ("torch.tensor(images)[..., :1]", "images.expand(*images.shape[:-1], 3)"),
     ],
 )
@@ -134,7 +136,7 @@ def test_refused_array_is_accepted_after_its_remedy(
     ("images", "message"),
     [
         (np.zeros((0, 32, 3), np.uint8), "must be uint8"),
-        (np.zeros((2, 2, 32, 32, 3), np.uint8), "of different sizes"),
+        (np.zeros((2, 2, 32, 32, 3), np.uint8), "in a list if their sizes differ"),
         (np.full((9, 9, 3), -1.5), "do not standardize"),
         (np.full((9, 9, 3), np.nan), "the values go from nan"),
         (np.full((9, 9, 3), 300), "scale them"),
