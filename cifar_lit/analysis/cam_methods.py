@@ -87,10 +87,11 @@ def run(
     cams = []
     with layer_outputs(layers) as outputs:
         first = network(inputs[:1])
+        features = {layer: outputs[layer] for layer in layers}
         for layer in layers:
             cam = methods()[method](network, [layer], reshape_transform=reshape)
             if getattr(cam, "uses_gradients", True):
-                check_gradients(method, [outputs[layer], first])
+                check_gradients(method, [features[layer], first])
             if method not in IMAGE_SIZED:  # do not resize; FinerCAM wraps the object that would
                 getattr(cam, "base_cam", cam).get_target_width_height = lambda _input: None
             per_class = [
@@ -101,10 +102,15 @@ def run(
     return cams
 
 
+class _Outputs(dict[nn.Module, Tensor]):
+    def __missing__(self, layer: nn.Module) -> Tensor:
+        raise UsageError("target_layer: forward does not use this layer; use another one")
+
+
 @contextmanager
 def layer_outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect the outputs of layers in the forward passes of the block, with gradients even of frozen weights."""
-    outputs: dict[nn.Module, Tensor] = {}
+    outputs = _Outputs()
 
     def collect(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not output.requires_grad:

@@ -34,9 +34,11 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
         message: From jsonargparse.
         options: Names of all options.
     """
-    text = re.sub(r"Errors:.*(?=Given value:)", "", _problem_with_class(message) or message, flags=re.DOTALL)
+    problem = _problem_with_class(message)
+    text = re.sub(r"Errors:.*(?=Given value:)", "", problem or message, flags=re.DOTALL)
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
-    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
+    text = re.sub(r"Does not validate .* Subtypes: \[(.*)\] Given value:", r"Expected one of \1. Got value:", text)
+    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", "" if problem else message)):
         members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
         near = members or difflib.get_close_matches(name, options, n=1)
         if name in ADVICE:
@@ -53,15 +55,21 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
 def _problem_with_class(message: str) -> str | None:
     """Return what is wrong with a class, from a message that has a paragraph for each type the option accepts."""
     option = re.match(r'Parser key "([\w.]+)"', message)
-    found = re.search(r"class_path '(?:\w+\.)*(\w+)':\s*(.*?)(?=\n\s*- |\n\s*Given value|$)", message, re.DOTALL)
-    if option and (lost := re.search(r"Expected a path but (\S+) either not accessible", message)) and not found:
-        return f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
-    if not option or not found:
+    if not option:
         return None
-    name, reason = found.groups()
+    of_optimizer = r"callable class: (?P<reason>.*)\. Got value: Namespace\(class_path='(?:\w+\.)*(?P<name>\w+)'"
+    other = r"class_path '(?:\w+\.)*(?P<name>\w+)':\s*(?P<reason>.*?)(?=\n\s*- |\n\s*Given value|$)"
+    found = re.search(of_optimizer, message, re.DOTALL) or re.search(other, message, re.DOTALL)
+    lost = re.search(r"Expected a path but (\S+) either not accessible", message)
+    if lost and not found:
+        text = f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
+        return "; ".join(filter(None, [text, ADVICE.get(option[1])]))
+    if not found:
+        return None
+    reason = re.sub(r"- Expected a path .*?\n\s*- ", "", found["reason"])
     if missing := re.match("the following arguments are required: (.*)", reason):
         reason = "set " + ", ".join(f"--{option[1]}.{argument}" for argument in missing[1].split(", "))
-    return f"{option[1]}: {name}: {reason}"
+    return f"{option[1]}: {found['name']}: {reason}"
 
 
 def add_group(parser: LightningArgumentParser, name: str, group: type) -> None:

@@ -179,6 +179,10 @@ def test_other_methods(loader: "DataLoader[Any]", trainer: Callable[..., Trainer
 class FromBytes(Classifier):
     """Normalizes its images, which thus have no gradients."""
 
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.unused = nn.Conv2d(3, 3, 3)
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images.permute(0, 3, 1, 2) / 255)
         return logits
@@ -205,6 +209,8 @@ def test_frozen_layers_are_explained_or_refused(
     expected = results.cams(rows, layers, method)[layers[0]]
     net.requires_grad_(False)
     np.testing.assert_array_equal(results.cams(rows, layers, method)[layers[0]], expected)
+    with pytest.raises(UsageError, match="forward does not use this layer"):
+        results.cams(rows, ["unused"], method)
     results = evaluate_module(trainer(), NoGradients(net), ModuleOptions(dataloader=loader), 2)
     with pytest.raises(UsageError, match=rf"^{method} needs gradients.*torch\.no_grad.*use method='EigenCAM'"):
         results.cams(results.test.errors[:2], layers, method)

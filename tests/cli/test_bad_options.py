@@ -26,6 +26,7 @@ CASES = [
     ("--config", "--config"),
     ("--trainer=3", "trainer"),
     ("--data.batch_size=many", "data.batch_size", "many"),
+    ("--trainer.max_epochs=2.0", "trainer.max_epochs: Expected one of int, NoneType. Got value: 2.0"),
     ("--data.source=mnist", "data.source", "cifar10", "mnist"),
     ("--model.stem=cifr", "model.stem", "cifar", "imagenet"),
     ("--model.compile=maybe", "model.compile", "maybe"),
@@ -113,6 +114,10 @@ CASES = [
     ("--trainer.gradient_clip_algorithm=x", "trainer:", "gradient_clip_algorithm"),
     (f"{EMA} {EMA}", "trainer:"),
     # classes
+    ("--model.optimizer.init_args.lr=0,001", "model.optimizer: SGD: lr: Expected one of float", "Got value: 0,001\n"),
+    ("--model.optimizer=AdamW --model.optimizer.betas=x", "model.optimizer: AdamW: betas: ", "Got value: x"),
+    ("--model.optimizer.init_args.lrr=1", "model.optimizer: SGD: Option 'lrr' is not accepted\n"),
+    ("--model.optimizer=Adamm", "model.optimizer: there is no class Adamm; use MODULE.CLASS", "such as SGD or AdamW"),
     ("--trainer.callbacks+=EarlyStopping", "trainer.callbacks: EarlyStopping: set --trainer.callbacks.monitor"),
     ("--trainer.logger+=CSVLogger", "trainer.logger: CSVLogger: set --trainer.logger.save_dir"),
     (f"{EARLY_STOPPING} --trainer.callbacks.patience=x", "trainer.callbacks: EarlyStopping:", "patience"),
