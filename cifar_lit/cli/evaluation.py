@@ -43,7 +43,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m cifar_lit.evaluate",
         usage=USAGE,
-        description="Create the report of a run or a checkpoint again, on its own test images or on others of the same "
+        description="Create the report of a run or a checkpoint again, on its own test images or on others of its "
         "classes, which need no training images: with --data.source folder, ROOT/test/CLASS/ or ROOT/CLASS/ is enough. "
         "Options that are not given are those of the run.",
         exit_on_error=False,
