@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cifar_lit.analysis.faithfulness import PERCENTILES, STAGES, cascading_randomization, road
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
-from cifar_lit.analysis.faithfulness import PERCENTILES, STAGES, cascading_randomization, road
 from cifar_lit.models.resnet import Normalize, ResNet18
 
 CLASSES = np.array([0, 1, 2])
