@@ -49,7 +49,9 @@ def test_evidence_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             values = batch.float()
-            return torch.stack([values[:, 22:30, 22:30].std(dim=(1, 2, 3)), values[:, 2:10, 2:10].std(dim=(1, 2, 3))], 1)
+            return torch.stack(
+                [values[:, 22:30, 22:30].std(dim=(1, 2, 3)), values[:, 2:10, 2:10].std(dim=(1, 2, 3))], 1
+            )
 
     def maps(_net: Any, batch: np.ndarray, *_: Any) -> Any:
         cams = np.zeros((len(batch), 2, 32, 32), dtype=np.float32)

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from cifar_lit.analysis.gradcam import activation_maps, upscale, why_flat
 from cifar_lit.analysis.sanity import (
     STAGES,
     cascading_randomization,

@@ -199,7 +199,7 @@ def test_failed_section_is_replaced_by_the_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
-    monkeypatch.setattr("cifar_lit.report.sections.scores.scores.confusion", broken)
+    monkeypatch.setitem(SECTIONS, "confusion", Section("Which classes does it confuse?", broken))
     html, writer = build(results, tmp_path)
     assert writer.failures == {"HTMLReport (confusion)": "the matrix is <singular>"}
     assert "could not be created: the matrix is <singular>" in capsys.readouterr().err
