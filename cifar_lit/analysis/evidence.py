@@ -13,7 +13,7 @@ from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.analysis.interventions import Interventions, intervene
 from cifar_lit.analysis.localization import CELLS, MIN_CONFIDENCE, Localization, draw_mosaics, localize
 from cifar_lit.analysis.predictions import Predictions
-from cifar_lit.analysis.removal import Removal, compare_with_null_maps
+from cifar_lit.analysis.removal import CAM, Removal, compare_with_null_maps
 from cifar_lit.analysis.sanity import Sanity, check_sanity
 from cifar_lit.models.resnet import Layer, ResNet18
 
@@ -116,7 +116,10 @@ def collect(net: ResNet18, images: Images, test: Predictions, plan: Plan) -> Evi
         rows = shuffled[: plan.num_removed]
         if len(rows) < 2:
             raise Missing("two or more images are needed, because one null map is another image's")
-        return compare_with_null_maps(net, images(rows), most_probable[rows], layer, plan.method)
+        found = compare_with_null_maps(net, images(rows), most_probable[rows], layer, plan.method)
+        if not found.scores[CAM]:
+            raise Missing(f"no image has a {layer} CAM with contrast")
+        return found
 
     def sanity() -> Sanity:
         rows = shuffled[: plan.num_randomized]
@@ -126,7 +129,10 @@ def collect(net: ResNet18, images: Images, test: Predictions, plan: Plan) -> Evi
         rows = np.random.default_rng(0).permutation(test.errors)[: plan.num_replaced]
         if not len(rows):
             raise Missing("no error, nothing to replace")
-        return intervene(net, images(rows), test.target_classes(rows), layer, plan.method)
+        found = intervene(net, images(rows), test.target_classes(rows), layer, plan.method)
+        if not found.num_images:
+            raise Missing(f"no misclassified image has {layer} CAMs with contrast for both classes")
+        return found
 
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}

@@ -89,7 +89,7 @@ def intervene(
 
 def highest(values: NDArray[np.float32], area: float) -> NDArray[np.bool_]:
     """Mark the fraction `area` of the pixels with the highest values, `(N, H, W)`; ties in a fixed random order."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     order = np.lexsort((np.random.default_rng(0).random(flat.shape), -flat))  # the highest first
     marked = order.argsort(axis=1) < round(area * flat.shape[1])
     return np.asarray(marked.reshape(values.shape))

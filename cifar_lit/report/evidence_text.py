@@ -76,11 +76,9 @@ def removal(evidence: Evidence) -> str:
     for verdict, text in ((1, "higher than"), (0, "not distinguishable from"), (-1, "lower than")):
         if names := [name for name in verdicts if verdicts[name] == verdict]:
             parts.append(f"{text} that of {_listed(names)}")
-    if not parts:
-        return "No CAM had a score."
     if all(verdict == 1 for verdict in verdicts.values()):
         follows = "So the probability depends more on the pixels that the CAM marks than on those of every null map."
-    elif any(verdicts.get(name) == 1 for name in NULL_MAPS[:2]) and verdicts.get(NULL_MAPS[1]) == 1:
+    elif verdicts.get(NULL_MAPS[0]) == verdicts.get(NULL_MAPS[1]) == 1:  # random, and the centred blob
         follows = (
             "So the probability depends more on the pixels that the CAM marks than on random or central ones; beyond "
             "the null maps that it does not exceed, its score is no evidence."
@@ -98,15 +96,13 @@ def interventions(evidence: Evidence) -> str:
     found = evidence.interventions
     assert found
     turned, chance, more = (values[FOR_PREDICTED][AREA] for values in (found.turned, found.random, found.differences))
-    if not (turned and chance and more):
-        return "No misclassified image has CAMs with contrast for both classes."
+    reverse = found.turned[FOR_TRUE][AREA]
+    assert turned and chance and more and reverse
     result = {
         1: "so the predictions depend on the marked evidence more than on other places of the same shape",
         0: "the difference could be due to chance, so nothing shows that the predictions depend on the marked evidence",
         -1: "so other places matter more than the marked evidence",
     }[more.against(0)]
-    reverse = found.turned[FOR_TRUE][AREA]
-    assert reverse
     return (
         f"Blurring the {100 * SENTENCE_AREA:.0f} % of an image with the most evidence for the predicted and the least "
         f"for the true class corrects {percent(turned)} of {found.num_images} errors, the same shape at a random place "

@@ -29,7 +29,7 @@ def test_areas_and_places() -> None:
     assert highest(np.zeros((1, 10, 10), np.float32), 0.4).sum() == 40  # ties
     moved = shift_randomly(marked, 0)
     assert moved.sum(axis=(1, 2)).tolist() == [20] * 3 and (moved != marked).any()
-    assert shift_randomly(marked[:0], 0).shape == (0, 10, 10)
+    assert highest(values[:0], 0.2).shape == shift_randomly(marked[:0], 0).shape == (0, 10, 10)
 
 
 def test_evidence_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
