@@ -54,5 +54,14 @@ def test_a_failure_loses_one_part(make_results: Callable[..., RunResults], monke
     assert nothing.layer is None and set(nothing.missing) == set(PARTS) and nothing.errors == {}
 
 
+def test_cams_without_contrast_are_no_evidence(make_results: Callable[..., RunResults]) -> None:
+    results = make_results()
+    results.network.backbone.fc.weight.zero_()
+    found = collect(results.network, results.images, results.test, Plan(0, 3, 0, 3))
+    assert found.missing["removal"] == "no image has a layer1 CAM with contrast"
+    assert found.missing["interventions"].startswith("no misclassified image has layer1 CAMs")
+    assert found.errors == {}
+
+
 def test_smaller_plan() -> None:
     assert Plan(200, 3, 0, 100, "LayerCAM").at_most(4) == Plan(4, 3, 0, 4, "LayerCAM")
