@@ -24,8 +24,9 @@ def scores(evidence: Evidence) -> dict[str, Estimate]:
         found["rise of complexity when randomized (eMPRT)"] = sanity.complexity_rise[sanity.layer]
     if acts := evidence.interventions:
         for kind in (FOR_PREDICTED, FOR_TRUE):
-            found[f"corrected by blurring {kind} ({SENTENCE_AREA:.0%})"] = acts.turned[kind][AREA]
-            found[f"the same minus that of random places, {kind}"] = acts.differences[kind][AREA]
+            corrected = f"errors corrected by blurring {100 * SENTENCE_AREA:.0f} %, {kind}"
+            found[corrected] = acts.turned[kind][AREA]
+            found[f"{corrected}, minus random places"] = acts.differences[kind][AREA]
     return {name: value for name, value in found.items() if value}
 
 
