@@ -34,7 +34,7 @@ QUICK = [
     "--data.num_workers=0",
     "--misclassified.k=3",
     "--page.num_cams=5",
-    "--page.num_road=1",
+    "--report=quick",
 ]
 # For tests that do not look at the report's CAMs and figures.
 BRIEF = [*QUICK, "--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]

@@ -21,7 +21,7 @@ SHORT = [
     "--trainer.limit_test_batches=0.1",
     "--data.train_eval_size=50",
     "--page.num_cams=5",
-    "--page.num_road=1",
+    "--report=quick",
 ]
 
 

@@ -21,7 +21,7 @@ from tests.conftest import BRIEF, CONFIGS, ROOT, figures_left_blank
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 
-OPTIONS = [*BRIEF, "--page.num_road=0", "--model.schedule.name=constant"]
+OPTIONS = [*BRIEF, "--model.schedule.name=constant"]
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
 OWN_SAVER = [
     "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint",

@@ -1,6 +1,7 @@
 """Thin adapters of analysis and report to Lightning, one per file."""
 
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.evidence import Evidence
 from cifar_lit.callbacks.gradcam import GradCAMGrid
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.html_report import HTMLReport
@@ -16,6 +17,7 @@ from cifar_lit.callbacks.summary import Summary
 __all__ = [
     "Curves",
     "EpochHistory",
+    "Evidence",
     "GradCAMGrid",
     "HTMLReport",
     "MisclassifiedImages",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import nn
 
+from cifar_lit.analysis.evidence import Plan, collect
 from cifar_lit.analysis.predictions import Predictions, average, predict
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
@@ -29,6 +30,7 @@ def evaluate_network(
     provenance: Provenance | None = None,
     flip_tta: bool = False,
     lr_range: LRRange | None = None,
+    evidence: Plan | None = None,
 ) -> RunResults:
     """Predict the test images and, unless `data.test_only`, some training images; every process must call this.
 
@@ -42,6 +44,7 @@ def evaluate_network(
         provenance: Default: this process.
         flip_tta: Whether to predict the mirrored test images, too.
         lr_range: The learning-rate range test.
+        evidence: How much evidence for the CAMs to compute when it is first used; default: none.
     """
     device = trainer.strategy.root_device
     net = net.to(device).float().eval().requires_grad_(False)
@@ -80,6 +83,7 @@ def evaluate_network(
         data=data,
         load_network=lambda: net,
         lr_range=lr_range,
+        load_evidence=lambda results: collect(results.network, results.images, results.test, evidence or Plan()),
     )
 
 

@@ -1,7 +1,7 @@
 """Grad-CAM of the misclassified test images."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 from torch import nn
@@ -24,7 +24,8 @@ class GradCAMGrid(ReportCallback):
 
     Args:
         k: Number of images, 1 or more.
-        layers: Layers to draw, `layer1` to `layer4`. Default: the deepest whose CAM is larger than 5 px.
+        layers: Layers to draw, `layer1` to `layer4`. `auto`: of those whose CAM is larger than 5 px the one that
+            localizes best in the pointing game; without it (evidence.num_mosaics 0), the deepest.
         method: `GradCAM`, or another method of the grad-cam package: HiResCAM, GradCAM++, LayerCAM, XGradCAM,
             EigenCAM, FinerCAM, ScoreCAM, ...
         target_layer: For a module that is not ImageClassifier: the layer to draw, or its name in `named_modules()`.
@@ -39,7 +40,7 @@ class GradCAMGrid(ReportCallback):
     def __init__(
         self,
         k: int = 10,
-        layers: list[Layer] | None = None,
+        layers: list[Layer] | Literal["auto"] | None = "auto",
         method: str = "GradCAM",
         *,
         target_layer: nn.Module | str | None = None,
@@ -59,6 +60,6 @@ class GradCAMGrid(ReportCallback):
         """Write the figures."""
         for panel in ("true", "predicted"):
             writer.figure(f"gradcam_{panel}", figures.gradcam(results, self.k, [panel], method=self.method))
-        layers: Sequence[str] = self.layers or [results.default_layer]
+        layers: Sequence[str] = self.layers if isinstance(self.layers, list) else [results.default_layer]
         for layer in dict.fromkeys(layers):
             writer.figure(f"gradcam_{layer}", figures.gradcam(results, self.k, layer=layer, method=self.method))

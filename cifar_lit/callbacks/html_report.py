@@ -15,18 +15,13 @@ class HTMLReport(ReportCallback):
     Args:
         max_listed: Number of misclassified images on the page, the highest loss first, 0 or more; default: all.
         num_cams: Number of those images that get CAMs, 0 or more.
-        num_road: Number of those images whose CAMs get a faithfulness score (ROAD), 0 or more. On two cores an image
-            of 32 px takes about 2 s.
         method: How the CAMs are computed; see GradCAMGrid.
     """
 
-    def __init__(
-        self, max_listed: int | None = None, num_cams: int = 100, num_road: int = 10, method: str = "GradCAM"
-    ) -> None:
+    def __init__(self, max_listed: int | None = None, num_cams: int = 100, method: str = "GradCAM") -> None:
         self.options = Options(
             None if max_listed is None else at_least("page.max_listed", max_listed, 0),
             at_least("page.num_cams", num_cams, 0),
-            at_least("page.num_road", num_road, 0),
             cam_methods.check("gradcam.method", method),
         )
 

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.analysis.evidence import Plan
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
@@ -29,12 +30,14 @@ from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
 T = TypeVar("T")
+FEW = 4  # images for the evidence of a fast_dev_run
 
 
 class ReportCallback(Callback, ABC):
     """A part of the report. Several of them in one Trainer share one evaluation of the network."""
 
     flip_tta = False  # whether this part needs predictions with flip TTA
+    plan: Plan | None = None  # how much evidence for the CAMs this part needs
     module_options: ModuleOptions | None = None  # of a part that works with any module
     python_only: frozenset[str] = frozenset()  # arguments that are no options of the command line
 
@@ -139,6 +142,11 @@ class Report(Callback):
         """Whether any part needs predictions with flip TTA."""
         return any(part.flip_tta for part in self.parts)
 
+    @property
+    def plan(self) -> Plan | None:
+        """How much evidence for the CAMs to compute; None for none."""
+        return next((part.plan for part in self.parts if part.plan), None)
+
     def raise_if_failed(self, remedy: str) -> None:
         """Raise RunError, with the remedy, if parts of the last report could not be created."""
         if self.writer:
@@ -161,6 +169,7 @@ class Report(Callback):
             provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
             flip_tta=self.flip_tta,
             lr_range=self.lr_range,
+            evidence=self.plan and self.plan.at_most(FEW) if getattr(trainer, "fast_dev_run", False) else self.plan,
         )
 
     def _module_results(self, trainer: Trainer, module: LightningModule) -> ErrorResults:

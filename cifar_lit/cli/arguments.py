@@ -13,6 +13,7 @@ from cifar_lit.utils.errors import UsageError
 ADVICE = {
     "config": "--print_config prints a complete recipe",
     "model.optimizer": "use a class of torch.optim, such as SGD or AdamW",
+    "page.num_road": "evidence.num_removed replaces it (0 turns it off)",
 }
 
 

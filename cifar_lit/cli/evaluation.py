@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from cifar_lit.callbacks.report import ReportCallback, find_report
 from cifar_lit.cli import trainer as builder
 from cifar_lit.cli.arguments import parse_error
 from cifar_lit.cli.checks import as_list
-from cifar_lit.cli.options import GROUPS
+from cifar_lit.cli.options import GROUPS, REPORT_HELP, add_links
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.resnet import smallest_strided
@@ -61,6 +61,7 @@ def build_parser() -> ArgumentParser:
         default=None,
         help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or next to the file.",
     )
+    parser.add_argument("--report", type=Literal["quick", "full"], default="full", help=REPORT_HELP)
     every = ArgumentParser()
     every.add_class_arguments(ImageDataModule, "data")
     skip = {name.removeprefix("data.") for name in vars(every.get_defaults().as_flat())} - DATA
@@ -81,8 +82,7 @@ def build_parser() -> ArgumentParser:
     trainer.add_argument(
         "--trainer.callbacks", type=list[ReportCallback] | None, default=None, help="ReportCallbacks of your own."
     )
-    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
-    parser.link_arguments("gradcam.method", "page.method")
+    add_links(parser)
     return parser
 
 
@@ -174,6 +174,7 @@ class Evaluation:
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
             flip_tta=find_report(self.trainer).flip_tta,
+            evidence=find_report(self.trainer).plan,
         )
         return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))
 

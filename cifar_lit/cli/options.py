@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -38,13 +38,17 @@ GROUPS = {
     "model": ImageClassifier,
     "checkpoint": LastCheckpoint,
     "misclassified": callbacks.MisclassifiedImages,
-    "gradcam": callbacks.GradCAMGrid,
     "samples": callbacks.SampleImages,
     "scores": callbacks.Scores,
+    "evidence": callbacks.Evidence,  # takes minutes: after what is known without it, before what uses it
+    "gradcam": callbacks.GradCAMGrid,
     "page": callbacks.HTMLReport,
     "projector": callbacks.Projector,
     "trainer": Trainer,
 }
+REPORT_HELP = (
+    "`full`, or `quick` without the evidence for the CAMs (the options evidence.*), which takes minutes on a CPU."
+)
 # Options that are classes of Lightning, or of the user.
 BUILT = {"trainer.callbacks": Callback, "trainer.logger": Logger, "trainer.profiler": Profiler}
 BUILT |= {"trainer.strategy": Strategy, "trainer.accelerator": Accelerator}
@@ -161,13 +165,13 @@ class FitCLI(LightningCLI):
             help="Seconds, 1 or more, to wait for another training process, or for the next batch of the worker "
             "processes, before the run ends with an error.",
         )
+        parser.add_argument("--report", type=Literal["quick", "full"], default="full", help=REPORT_HELP)
         for name, group in GROUPS.items():
             add_group(parser, name, group)
         compat.set_instantiators(parser, [(partial(self.create, name), kind, True) for name, kind in BUILT.items()])
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": [{"class_path": TENSORBOARD}]})
-        parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+        add_links(parser)
         parser.link_arguments("process_timeout", "data.process_timeout")
-        parser.link_arguments("gradcam.method", "page.method")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -239,6 +243,14 @@ class FitCLI(LightningCLI):
             command = hardware.repeatable("evaluate", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
         find_report(self.trainer).raise_if_failed(advice)
+
+
+def add_links(parser: ArgumentParser) -> None:
+    """Set the options of a part of the report that are those of another."""
+    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+    parser.link_arguments("gradcam.method", "page.method")
+    parser.link_arguments("gradcam.method", "evidence.method")
+    parser.link_arguments("report", "evidence.report")
 
 
 def with_configs(configs: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[
     drawn = {name: text for name, text in README_FIGURES.items() if name in writer.figures}
     colours = {name: colour_table(name) for name in ("inferno", "PuOr")}
     page = {"titles": {name: section.title for name, section in SECTIONS.items()}, "texts": texts, "colours": colours}
-    page |= {"errors": made["errors"], "faithfulness": made["faithfulness"]}
+    page["errors"] = made["errors"]
     shared |= {"failed": failed, "failures": writer.failures}
     readme = render("readme.md", **shared, quality=made["quality"], figures=drawn)
     return render("page.html", **shared, **page), readme

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_lit.analysis.evidence import Evidence
 from cifar_lit.analysis.gradcam import activation_maps, default_layer
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.data.datamodule import ImageDataModule
@@ -100,6 +101,7 @@ class RunResults(ErrorResults):
         data: Source of the images.
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
         lr_range: The learning-rate range test, if it ran.
+        load_evidence: Computes, or reads, what says that the CAMs can be trusted.
     """
 
     name: str
@@ -112,6 +114,12 @@ class RunResults(ErrorResults):
     data: ImageDataModule = field(repr=False)
     load_network: Callable[[], ResNet18] = field(repr=False)
     lr_range: LRRange | None = None
+    load_evidence: Callable[["RunResults"], Evidence] = field(default=lambda _: Evidence(), repr=False)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What says that the CAMs can be trusted; computed when first used, which takes minutes."""
+        return self.load_evidence(self)
 
     @cached_property
     def network(self) -> ResNet18:
@@ -137,8 +145,8 @@ class RunResults(ErrorResults):
 
     @property
     def default_layer(self) -> Layer:
-        """The deepest layer whose CAM is larger than 5 px."""
-        return default_layer(self.network, self.data.image_size)
+        """Of the layers whose CAM is larger than 5 px the one that localizes best; unknown, the deepest."""
+        return self.evidence.layer or default_layer(self.network, self.data.image_size)
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images of rows of `test`: `(N, H, W, 3)`, uint8."""
@@ -206,6 +214,7 @@ class RunResults(ErrorResults):
             data=data,
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
+            load_evidence=lambda _: read_evidence(report / "evidence.json"),
         )
 
 
@@ -237,3 +246,8 @@ def read_lr_range(file: Path) -> LRRange | None:
     lrs = np.array([float(row["lr"]) for row in rows])
     losses = np.array([float(row["loss"]) for row in rows], dtype=np.float32)
     return LRRange(lrs, losses, next(float(row["lr"]) for row in rows if row["suggested"] == "True"))
+
+
+def read_evidence(file: Path) -> Evidence:
+    """Read `evidence.json`; empty if there is none."""
+    return Evidence.from_json(file.read_text(encoding="utf-8")) if file.exists() else Evidence()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)  # roughly CIFAR-10's
-NO_EXTRAS = ("--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0")
+NO_EXTRAS = ("--page.num_cams", "0", "--report", "quick", "--projector.num_images", "0")
 
 
 @dataclass

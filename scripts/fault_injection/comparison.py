@@ -15,7 +15,7 @@ SMALL = [
     *("--config", str(ROOT / "configs" / "demo.yaml"), "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"),
     *("--data.image_size", "8", "--data.cutout_size", "3", "--data.crop_padding", "1", "--data.batch_size", "16"),
     *("--trainer.limit_train_batches", "7", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
-    *("--page.num_cams", "0", "--page.num_road", "0", "--projector.num_images", "0", "--misclassified.k", "2"),
+    *("--page.num_cams", "0", "--report", "quick", "--projector.num_images", "0", "--misclassified.k", "2"),
 ]
 
 

@@ -7,8 +7,15 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 
-from cifar_lit.analysis.cam_methods import IMAGE_SIZED, check, methods
-from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
+from cifar_lit.analysis.cam_methods import IMAGE_SIZED, check, methods, package_cams
+from cifar_lit.analysis.gradcam import (
+    GRADIENT_METHODS,
+    activation_maps,
+    default_layer,
+    gradient_cams,
+    upscale,
+    why_flat,
+)
 from cifar_lit.models.resnet import LAYERS, ResNet18
 from cifar_lit.utils.errors import UsageError
 
@@ -101,6 +108,37 @@ def test_cams_without_contrast_are_flat(cam: Any, caption: str, drawn: float, im
     faint = np.full((4, 4), 1e-9, dtype=np.float32)
     faint[0, 0] *= 1.01
     assert why_flat(faint) == "" and np.ptp(upscale(faint, image_size)) == 1  # the size of the values does not matter
+
+
+def test_methods_of_the_same_passes_equal_the_package() -> None:
+    net = make(stem="imagenet")
+    rng = np.random.default_rng(0)
+    images, classes = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, (2, 2))
+    found = gradient_cams(net, images, classes, LAYERS, list(GRADIENT_METHODS))
+    assert list(found) == ["GradCAM", "HiResCAM", "LayerCAM"]
+    for method, ours in found.items():
+        theirs = package_cams(method, net, images, classes, LAYERS)
+        for layer in LAYERS:
+            np.testing.assert_allclose(ours[layer], theirs[layer], rtol=1e-3, atol=1e-6)
+        alone = activation_maps(net, images, classes, ["layer2"], method)["layer2"]
+        np.testing.assert_allclose(alone, ours["layer2"], rtol=1e-4, atol=1e-7)
+    assert not np.allclose(found["GradCAM"]["layer1"], found["HiResCAM"]["layer1"])
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_layer4_adds_up_to_the_logit_and_equals_hirescam(norm: Any) -> None:
+    net = make(norm=norm)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    kept: list[torch.Tensor] = []
+    handle = net.layer("layer4").register_forward_hook(lambda _layer, _inputs, output: kept.append(output))
+    logits = net(torch.from_numpy(images)).numpy()
+    handle.remove()
+    weight, bias = net.backbone.fc.weight.numpy(), net.backbone.fc.bias.numpy()
+    unclamped = np.einsum("kc,bchw->bkhw", weight, kept[0].numpy()) / 16  # CAM, arXiv 1512.04150, over 4 x 4 places
+    np.testing.assert_allclose(unclamped.sum(axis=(2, 3)) + bias, logits, atol=1e-4)
+    found = gradient_cams(net, images, np.tile(np.arange(10), (2, 1)), ["layer4"], ["GradCAM", "HiResCAM"])
+    for cams in found.values():
+        np.testing.assert_allclose(cams["layer4"], unclamped.clip(min=0), atol=1e-5)
 
 
 FAST = {"GradCAM", "EigenCAM", "AblationCAM"}  # one with gradients, one without, one that masks the input

@@ -87,7 +87,8 @@ CASES = [
     ("--samples.k=0", "samples.k must be 1 or more"),
     ("--page.max_listed=-1", "page.max_listed must be 0 or more"),
     ("--page.num_cams=-1", "page.num_cams must be 0 or more"),
-    ("--page.num_road=-1", "page.num_road must be 0 or more"),
+    ("--evidence.num_removed=-1", "evidence.num_removed must be 0 or more"),
+    ("--page.num_road=0", "evidence.num_removed replaces it"),
     ("--projector.num_images=-1", "projector.num_images must be 0 or more"),
     # the Trainer
     ("--trainer.max_epochs=0", "trainer.max_epochs must be 1 or more (or -1 for no limit)"),

@@ -96,7 +96,7 @@ def results(make_results: Callable[..., RunResults]) -> RunResults:
 
 def build(results: RunResults, folder: Path, **options: Any) -> tuple[str, ReportWriter]:
     writer = ReportWriter(folder)
-    defaults = {"max_listed": None, "num_road": 3, "num_cams": 8, "method": "GradCAM"}
+    defaults = {"max_listed": None, "num_cams": 8, "method": "GradCAM"}
     html, readme = page.build(results, Options(**{**defaults, **options}), writer)
     writer.text("index.html", html)
     writer.text("README.md", readme)
@@ -145,21 +145,19 @@ def test_page_holds_the_data_of_the_run(results: RunResults, page_folder: Path) 
         assert (item["true"], item["predicted"]) == (test.labels[row], test.predicted[row])
         assert list(item["p"].values()) == pytest.approx(test.probabilities[row].tolist(), abs=1e-4)
     assert ["cams" in item for item in data["items"]] == [i < 8 for i in range(len(data["items"]))]
-    cams = data["items"][0]["cams"]
+    cams, hires = data["items"][0]["cams"], data["items"][0]["hires"]
+    assert cams["layer4"] == hires["layer4"] and cams["layer2"] != hires["layer2"]
     assert [[flat for _, _, flat in cams[layer]] for layer in ("layer1", "layer4")] == [
         ["", ""],
         ["1 px: shows no place"] * 2,
     ]
-    html = (page_folder / "index.html").read_text()
-    assert {tuple(pair) for pair in data["road"]["layer4"]} == {(None, None)} and "none with contrast" in html
-    assert set(data["items"][0]["cams"]) == {"layer1", "layer2", "layer3", "layer4"}
-    assert {layer: len(pairs) for layer, pairs in data["road"].items()} == dict.fromkeys(data["items"][0]["cams"], 3)
+    assert set(cams) == {"layer1", "layer2", "layer3", "layer4"}
     readme = (page_folder / "README.md").read_text()
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
 
 
 def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Path) -> None:
-    html, _ = build(results, tmp_path, max_listed=5, num_road=0)
+    html, _ = build(results, tmp_path, max_listed=5)
     facts = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html.partition('id="facts"')[2]))
     assert (facts["data"], facts["classes"], facts["image size"]) == ("digits", "3", "32 px")
     assert (facts["training images"], facts["held-out images"], facts["test images"]) == ("60 of 60", "0", "30 of 30")
@@ -179,7 +177,7 @@ def test_page_with_a_hundred_errors_stays_below_5_mb(
     test = Split(noisy, splits.test.labels)
     results = make_results(splits=DataSplits(splits.train, test, CLASSES, splits.mean, splits.std))
     results.data.image_size = size
-    html, writer = build(results, tmp_path, num_cams=3, num_road=0)
+    html, writer = build(results, tmp_path, num_cams=3)
     item = max(len(json.dumps(item)) for item in embedded(html)["items"])
     assert len(html) + 100 * item < 5e6
     assert writer.failures == {}
@@ -190,7 +188,7 @@ def test_section_without_template_does_not_break_the_page(
     name: str, results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SECTIONS, name, Section("New", lambda *_: 42))
-    html, writer = build(results, tmp_path, num_cams=0, num_road=0)
+    html, writer = build(results, tmp_path, num_cams=0)
     assert list(writer.failures) == [f"HTMLReport ({name})"]
     assert embedded(html)["classes"] == list(CLASSES) and "What exactly ran?" in html
 
@@ -201,9 +199,9 @@ def test_failed_section_is_replaced_by_the_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
-    monkeypatch.setattr("cifar_lit.report.sections.faithfulness.road", broken)
+    monkeypatch.setitem(SECTIONS, "confusion", Section("Which classes does it confuse?", broken))
     html, writer = build(results, tmp_path)
-    assert writer.failures == {"HTMLReport (faithfulness)": "the matrix is <singular>"}
+    assert writer.failures == {"HTMLReport (confusion)": "the matrix is <singular>"}
     assert "could not be created: the matrix is <singular>" in capsys.readouterr().err
     assert "RuntimeError: the matrix is <singular>" in (tmp_path / "failures.txt").read_text()
     assert html.count("the matrix is &lt;singular&gt;") == 2  # at the top and in the section
@@ -225,7 +223,7 @@ def test_page_with_a_thousand_classes_stays_small(
     test = Predictions(rows, (rows * 7) % 1000, np.log(table / table.sum(axis=1, keepdims=True)))
     names = tuple(f"class {number}" for number in range(1000))
     results = make_results(splits=DataSplits(splits.train, splits.test, names, splits.mean, splits.std), test=test)
-    html, writer = build(results, tmp_path, num_cams=1, num_road=0)
+    html, writer = build(results, tmp_path, num_cams=1)
     assert writer.failures == {} and len(html) < 3e6
     for item, row in zip(embedded(html)["items"], test.errors, strict=False):
         assert len(item["p"]) <= 11 and {str(test.labels[row]), str(row)} <= set(item["p"])
@@ -258,7 +256,7 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     assert seen["all"] == len(results.test.errors)
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
-    assert seen["open"] and seen["cams"] == 11 and min(seen["painted"]) > 1
+    assert seen["open"] and seen["cams"] == 19 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)
     assert min(seen["controls"]) > 0 == max(seen["printed"]) == seen["cut"] and seen["colours"] == "exact"

@@ -72,7 +72,7 @@ def test_second_ctrl_c_exits_immediately(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_signal_during_the_report_keeps_the_training(tmp_path: Path) -> None:
-    long_report = ["--page.num_cams", "1000", "--page.num_road", "1000"]  # takes a minute
+    long_report = ["--page.num_cams", "1000", "--report", "full", "--evidence.num_removed", "1000"]  # takes a minute
     run = start(tmp_path, *LONG, "1", *long_report)
     wait(lambda: bool(list(tmp_path.rglob("class_accuracy.png"))))  # written before the page
     run.kill(signal.SIGTERM)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import errors, facts, faithfulness, scores
+from cifar_lit.report.sections import errors, evidence, facts, scores
 from cifar_lit.report.sections.options import Options
 
 
@@ -29,7 +29,7 @@ SECTIONS = {
     "training": Section("How did it train?", scores.training),
     "confusion": Section("Which classes does it confuse?", scores.confusion),
     "errors": Section("What does it misclassify?", errors.section),
-    "faithfulness": Section("Why?", faithfulness.section),
+    "evidence": Section("Why?", evidence.section),
     "facts": Section("What exactly ran?", facts.section),
 }
 

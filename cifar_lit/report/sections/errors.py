@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cifar_lit.analysis.gradcam import gradient_cams
 from cifar_lit.analysis.label_issues import find_label_issues
-from cifar_lit.models.resnet import LAYERS
+from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report.inline import encode_cam, thumbnail
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections.options import Options
@@ -58,10 +59,19 @@ def section(results: RunResults, options: Options) -> Errors:
     explained = np.array(rows[: options.num_cams], dtype=np.int64)
     for start in tqdm(range(0, len(explained), BATCH_SIZE), desc="CAMs of the errors", leave=False, disable=None):
         part = explained[start : start + BATCH_SIZE]
-        cams = results.cams(part, LAYERS, options.method)
-        for position, item in enumerate(items[start : start + len(part)]):
-            item["cams"] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
+        for name, cams in _cams(results, part, options.method).items():
+            for position, item in enumerate(items[start : start + len(part)]):
+                item[name] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
     return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained))
+
+
+def _cams(results: RunResults, rows: NDArray[np.int64], method: str) -> dict[str, dict[Layer, NDArray[np.float32]]]:
+    """Return `cams` of the method, and `hires`, HiResCAM beside Grad-CAM from the same passes."""
+    if method != "GradCAM":
+        return {"cams": results.cams(rows, LAYERS, method)}
+    classes, methods = results.test.target_classes(rows), ("GradCAM", "HiResCAM")
+    both = gradient_cams(results.network, results.images(rows), classes, LAYERS, methods)
+    return dict(zip(("cams", "hires"), both.values(), strict=True))
 
 
 def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]:

@@ -9,5 +9,4 @@ class Options:
 
     max_listed: int | None
     num_cams: int
-    num_road: int
     method: str

@@ -78,21 +78,22 @@ function painted(image, values, table, label) {
 }
 
 function camTable(item, image) {
-  const caption = (layer, which) => {
-    const flat = item.cams[layer][which][2], score = data.road[layer]?.[data.items.indexOf(item)]?.[which];
-    return flat || (score === undefined ? "" : `ROAD ${score < 0 ? "−" : "+"}${Math.abs(score).toFixed(3)}`);
-  };
-  const names = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`, "difference"];
+  const classes = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`];
+  const cells = (layer, pair, method) => pair.map((cam, which) => element("td", {},
+    painted(image, enlarged(cam), colours, `${method}, ${layer} ${classes[which]}`), element("span", { className: "score" }, cam[2])));
   const body = Object.entries(item.cams).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
-    const cells = [a, b].map((values, which) => element("td", {}, painted(image, values, colours, `${layer} ${names[which]}`), element("span", { className: "score" }, caption(layer, which))));
     const comparable = pair.every(([, , flat]) => !flat);
-    cells.push(element("td", {}, comparable ? painted(null, between, differences, `${layer}, true minus predicted`) : "–"));
-    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells);
+    return element("tr", {}, element("th", { scope: "row" }, layer), ...cells(layer, pair, data.method),
+      element("td", {}, comparable ? painted(null, between, differences, `${layer}, true minus predicted`) : "–"),
+      ...(item.hires ? cells(layer, item.hires[layer], "HiResCAM") : []));
   });
+  const group = (text, columns) => element("th", { scope: "colgroup", colSpan: columns }, text), column = (text) => element("th", { scope: "col" }, text);
+  const exact = item.hires ? " In layer4 Grad-CAM and HiResCAM are equal, and before negative values are set to 0 they add up to the logit without its bias; before it, Grad-CAM is an approximation, and HiResCAM marks only places on which the logit depends (arXiv 2011.08891)." : "";
   return element("table", { className: "cams" },
-    element("caption", {}, `${data.method}: bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.`),
-    element("thead", {}, element("tr", {}, element("td"), ...names.map((name) => element("th", { scope: "col" }, name)))),
+    element("caption", {}, `Bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.${exact}`),
+    element("thead", {}, element("tr", {}, element("td"), group(data.method, 3), ...(item.hires ? [group("HiResCAM", 2)] : [])),
+      element("tr", {}, element("td"), ...[...classes, "difference", ...(item.hires ? classes : [])].map(column))),
     element("tbody", {}, ...body));
 }
 

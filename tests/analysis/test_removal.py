@@ -1,4 +1,4 @@
-"""Scores of CAMs, on networks whose correct answer is known."""
+"""Removal of the marked pixels, on networks whose correct answer is known."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
-from cifar_lit.analysis.faithfulness import PERCENTILES, STAGES, cascading_randomization, road
+from cifar_lit.analysis.gradcam import activation_maps, upscale
+from cifar_lit.analysis.removal import CAM, NULL_MAPS, PERCENTILES, compare_with_null_maps, null_maps, road
+from cifar_lit.analysis.sanity import cascading_randomization
 from cifar_lit.models.resnet import Normalize, ResNet18
-
-CLASSES = np.array([0, 1, 2])
 
 
 class BrightCorner(nn.Module):
@@ -89,24 +89,36 @@ def test_road_of_a_constant_cam_is_nan(images: np.ndarray) -> None:
     assert np.isnan(road(net, images, np.array([1, 1]), cams)).all()
 
 
-def test_cams_without_contrast_are_left_out_of_the_sanity_check() -> None:
+def test_null_maps_and_their_differences() -> None:
     torch.manual_seed(0)
     net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    tiny = cascading_randomization(net, images, CLASSES, "layer4")  # 1 px
-    net.backbone.fc.weight.zero_()
-    empty = cascading_randomization(net, images, CLASSES, "layer2")
-    assert all(np.isnan(scores).all() for scores in [*tiny.values(), *empty.values()])
+    classes = np.array([[0, 1], [2, 3], [1, 0]])
+    maps = null_maps(net, images, classes, "layer1", "GradCAM")
+    pairs = activation_maps(net, images, classes, ["layer1"])["layer1"]
+    cams = np.stack([upscale(pair[0], 32) for pair in pairs])
+    np.testing.assert_array_equal(maps[CAM], cams)
+    np.testing.assert_array_equal(maps["the other class's CAM"], np.stack([upscale(pair[1], 32) for pair in pairs]))
+    np.testing.assert_array_equal(maps["another image's CAM"], cams[[2, 0, 1]])
+    blob, blurred = maps["centred blob"], maps["the CAM, blurred"]
+    assert (blob == blob[:, ::-1]).all() and (blob == blob[:, :, ::-1]).all() and blob[0, 15:17, 15:17].min() > 0.98
+    assert (blurred.std(axis=(1, 2)) < cams.std(axis=(1, 2))).all()
+    assert np.unique(maps["random"]).size > 3000
+    found = compare_with_null_maps(net, images, classes, "layer1")
+    alone = {name: road(net, images, classes[:, 0], cams) for name, cams in maps.items()}
+    for name in NULL_MAPS:
+        score, difference = found.scores[name], found.differences[name]
+        assert score and difference and score.count == difference.count == 3
+        assert score.mean == pytest.approx(alone[name].mean(), abs=1e-3)  # other noise in the removed pixels
+        assert difference.mean == pytest.approx((alone[CAM] - alone[name]).mean(), abs=2e-3)
+        assert difference.low <= difference.mean <= difference.high
 
 
-def test_randomization_changes_the_cams_but_not_the_network() -> None:
+def test_images_without_contrast_are_left_out_of_the_comparison() -> None:
     torch.manual_seed(0)
-    net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval().requires_grad_(False)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    state = torch.random.get_rng_state()
+    net = ResNet18(3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
+    net.backbone.fc.weight[1] = 0  # no evidence for class 1
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    stages = cascading_randomization(net, images, CLASSES, "layer3")
-    assert tuple(stages) == STAGES
-    assert all(-1 <= scores.min() and scores.mean() < 0.9 for scores in stages.values())
-    assert all((value == before[key]).all() for key, value in net.state_dict().items())
-    assert (torch.random.get_rng_state() == state).all()
+    found = compare_with_null_maps(net, images, np.array([[0, 1], [1, 2], [2, 0]]), "layer2")
+    counts = {name: one.count for name, one in found.differences.items() if one}
+    assert counts == {**dict.fromkeys(NULL_MAPS, 2), "the other class's CAM": 1}

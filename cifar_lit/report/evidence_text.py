@@ -1,0 +1,119 @@
+"""The evidence for the CAMs in numbers and sentences, which say what follows from it and what does not."""
+
+from cifar_lit.analysis.bootstrap import Estimate
+from cifar_lit.analysis.evidence import Evidence
+from cifar_lit.analysis.interventions import AREAS, FOR_PREDICTED, FOR_TRUE, SENTENCE_AREA
+from cifar_lit.analysis.localization import CHANCE
+from cifar_lit.analysis.removal import CAM, NULL_MAPS
+from cifar_lit.models.resnet import LAYERS
+from cifar_lit.report.figures import method_name
+
+AREA = AREAS.index(SENTENCE_AREA)
+
+
+def scores(evidence: Evidence) -> dict[str, Estimate]:
+    """Return the scores of the layer that the report explains, by name; fractions, 0..1, unless the name says more."""
+    found: dict[str, Estimate | None] = {}
+    if place := evidence.localization:
+        method = evidence.method if evidence.method in place.scores else "GradCAM"
+        found["pointing game (chance 25 %)"] = place.scores[method].get(evidence.layer or LAYERS[0])
+    if removal := evidence.removal:
+        found["ROAD of the CAM"] = removal.scores[CAM]
+        found |= {f"ROAD minus that of: {name}": removal.differences[name] for name in NULL_MAPS}
+    if sanity := evidence.sanity:
+        found["rise of complexity when randomized (eMPRT)"] = sanity.complexity_rise[sanity.layer]
+    if acts := evidence.interventions:
+        for kind in (FOR_PREDICTED, FOR_TRUE):
+            corrected = f"errors corrected by blurring {100 * SENTENCE_AREA:.0f} %, {kind}"
+            found[corrected] = acts.turned[kind][AREA]
+            found[f"{corrected}, minus random places"] = acts.differences[kind][AREA]
+    return {name: value for name, value in found.items() if value}
+
+
+def written(name: str, value: Estimate) -> str:
+    """Return one of the scores with its interval as text: ROAD and eMPRT as numbers, the others as percentages."""
+    if "ROAD" in name or "eMPRT" in name:
+        return f"{value.mean:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
+    return percent(value)
+
+
+def percent(value: Estimate) -> str:
+    """Return a fraction with its interval."""
+    return f"{value.mean:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
+
+
+def localization(evidence: Evidence) -> str:
+    """Say what the pointing game shows."""
+    found = evidence.localization
+    assert found
+    method = evidence.method if evidence.method in found.scores else "GradCAM"
+    layer = evidence.layer or LAYERS[0]
+    score = found.scores[method].get(layer)
+    if not score:
+        return f"No CAM of {layer} was scored."
+    result = {
+        1: "more than chance, 25 %, and than a centred blob",
+        0: "not distinguishable from chance, 25 %, and from a centred blob",
+        -1: "less than chance, 25 %",
+    }[score.against(CHANCE)]
+    follows = {
+        1: "So these CAMs tell the places of the four classes apart. ",
+        0: "So nothing shows that these CAMs find the place of a class. ",
+        -1: "So these CAMs mark the places of other classes. ",
+    }[score.against(CHANCE)]
+    return (
+        f"{method_name(method)} of {layer} has {percent(score)} of its positive values in the correct cell: {result}. "
+        f"{follows}It does not follow that they show which part of an object is used: the cells are entire images, and "
+        "the network was not trained on mosaics."
+    )
+
+
+def removal(evidence: Evidence) -> str:
+    """Say what the comparison with null maps shows."""
+    found = evidence.removal
+    assert found
+    verdicts = {name: one.against(0) for name, one in found.differences.items() if one}
+    parts = []
+    for verdict, text in ((1, "higher than"), (0, "not distinguishable from"), (-1, "lower than")):
+        if names := [name for name in verdicts if verdicts[name] == verdict]:
+            parts.append(f"{text} that of {_listed(names)}")
+    if all(verdict == 1 for verdict in verdicts.values()):
+        follows = "So the probability depends more on the pixels that the CAM marks than on those of every null map."
+    elif verdicts.get(NULL_MAPS[0]) == verdicts.get(NULL_MAPS[1]) == 1:  # random, and the centred blob
+        follows = (
+            "So the probability depends more on the pixels that the CAM marks than on random or central ones; beyond "
+            "the null maps that it does not exceed, its score is no evidence."
+        )
+    else:
+        follows = "So its ROAD score is no evidence that the CAM marks what the prediction depends on."
+    return (
+        f"The ROAD score of the CAM is {'; '.join(parts)}. {follows} It does not follow that the marked pixels are the "
+        "ones used: ROAD favours smooth maps, and images with removed pixels are unlike those of the training."
+    )
+
+
+def interventions(evidence: Evidence) -> str:
+    """Say what replacing the evidence does."""
+    found = evidence.interventions
+    assert found
+    turned, chance, more = (values[FOR_PREDICTED][AREA] for values in (found.turned, found.random, found.differences))
+    reverse = found.turned[FOR_TRUE][AREA]
+    assert turned and chance and more and reverse
+    result = {
+        1: "so the predictions depend on the marked evidence more than on other places of the same shape",
+        0: "the difference could be due to chance, so nothing shows that the predictions depend on the marked evidence",
+        -1: "so other places matter more than the marked evidence",
+    }[more.against(0)]
+    return (
+        f"Blurring the {100 * SENTENCE_AREA:.0f} % of an image with the most evidence for the predicted and the least "
+        f"for the true class corrects {percent(turned)} of {found.num_images} errors, the same shape at a random place "
+        f"{percent(chance)}: {result}. Blurring the evidence for the true class corrects {percent(reverse)}. It does "
+        "not follow that the marked evidence is what caused an error, nor that it is all of it."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+SENTENCES = {"localization": localization, "removal": removal, "interventions": interventions}
