@@ -16,8 +16,8 @@ from cifar_lit.analysis.interventions import AREAS, FOR_PREDICTED, KINDS, Interv
 from cifar_lit.analysis.removal import CAM, NULL_MAPS, Removal
 from cifar_lit.callbacks import evidence as callback
 from cifar_lit.callbacks.gradcam import GradCAMGrid
-from cifar_lit.report import comparison, drawing, evidence_figures, evidence_text, html
-from cifar_lit.report.results import RunResults, read_evidence
+from cifar_lit.report import drawing, evidence_figures, evidence_text, html
+from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections import Options
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import UsageError
@@ -115,8 +115,8 @@ def test_files_figures_and_the_layer_of_the_cams(results: RunResults, found: Evi
     writer = ReportWriter(tmp_path)
     callback.Evidence().write(results, writer)
     assert writer.figures == ["localization", "interventions"] and writer.failures == {}
-    assert read_evidence(tmp_path / "evidence.json") == found
-    assert read_evidence(tmp_path / "none.json") == Evidence()
+    assert Evidence.read(tmp_path / "evidence.json") == found
+    assert Evidence.read(tmp_path / "none.json") == Evidence()
     assert results.default_layer == "layer2"
     GradCAMGrid(k=1).write(results, writer)
     assert "gradcam_layer2" in writer.figures
@@ -136,11 +136,11 @@ def test_failed_part_is_recorded(make_results: Callable[..., RunResults], found:
 
 
 def test_runs_are_compared(results: RunResults, make_results: Callable[..., RunResults]) -> None:
-    rows = {row[0]: row[1:] for row in comparison.evidence_table([results, make_results()])}
+    rows = {row[0]: row[1:] for row in evidence_text.table([results, make_results()])}
     assert rows["layer of the CAMs"] == ["layer2", "(none)"]
     assert rows["pointing game (chance 25 %)"] == ["50.0 % (40.0 % to 60.0 %)", "(none)"]
-    assert comparison.evidence_table([make_results(), make_results()]) == []
-    drawings = comparison.evidence_drawings([results, make_results(), results])
+    assert evidence_text.table([make_results(), make_results()]) == []
+    drawings = evidence_figures.drawings([results, make_results(), results])
     assert [len(one) for one in drawings.values()] == [2, 2] and "<svg" in drawings["localization"][0][1]
 
 
