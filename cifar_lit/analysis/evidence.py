@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,11 @@ class Evidence:
         estimate = {one.name for one in fields(Estimate)}
         values = json.loads(text, object_hook=lambda found: Estimate(**found) if found.keys() == estimate else found)
         return cls(**{name: PARTS[name](**one) if name in PARTS and one else one for name, one in values.items()})
+
+    @classmethod
+    def read(cls, file: Path) -> "Evidence":
+        """Read a file of `to_dict`; nothing was computed if there is none."""
+        return cls.from_json(file.read_text(encoding="utf-8")) if file.exists() else cls()
 
 
 class Missing(Exception):

@@ -1,6 +1,7 @@
 """Does the evidence act? What predictions become when the pixels that CAMs mark are blurred."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,7 +80,7 @@ def intervene(
     ).reshape(len(AREAS), len(KINDS), 1 + REPEATS, -1)
     marked, random = turned[:, :, 0].astype(np.float64), turned[:, :, 1:].mean(axis=2)  # (areas, kinds, N)
 
-    def estimates(values: NDArray[np.float64]) -> dict[str, list[Estimate | None]]:
+    def estimates(values: NDArray[Any]) -> dict[str, list[Estimate | None]]:
         return {kind: [estimate(one) for one in values[:, i]] for i, kind in enumerate(KINDS)}
 
     return Interventions(

@@ -4,7 +4,9 @@ import argparse
 import difflib
 import re
 from collections.abc import Collection, Sequence
+from typing import Literal
 
+from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -81,3 +83,21 @@ def add_group(parser: LightningArgumentParser, name: str, group: type) -> None:
     parser.add_class_arguments(
         group, name, fail_untyped=False, instantiate=group is not Trainer, sub_configs=True, skip=skip
     )
+
+
+def add_report(parser: ArgumentParser) -> None:
+    """Add the option that says how much of the report is created."""
+    parser.add_argument(
+        "--report",
+        type=Literal["quick", "full"],
+        default="full",
+        help="`full`, or `quick` without the evidence for the CAMs (evidence.*), which takes minutes on a CPU.",
+    )
+
+
+def add_links(parser: ArgumentParser) -> None:
+    """Set the options of a part of the report that are those of another."""
+    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
+    parser.link_arguments("gradcam.method", "page.method")
+    parser.link_arguments("gradcam.method", "evidence.method")
+    parser.link_arguments("report", "evidence.report")

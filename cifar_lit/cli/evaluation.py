@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import ReportCallback, find_report
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import parse_error
+from cifar_lit.cli.arguments import add_links, add_report, parse_error
 from cifar_lit.cli.checks import as_list
-from cifar_lit.cli.options import GROUPS, REPORT_HELP, add_links
+from cifar_lit.cli.options import GROUPS
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.resnet import smallest_strided
@@ -61,7 +61,7 @@ def build_parser() -> ArgumentParser:
         default=None,
         help="Folder for the report. Default: a new `evaluation_N` in the run's folder, or next to the file.",
     )
-    parser.add_argument("--report", type=Literal["quick", "full"], default="full", help=REPORT_HELP)
+    add_report(parser)
     every = ArgumentParser()
     every.add_class_arguments(ImageDataModule, "data")
     skip = {name.removeprefix("data.") for name in vars(every.get_defaults().as_flat())} - DATA

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -21,7 +21,7 @@ from cifar_lit import callbacks
 from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import ADVICE, add_group, parse_error, take
+from cifar_lit.cli.arguments import ADVICE, add_group, add_links, add_report, parse_error, take
 from cifar_lit.cli.callbacks import check_callbacks
 from cifar_lit.cli.checks import check, check_batch, check_launched
 from cifar_lit.data.datamodule import ImageDataModule
@@ -46,9 +46,6 @@ GROUPS = {
     "projector": callbacks.Projector,
     "trainer": Trainer,
 }
-REPORT_HELP = (
-    "`full`, or `quick` without the evidence for the CAMs (the options evidence.*), which takes minutes on a CPU."
-)
 # Options that are classes of Lightning, or of the user.
 BUILT = {"trainer.callbacks": Callback, "trainer.logger": Logger, "trainer.profiler": Profiler}
 BUILT |= {"trainer.strategy": Strategy, "trainer.accelerator": Accelerator}
@@ -165,7 +162,7 @@ class FitCLI(LightningCLI):
             help="Seconds, 1 or more, to wait for another training process, or for the next batch of the worker "
             "processes, before the run ends with an error.",
         )
-        parser.add_argument("--report", type=Literal["quick", "full"], default="full", help=REPORT_HELP)
+        add_report(parser)
         for name, group in GROUPS.items():
             add_group(parser, name, group)
         compat.set_instantiators(parser, [(partial(self.create, name), kind, True) for name, kind in BUILT.items()])
@@ -243,14 +240,6 @@ class FitCLI(LightningCLI):
             command = hardware.repeatable("evaluate", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
         find_report(self.trainer).raise_if_failed(advice)
-
-
-def add_links(parser: ArgumentParser) -> None:
-    """Set the options of a part of the report that are those of another."""
-    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
-    parser.link_arguments("gradcam.method", "page.method")
-    parser.link_arguments("gradcam.method", "evidence.method")
-    parser.link_arguments("report", "evidence.report")
 
 
 def with_configs(configs: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import evidence_figures, evidence_text, tables
 from cifar_lit.report.html import render
-from cifar_lit.report.inline import svg, thumbnail
+from cifar_lit.report.inline import thumbnail
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
@@ -89,7 +88,7 @@ def compare(paths: Sequence[str], out: str | None) -> None:
         ],
         "differences": {name: values for name, *values in differ},
     }
-    evidence = evidence_table(runs)
+    evidence = evidence_text.table(runs)
     empty = ["", *[""] * len(runs)]
     print(_aligned([*rows, empty, *evidence, *([empty] if evidence else []), *differ]))
     found, images = None, None
@@ -106,7 +105,7 @@ def compare(paths: Sequence[str], out: str | None) -> None:
         "compare.html",
         rows=rows,
         evidence=evidence,
-        figures=evidence_drawings(runs),
+        figures=evidence_figures.drawings(runs),
         differences=differ,
         found=found,
         changed=images,
@@ -161,30 +160,6 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
         "commit": [str(run.provenance.parts[0].get("commit") or "(none)")[:12] for run in runs],
     }
     return [[name, *cells] for name, cells in rows.items()]
-
-
-def evidence_table(runs: Sequence[RunResults]) -> list[list[str]]:
-    """Return what says that the CAMs of each run can be trusted as text, one row each, its name first."""
-    scores = [evidence_text.scores(run.evidence) for run in runs]
-    names = dict.fromkeys(name for one in scores for name in one)
-    if not names:
-        return []
-    layers = ["layer of the CAMs", *(run.evidence.layer or "(none)" for run in runs)]
-    return [
-        layers,
-        *(
-            [name, *(evidence_text.written(name, one[name]) if name in one else "(none)" for one in scores)]
-            for name in names
-        ),
-    ]
-
-
-def evidence_drawings(runs: Sequence[RunResults]) -> dict[str, list[tuple[str, str]]]:
-    """Return the figures of the evidence, each as the name and the SVG of each run that has it."""
-    return {
-        name: [(run.name, svg(partial(draw, run))) for run in runs if getattr(run.evidence, name)]
-        for name, draw in evidence_figures.FIGURES.items()
-    }
 
 
 def differences(runs: Sequence[RunResults]) -> list[list[str]]:

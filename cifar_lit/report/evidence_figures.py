@@ -1,6 +1,7 @@
 """Figures of the evidence for the CAMs, each a function of a run's results."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ from cifar_lit.analysis.localization import BLOB, CHANCE
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report.drawing import TRAIN, VAL
 from cifar_lit.report.figures import method_name
+from cifar_lit.report.inline import svg
 from cifar_lit.report.results import RunResults
 
 THIRD = "#228833"  # of Paul Tol's schemes, as the other two
@@ -99,3 +101,11 @@ def _with_intervals(
 
 
 FIGURES: dict[str, Callable[[RunResults], Figure]] = {"localization": localization, "interventions": interventions}
+
+
+def drawings(runs: Sequence[RunResults]) -> dict[str, list[tuple[str, str]]]:
+    """Return for each figure the name and the SVG of each run that has it."""
+    return {
+        name: [(run.name, svg(partial(draw, run))) for run in runs if getattr(run.evidence, name)]
+        for name, draw in FIGURES.items()
+    }

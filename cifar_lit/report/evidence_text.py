@@ -1,5 +1,7 @@
 """The evidence for the CAMs in numbers and sentences, which say what follows from it and what does not."""
 
+from collections.abc import Sequence
+
 from cifar_lit.analysis.bootstrap import Estimate
 from cifar_lit.analysis.evidence import Evidence
 from cifar_lit.analysis.interventions import AREAS, FOR_PREDICTED, FOR_TRUE, SENTENCE_AREA
@@ -7,6 +9,7 @@ from cifar_lit.analysis.localization import CHANCE
 from cifar_lit.analysis.removal import CAM, NULL_MAPS
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report.figures import method_name
+from cifar_lit.report.results import RunResults
 
 AREA = AREAS.index(SENTENCE_AREA)
 
@@ -28,6 +31,15 @@ def scores(evidence: Evidence) -> dict[str, Estimate]:
             found[corrected] = acts.turned[kind][AREA]
             found[f"{corrected}, minus random places"] = acts.differences[kind][AREA]
     return {name: value for name, value in found.items() if value}
+
+
+def table(runs: Sequence[RunResults]) -> list[list[str]]:
+    """Return the scores of each run as text, one row each, its name first; empty if no run has any."""
+    found = [scores(run.evidence) for run in runs]
+    names = dict.fromkeys(name for one in found for name in one)
+    layers = ["layer of the CAMs", *(run.evidence.layer or "(none)" for run in runs)]
+    rows = [[name, *(written(name, one[name]) if name in one else "(none)" for one in found)] for name in names]
+    return [layers, *rows] if rows else []
 
 
 def written(name: str, value: Estimate) -> str:

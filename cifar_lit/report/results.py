@@ -214,7 +214,7 @@ class RunResults(ErrorResults):
             data=data,
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
-            load_evidence=lambda _: read_evidence(report / "evidence.json"),
+            load_evidence=lambda _: Evidence.read(report / "evidence.json"),
         )
 
 
@@ -246,8 +246,3 @@ def read_lr_range(file: Path) -> LRRange | None:
     lrs = np.array([float(row["lr"]) for row in rows])
     losses = np.array([float(row["loss"]) for row in rows], dtype=np.float32)
     return LRRange(lrs, losses, next(float(row["lr"]) for row in rows if row["suggested"] == "True"))
-
-
-def read_evidence(file: Path) -> Evidence:
-    """Read `evidence.json`; empty if there is none."""
-    return Evidence.from_json(file.read_text(encoding="utf-8")) if file.exists() else Evidence()

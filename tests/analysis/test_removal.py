@@ -93,7 +93,8 @@ def test_null_maps_and_their_differences() -> None:
     torch.manual_seed(0)
     net = ResNet18(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stem="imagenet").eval().requires_grad_(False)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    classes = np.array([[0, 1], [2, 3], [1, 0]])
+    every = activation_maps(net, images, np.tile(np.arange(4), (3, 1)), ["layer1"])["layer1"]
+    classes = np.array([[label for label in range(4) if np.ptp(four[label])][:2] for four in every])
     maps = null_maps(net, images, classes, "layer1", "GradCAM")
     pairs = activation_maps(net, images, classes, ["layer1"])["layer1"]
     cams = np.stack([upscale(pair[0], 32) for pair in pairs])
