@@ -11,8 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import Layer, ResNet18
+from cifar_lit.utils.hardware import eval_batch_size
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")  # from the output to the input
 PERCENTILES = (20, 40, 60, 80)

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cifar_lit.data.augment.config import AugmentConfig, check_option
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Key, at_least_min_std
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on, fitting_workers, ignore_signals
-from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, train_val_split
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on
+from cifar_lit.data.sampling import EvalSampler, TrainSampler, train_val_split
 from cifar_lit.data.sources import SourceOptions, load
+from cifar_lit.data.workers import fitting_workers, ignore_signals
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.hardware import available_cores
+from cifar_lit.utils.hardware import available_cores, eval_batch_size
 
 
 class ImageDataModule(LightningDataModule):
