@@ -52,6 +52,7 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         test_only: Whether the training images are not used; set it before the first access to the images.
+        download: Whether to download a data set that is not there; likewise.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.augment_on = augment_on
         self.test_only = False
+        self.download = True
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
         self.mirrors = mirrors or []
@@ -102,7 +104,7 @@ class ImageDataModule(LightningDataModule):
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
         workers, timeout = self._num_workers(), self.process_timeout
         options = (self.root, self.image_size, self.mirrors, self.cache_dir, workers, timeout, self.test_only)
-        return load(self.source, SourceOptions(*options))
+        return load(self.source, SourceOptions(*options, self.download))
 
     @property
     def num_classes(self) -> int:

@@ -34,6 +34,7 @@ class SourceOptions:
         num_workers: Processes that decode images (folder); 0 decodes in the calling process.
         process_timeout: How long to wait for one of them, in seconds.
         test_only: Whether the training images are not needed; a folder may then lack them.
+        download: Whether to download a data set that is not there (cifar10, cifar100).
     """
 
     root: str
@@ -43,6 +44,7 @@ class SourceOptions:
     num_workers: int = 0
     process_timeout: int = 600
     test_only: bool = False
+    download: bool = True
 
 
 class Source(NamedTuple):
@@ -106,6 +108,8 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
 
     with suppress(RuntimeError):  # missing or corrupt
         return read()
+    if not options.download:
+        raise UsageError(f"data.root={root}: {name} is not there, or incomplete")
     if not os.path.exists(archive) and not os.path.exists(os.path.join(root, dataset.base_folder)):
         folders = [folder for folder in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, folder))]
         if "train" in folders and len(folders) > 1:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # inference does not need Lightning
     from pytorch_lightning import LightningModule
 
 HEAD = ("net.backbone.fc.weight", "net.backbone.fc.bias")
+NETWORK = ("num_classes", "mean", "std", "stem", "norm")  # arguments of ResNet18 that its weights depend on
 OPTIONS = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
 
 
@@ -164,7 +165,7 @@ def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_
     """
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
-        net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
+        net = ResNet18(**{name: built[name] for name in NETWORK})
         net.load_state_dict(net_state(checkpoint["state_dict"]))
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
@@ -172,3 +173,13 @@ def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_
             f"{option} {file}: it does not describe its network and data ({error}); use a checkpoint of python -m "
             "cifar_lit.fit"
         ) from None
+
+
+def network_part(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what `build_network` needs of a checkpoint: neither the optimizer's state nor other options."""
+    built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
+    return {
+        "state_dict": {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("net.")},
+        "hyper_parameters": {name: built[name] for name in NETWORK},
+        "ImageDataModule": {name: data[name] for name in ("classes", "image_size")},
+    }
