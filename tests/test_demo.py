@@ -29,7 +29,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
         (["nowhere", "--space", "new"], "nowhere: there is no such folder"),
         ([".", "--space", "used"], "--space used already exists and is not empty; use a new folder"),
         ([".", "--port", "70000"], "--port 70000 cannot be used"),
-        ([".", "--port", "-1"], "--port -1 cannot be used"),
+        ([".", "--port=-1"], "--port -1 cannot be used"),
     ],
 )
 def test_invalid_arguments_are_refused(
@@ -146,12 +146,12 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
 
     image = tmp_path / "mine.png"
     Image.fromarray(np.random.default_rng(width_px).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(image)
-    before = explained.locator(".cams img").first.get_attribute("src")
+    before = explained.locator(".result img").first.get_attribute("src")
     page.get_by_role("button", name="Clear").click()
     expect(explained).to_contain_text("Add an image")
     page.locator("input[type=file]").first.set_input_files(image)
     expect(caption).to_contain_text("Evidence for")
-    assert explained.locator(".cams img").first.get_attribute("src") != before
+    assert explained.locator(".result img").first.get_attribute("src") != before
 
     heatmap = explained.locator(".heatmap")
     before = heatmap.get_attribute("src")
@@ -159,7 +159,7 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     expect(heatmap).not_to_have_attribute("src", before)
     explained.get_by_label("Opacity").first.fill("0.2")
     expect(heatmap).to_have_css("opacity", "0.2")
-    explained.get_by_label("Number of classes").first.fill("2")
+    explained.get_by_label("Classes to list").first.fill("2")
     expect(explained.locator("li:visible")).to_have_count(2)
 
     text = tmp_path / "text.png"

@@ -92,6 +92,7 @@ def _digits(options: SourceOptions) -> DataSplits:
 def _cifar(options: SourceOptions, name: str) -> DataSplits:
     """Load CIFAR-10 or CIFAR-100, downloading and unpacking it first if necessary."""
     from torchvision import datasets  # here: importing it takes seconds
+    from torchvision.datasets.utils import check_integrity
 
     from cifar_lit.data.download import download
 
@@ -108,8 +109,8 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
 
     with suppress(RuntimeError):  # missing or corrupt
         return read()
-    if not options.download:
-        raise UsageError(f"data.root={root}: {name} is not there, or incomplete")
+    if not options.download and not check_integrity(archive, dataset.tgz_md5):
+        raise UsageError(f"data.root={root}: {name} is not there; download it with python -m cifar_lit.evaluate RUN")
     if not os.path.exists(archive) and not os.path.exists(os.path.join(root, dataset.base_folder)):
         folders = [folder for folder in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, folder))]
         if "train" in folders and len(folders) > 1:

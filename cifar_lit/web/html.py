@@ -14,32 +14,35 @@ from cifar_lit.report.drawing import CAM_OPACITY, Pixels, heatmap
 CSS = f"""
 .gradio-container {{ max-width: 1200px !important; margin: 0 auto; }}
 .gradio-container :is(h1, h2, h3, p, li, figcaption) {{ overflow-wrap: anywhere; }}
-.cams {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-.cams figure {{ flex: 1 1 220px; max-width: 420px; margin: 0; }}
-.cams div {{ position: relative; aspect-ratio: 1; background: var(--background-fill-secondary); }}
-.cams img {{ position: absolute; inset: 0; width: 100%; height: 100%; border-radius: var(--radius-md); }}
-.cams img:first-child {{ image-rendering: pixelated; }}
-.cams .heatmap {{ opacity: var(--opacity, {CAM_OPACITY}); }}
-.cams figcaption {{ margin-top: .4rem; }}
-.classes {{ list-style: none; margin: 1rem 0 0; padding: 0; max-width: 860px; }}
-.classes li {{ display: grid; grid-template-columns: minmax(5rem, 9rem) 1fr 4.5rem; gap: .6rem; align-items: center;
-  margin: .3rem 0; }}
-.classes li[hidden] {{ display: none; }}
-.classes span {{ overflow: hidden; text-overflow: ellipsis; }}
-.classes meter {{ width: 100%; height: 1rem; }}
-.classes b {{ text-align: right; font-weight: 500; font-variant-numeric: tabular-nums; }}
+.tab-container button {{ padding: 0 .7rem; }}
+#image img {{ width: 100%; height: 100%; object-fit: contain; }}
+:is(#examples, #gallery) img {{ image-rendering: pixelated; }}
+.result {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+.result figure {{ flex: 1 1 220px; max-width: 420px; margin: 0; }}
+.result figure div {{ position: relative; aspect-ratio: 1; background: var(--background-fill-secondary); }}
+.result img {{ position: absolute; inset: 0; width: 100%; height: 100%; border-radius: var(--radius-md); }}
+.result img:first-child {{ image-rendering: pixelated; }}
+.result .heatmap {{ opacity: var(--opacity, {CAM_OPACITY}); }}
+.result figcaption {{ margin-top: .4rem; }}
+.result ol {{ flex: 1 1 220px; list-style: none; margin: 0; padding: 0; }}
+.result li {{ display: grid; grid-template-columns: 1fr auto; gap: 0 .6rem; margin: 0 0 .5rem; }}
+.result li[hidden] {{ display: none; }}
+.result i {{ grid-column: 1 / -1; height: .5rem; border-radius: .25rem; background: var(--border-color-primary); }}
+.result i::before {{ content: ""; display: block; width: var(--part); height: 100%; border-radius: inherit;
+  background: var(--color-accent); }}
+.result li b {{ font-weight: 500; font-variant-numeric: tabular-nums; }}
 .message {{ padding: .8rem 1rem; border-left: 4px solid var(--color-accent);
   background: var(--background-fill-secondary); }}
-.tiles img {{ image-rendering: pixelated; }}
 """
 
 
-def cams(image: Pixels, drawn: Iterable[tuple[NDArray[np.float32], str, str]]) -> str:
+def cams(image: Pixels, drawn: Iterable[tuple[NDArray[np.float32], str, str]], beside: str = "") -> str:
     """Return an image with CAMs laid over it, side by side.
 
     Args:
         image: Shape `(S, S, 3)`, uint8.
         drawn: For each CAM `(S, S)`, 0..1, its caption, and a second line or "".
+        beside: HTML at their side, or below on a narrow screen.
     """
     below = f'<img src="{_png(image)}" alt="the image as the network sees it, {len(image)} px">'
     figures = [
@@ -47,17 +50,17 @@ def cams(image: Pixels, drawn: Iterable[tuple[NDArray[np.float32], str, str]]) -
         f"<figcaption><b>{escape(caption)}</b><br>{escape(note)}</figcaption></figure>"
         for cam, caption, note in drawn
     ]
-    return f'<div class="cams">{"".join(figures)}</div>'
+    return f'<div class="result">{"".join(figures)}{beside}</div>'
 
 
 def classes(ranked: Sequence[tuple[str, float]], shown: int) -> str:
     """Return a list of classes with their probabilities, of which the first ones are shown."""
     rows = [
-        f"<li{' hidden' * (rank >= shown)}><span title='{escape(name)}'>{escape(name)}</span>"
-        f"<meter value='{probability:.4f}' aria-label='{escape(name)}'></meter><b>{probability:.1%}</b></li>"
+        f"<li{' hidden' * (rank >= shown)}>{escape(name)} <b>{probability:.1%}</b>"
+        f'<i style="--part: {probability:.1%}"></i></li>'
         for rank, (name, probability) in enumerate(ranked)
     ]
-    return f'<ol class="classes">{"".join(rows)}</ol>'
+    return f"<ol>{''.join(rows)}</ol>"
 
 
 def message(text: str) -> str:

@@ -19,25 +19,15 @@ SET_OPACITY = "value => document.querySelector('#{}').style.setProperty('--opaci
 SHOW_CLASSES = "n => document.querySelectorAll('#explained li').forEach((item, rank) => item.hidden = rank >= n)"
 
 
-class ImageFile(gr.Image):
-    """An image component whose file is not decoded before the function gets its path."""
-
-    is_template = True  # looks like its base class
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the path of the file."""
-        return payload and payload.path
-
-
 def build(views: Views) -> gr.Blocks:
     """Return the page, to be launched with the arguments of `style`."""
     content = views.content
     gr.set_static_paths([views.folder / name for name in ("examples", "errors")])
     with gr.Blocks(title=content.title, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
         gr.Markdown(f"# {content.title}\n{content.summary}")
-        with gr.Tab("Explain an image"):
+        with gr.Tab("Explain"):
             _explain(views)
-        with gr.Tab("Misclassified test images"):
+        with gr.Tab("Misclassified"):
             if content.errors:
                 _errors(views)
             else:
@@ -59,30 +49,36 @@ def _explain(views: Views) -> None:
     most = min(MAX_CLASSES, len(views.classifier.classes))
     with gr.Row():
         with gr.Column():
-            image = ImageFile(
+            image = gr.Image(
                 examples[0] if examples else None,
                 sources=["upload", "clipboard"],
                 type="filepath",
                 image_mode=None,
                 label="Image",
-                height=300,
+                height=280,
                 buttons=[],
                 placeholder="Drop a PNG, JPEG or WebP image here, or click to choose one",
-                elem_classes="tiles",
+                elem_id="image",
             )
             if examples:
-                gr.Examples(examples, image, label="Examples")
+                gr.Examples(examples, image, label="Examples", elem_id="examples")
             else:
                 gr.HTML(html.message(views.content.missing))
         with gr.Column(elem_id="explained"):
-            label = _class_dropdown(views, "Class to explain", "the predicted class")
+            result = gr.HTML()
+            with gr.Row():
+                label = _class_dropdown(views, "Class to explain", "the predicted class")
+                shown = gr.Slider(1, most, min(5, most), step=1, label="Classes to list")
             layer, method = _cam_controls(views, "explained")
-            shown = gr.Slider(1, most, min(5, most), step=1, label="Number of classes to list")
-            first = views.explain(examples[0] if examples else None, ANY, layer.value, method.value, shown.value)
-            result = gr.HTML(first)
+            result.value = views.explain(examples[0] if examples else None, ANY, layer.value, method.value, shown.value)
+
+    def explain(upload: dict[str, Any] | None, *chosen: Any) -> str:
+        return views.explain(upload and upload["path"], *chosen)
+
     shown.change(None, shown, js=SHOW_CLASSES)
     changes = [image.change, label.change, layer.change, method.change]
-    gr.on(changes, views.explain, [image, label, layer, method, shown], result, **NETWORK)
+    chosen = [image, label, layer, method, shown]
+    gr.on(changes, explain, chosen, result, preprocess=False, **NETWORK)  # gradio would decode without our guards
 
 
 def _errors(views: Views) -> None:
@@ -104,7 +100,7 @@ def _errors(views: Views) -> None:
     with gr.Row():
         true = _class_dropdown(views, "True class", "any")
         predicted = _class_dropdown(views, "Predicted class", "any")
-        count = gr.Slider(1, stored, min(SHOWN, stored), step=1, label="Number of images to show")
+        count = gr.Slider(1, stored, min(SHOWN, stored), step=1, label="Images to show")
     filters = [true, predicted, count]
     line = gr.Markdown(views.describe_errors(ANY, ANY, count.value))
     position = gr.State(0)
@@ -115,14 +111,15 @@ def _errors(views: Views) -> None:
                 columns=4,
                 height="auto",
                 allow_preview=False,
-                label="Misclassified images: true → predicted class",
-                elem_classes="tiles",
+                show_label=False,
+                elem_id="gallery",
                 buttons=[],
                 interactive=False,
             )
         with gr.Column(elem_id="opened"):
+            opened = gr.HTML()
             layer, method = _cam_controls(views, "opened")
-            opened = gr.HTML(views.open_error(0, layer.value, method.value))
+            opened.value = views.open_error(0, layer.value, method.value)
     changes = [control.change for control in filters]
     gr.on(changes, show, filters, [gallery, line, position], trigger_mode="always_last")
     gallery.select(select, filters, position)
@@ -143,6 +140,6 @@ def _cam_controls(views: Views, elem_id: str) -> tuple[gr.Radio, gr.Dropdown]:
     layer = gr.Radio([(f"{name}{notes.get(name, '')}", name) for name in LAYERS], value=first, label="Layer")
     with gr.Row():
         method = gr.Dropdown(methods, value="GradCAM", label="Method")
-        opacity = gr.Slider(0, 1, CAM_OPACITY, step=0.05, label="Opacity of the heatmap")
+        opacity = gr.Slider(0, 1, CAM_OPACITY, step=0.05, label="Opacity")
     opacity.change(None, opacity, js=SET_OPACITY.format(elem_id))
     return layer, method

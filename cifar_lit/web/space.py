@@ -1,9 +1,7 @@
 """A folder that is ready to be uploaded as a hosted Space, and that runs without this project."""
 
 import ast
-import importlib.util
 import platform
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cifar_lit.web.collect import collect_results
 from cifar_lit.web.content import CARD
 from cifar_lit.web.server import WEIGHTS
 
+ROOT = Path(__file__).parents[2]  # of the package
 MAX_ERRORS = 100  # misclassified images
 APP = '''\
 """A trained network as a web page: `pip install -r requirements.txt`, then `python app.py`."""
@@ -49,7 +48,7 @@ def write_space(run: str, out: str) -> None:
     torch.save(weights.network_part(checkpoint), folder / WEIGHTS)
     modules = find_modules("cifar_lit.web.server")
     for file in modules.values():
-        target = folder / file.relative_to(Path(__file__).parents[2])
+        target = folder / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
     atomic_write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in requirements(modules)))
@@ -66,16 +65,11 @@ def find_modules(name: str) -> dict[str, Path]:
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        if module in found or not module.startswith("cifar_lit"):
-            continue
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # a name in a module
-            continue
-        if spec is None or spec.origin is None:
-            continue
-        found[module] = Path(spec.origin)
-        waiting += [module.rpartition(".")[0], *imports(found[module])]
+        path = ROOT / module.replace(".", "/")
+        file = next(filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py")), None)
+        if file and module.startswith("cifar_lit") and module not in found:  # not a name in a module
+            found[module] = file
+            waiting += [module.rpartition(".")[0], *imports(file)]
     return dict(sorted(found.items()))
 
 
@@ -96,9 +90,9 @@ def imports(file: Path) -> set[str]:
 
 def requirements(modules: dict[str, Path]) -> list[str]:
     """Return the installed versions of the packages that modules import, as lines of requirements.txt."""
-    used = {name.partition(".")[0] for file in modules.values() for name in imports(file)}
-    installed = metadata.packages_distributions()
-    packages = {installed[name][0] for name in used - sys.stdlib_module_names - {"cifar_lit"}}
+    used = {name.partition(".")[0] for file in modules.values() for name in imports(file)} - {"cifar_lit"}
+    files = {dist.name: "\n" + (dist.read_text("RECORD") or "") for dist in metadata.distributions()}
+    packages = {name for name, record in files.items() for module in used if f"\n{module}/__init__.py," in record}
     return sorted(f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages)
 
 

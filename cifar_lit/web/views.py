@@ -52,7 +52,7 @@ class Views:
         ranked = result.predictions.top(MAX_CLASSES)[0]
         probability = dict(result.predictions.top(len(self.classifier.classes))[0])[result.explained[0]]
         caption = f"Evidence for {result.explained[0]}, {probability:.1%}"
-        return html.cams(pixels, [(result.cams[0, 0], caption, result.flat[0][0])]) + html.classes(ranked, shown)
+        return html.cams(pixels, [(result.cams[0, 0], caption, result.flat[0][0])], html.classes(ranked, shown))
 
     def find_errors(self, true: int, predicted: int, count: int) -> list[int]:
         """Return the positions in `content.errors` of the first `count` images with a true and a predicted class."""
@@ -71,7 +71,7 @@ class Views:
         of_these = "" if (true, predicted) == (ANY, ANY) else f" {found:,} are of these classes."
         return (
             f"{content.num_errors:,} of {content.num_test:,} test images are misclassified.{part}{of_these} "
-            f"Showing {min(found, count):,}, the highest loss first: click one."
+            f"Showing {min(found, count):,} as true → predicted class, the highest loss first: click one."
         )
 
     def open_error(self, position: int | None, layer: Layer, method: str) -> str:
