@@ -29,7 +29,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
         (["nowhere", "--space", "new"], "nowhere: there is no such folder"),
         ([".", "--space", "used"], "--space used already exists and is not empty; use a new folder"),
         ([".", "--port", "70000"], "--port 70000 cannot be used"),
-        ([".", "--port=-1"], "--port -1 cannot be used"),
+        ([".", "--port=-1"], "--port must be 1 or more, got -1"),
     ],
 )
 def test_invalid_arguments_are_refused(

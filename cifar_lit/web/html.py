@@ -17,6 +17,15 @@ CSS = f"""
 .tab-container button {{ padding: 0 .7rem; }}
 #image img {{ width: 100%; height: 100%; object-fit: contain; }}
 :is(#examples, #gallery) img {{ image-rendering: pixelated; }}
+#gallery .grid-wrap {{ max-height: 34rem; overflow-y: auto; }}
+#gallery .grid-container {{ grid-template: none; grid-auto-rows: auto; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)); }}
+#gallery button {{ display: block; height: auto; aspect-ratio: auto; }}
+#gallery button img {{ height: auto; aspect-ratio: 1; }}
+#gallery .caption-label {{ position: static; max-width: none; border: 0; white-space: normal; text-align: center; }}
+#card {{ max-width: calc(100vw - 4.2rem); }}
+#card :is(pre, code) {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+#card table {{ display: block; overflow-x: auto; }}
 .result {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 .result figure {{ flex: 1 1 220px; max-width: 420px; margin: 0; }}
 .result figure div {{ position: relative; aspect-ratio: 1; background: var(--background-fill-secondary); }}

@@ -6,7 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.errors import UsageError, at_least
 from cifar_lit.web.collect import collect
 from cifar_lit.web.server import launch
 
@@ -24,8 +24,11 @@ def serve(run: str, port: int) -> None:
     Raises:
         UsageError: The run or the port cannot be used.
     """
+    at_least("--port", port, 1)
     try:
-        socket.create_server((HOST, port)).close()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use until now is free
+            probe.bind((HOST, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--port {port} cannot be used ({reason}); use another one") from None

@@ -33,7 +33,7 @@ def build(views: Views) -> gr.Blocks:
             else:
                 gr.HTML(html.message(content.missing or "No test image is misclassified."))
         with gr.Tab("Model card"):
-            gr.Markdown(read_card(views.folder) or content.missing, latex_delimiters=[])
+            gr.Markdown(read_card(views.folder) or content.missing, latex_delimiters=[], elem_id="card")
     return page
 
 
@@ -129,7 +129,7 @@ def _errors(views: Views) -> None:
 
 def _class_dropdown(views: Views, label: str, default: str) -> gr.Dropdown:
     classes = [(name, number) for number, name in enumerate(views.classifier.classes)]
-    return gr.Dropdown([(default, ANY), *classes], value=ANY, label=label)
+    return gr.Dropdown([(default, ANY), *classes], value=ANY, label=label, min_width=240)
 
 
 def _cam_controls(views: Views, elem_id: str) -> tuple[gr.Radio, gr.Dropdown]:
@@ -139,7 +139,7 @@ def _cam_controls(views: Views, elem_id: str) -> tuple[gr.Radio, gr.Dropdown]:
     methods = sorted(cam_methods.methods(), key=lambda name: (name != "GradCAM", name))
     layer = gr.Radio([(f"{name}{notes.get(name, '')}", name) for name in LAYERS], value=first, label="Layer")
     with gr.Row():
-        method = gr.Dropdown(methods, value="GradCAM", label="Method")
+        method = gr.Dropdown(methods, value="GradCAM", label="Method", min_width=240)
         opacity = gr.Slider(0, 1, CAM_OPACITY, step=0.05, label="Opacity")
     opacity.change(None, opacity, js=SET_OPACITY.format(elem_id))
     return layer, method
