@@ -86,7 +86,7 @@ def test_misclassified_images_are_filtered_and_counted(views: Views) -> None:
     assert views.find_errors(ape, ape, 100) == []
     text = views.describe_errors(ape, ANY, 1)
     assert "10 of 30 test images are misclassified" in text and "Only the 5 with the highest loss" in text
-    assert f"{len(found)} are of these classes. Showing 1," in text
+    assert f"{len(found)} are of these classes. Showing 1 " in text
 
 
 def test_misclassified_image_is_opened_with_the_evidence_for_both_classes(views: Views) -> None:
