@@ -19,6 +19,11 @@ from PIL import Image
 
 from cifar_lit.demo import main
 
+UPLOAD = """async size => {
+    const form = new FormData();
+    form.append("files", new Blob([new Uint8Array(size)]), "large.png");
+    return (await fetch("gradio_api/upload", {method: "POST", body: form})).status;
+}"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -169,6 +174,8 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     page.get_by_role("button", name="Clear").click()
     page.locator("input[type=file]").first.set_input_files(text)
     expect(explained).to_contain_text("text.png: not a PNG, JPEG or WebP image")
+
+    assert [page.evaluate(UPLOAD, size_mb * 2**20) for size_mb in (1, 21)] == [200, 413]
 
     page.get_by_role("tab", name="Misclassified").click()
     expect(opened.locator("figcaption b")).to_have_count(2)

@@ -43,6 +43,8 @@ class Views:
         """
         if file is None:
             return html.message("Add an image: drop, paste or choose a file, or click an example.")
+        if not Path(file).exists():
+            return html.message("Uploaded images are deleted after ten minutes: add it again.")
         try:
             pixels = read(file, self.classifier.image_size)
             name = None if label == ANY else self.classifier.classes[label]

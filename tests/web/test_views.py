@@ -72,6 +72,7 @@ def test_class_layer_and_method_change_the_evidence(views: Views, uploads: Path)
     assert "Evidence for ape" in answers[0] and "Evidence for bee" in answers[1]
     assert "1 px: shows no place" in explain(1, "layer4", "GradCAM")
     assert "drop, paste or choose" in views.explain(None, ANY, "layer1", "GradCAM", 3)
+    assert "add it again" in views.explain(str(uploads / "deleted.png"), ANY, "layer1", "GradCAM", 3)
     assert "no such method" in explain(1, "layer1", "Grad")
 
 
