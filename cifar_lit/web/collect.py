@@ -36,7 +36,7 @@ def collect(run: str, folder: Path, max_errors: int) -> Classifier:
         return Classifier(TrainedNetwork(results.network, results.classes, results.data.image_size))
     except UsageError as error:
         classifier = Classifier.load(run)
-        missing = str(error) if Path(run).is_dir() else "A checkpoint without its run has neither."
+        missing = str(error) if Path(run).is_dir() else "They belong to a run: use its folder."
         reason = f"There are no examples, no misclassified test images and no model card. {missing}"
         summary = _summary(classifier.classes, classifier.image_size)
         Content(f"ResNet-18, {Path(run).name}", summary, missing=reason).save(folder)

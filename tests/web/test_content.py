@@ -35,5 +35,5 @@ def test_checkpoint_without_a_run(finished_run: Path, tmp_path: Path) -> None:
     classifier = collect(str(finished_run / "checkpoints" / "best.ckpt"), tmp_path, max_errors=4)
     content = Content.load(tmp_path)
     assert len(classifier.classes) == 10 and "10 classes" in content.summary
-    assert content.examples == content.errors == () and "checkpoint without its run" in content.missing
+    assert content.examples == content.errors == () and "use its folder" in content.missing
     assert read_card(tmp_path) == ""
