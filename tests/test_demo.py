@@ -169,6 +169,10 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     explained.get_by_label("Classes to list").first.fill("2")
     expect(explained.locator("li:visible")).to_have_count(2)
 
+    explained.get_by_label("Class to explain").click()
+    page.get_by_role("option", name="7", exact=True).click()
+    expect(caption).to_contain_text("Evidence for 7")
+
     text = tmp_path / "text.png"
     text.write_text("hello")
     page.get_by_role("button", name="Clear").click()
