@@ -66,8 +66,8 @@ def collect_results(results: RunResults, folder: Path, max_errors: int) -> None:
         )
     quality = f"It classifies {test.accuracy:.1%} of {len(test):,} test images correctly."
     summary = f"{_summary(results.classes, results.data.image_size)} {quality}"
-    counts = {"num_errors": len(test.errors), "num_test": len(test)}
-    Content(f"ResNet-18, {results.name}", summary, **parts, **counts).save(folder)
+    parts |= {"num_errors": len(test.errors), "num_test": len(test)}
+    Content(f"ResNet-18, {results.name}", summary, **parts).save(folder)
     atomic_write_text(folder / CARD, model_card(results, WEIGHTS))
 
 

@@ -39,7 +39,7 @@ def build(views: Views) -> gr.Blocks:
 
 def style() -> dict[str, Any]:
     """Return the arguments of `launch` for the looks: fonts of the system, nothing that is loaded from elsewhere."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css": html.CSS, "footer_links": []}
 
 
@@ -73,7 +73,7 @@ def _explain(views: Views) -> None:
             result.value = views.explain(examples[0] if examples else None, ANY, layer.value, method.value, shown.value)
 
     def explain(upload: dict[str, Any] | None, *chosen: Any) -> str:
-        return views.explain(upload and upload["path"], *chosen)
+        return views.explain(upload["path"] if upload else None, *chosen)
 
     shown.change(None, shown, js=SHOW_CLASSES)
     changes = [image.change, label.change, layer.change, method.change]
