@@ -101,7 +101,7 @@ def _errors(views: Views) -> None:
         true = _class_dropdown(views, "True class", "any")
         predicted = _class_dropdown(views, "Predicted class", "any")
         count = gr.Slider(1, stored, min(SHOWN, stored), step=1, label="Images to show")
-    filters = [true, predicted, count]
+    filters: list[Any] = [true, predicted, count]
     line = gr.Markdown(views.describe_errors(ANY, ANY, count.value))
     position = gr.State(0)
     with gr.Row():
