@@ -113,6 +113,7 @@ def server(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert list(server.temporary.rglob("*.png")) == []
     finally:
         server.process.kill()
+        server.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     image = tmp_path / "mine.png"
     Image.fromarray(np.random.default_rng(width_px).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(image)
     before = explained.locator(".result img").first.get_attribute("src")
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Remove Image").click()
     expect(explained).to_contain_text("Add an image")
     page.locator("input[type=file]").first.set_input_files(image)
     expect(caption).to_contain_text("Evidence for")
@@ -175,7 +176,7 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
 
     text = tmp_path / "text.png"
     text.write_text("hello")
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Remove Image").click()
     page.locator("input[type=file]").first.set_input_files(text)
     expect(explained).to_contain_text("text.png: not a PNG, JPEG or WebP image")
 
