@@ -26,6 +26,7 @@ CSS = f"""
 #card {{ max-width: calc(100vw - 4.2rem); }}
 #card :is(pre, code) {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 #card table {{ display: block; overflow-x: auto; }}
+#card :is(th, td) {{ padding: .3rem .5rem; white-space: nowrap; }}
 .result {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 .result figure {{ flex: 1 1 220px; max-width: 420px; margin: 0; }}
 .result figure div {{ position: relative; aspect-ratio: 1; background: var(--background-fill-secondary); }}

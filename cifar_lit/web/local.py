@@ -36,10 +36,13 @@ def serve(run: str, port: int) -> None:
         folder = Path(temporary, "content")
         folder.mkdir()
         os.environ["GRADIO_TEMP_DIR"] = str(Path(temporary, "uploads"))  # deleted at the end
-        classifier = collect(run, folder, MAX_ERRORS)
-        page = launch(folder, classifier, server_name=HOST, server_port=port, quiet=True, prevent_thread_lock=True)
         try:
-            print(f"{run} is shown on http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-            threading.Event().wait()
+            classifier = collect(run, folder, MAX_ERRORS)
+            page = launch(folder, classifier, server_name=HOST, server_port=port, quiet=True, prevent_thread_lock=True)
+            try:
+                print(f"{run} is shown on http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+                threading.Event().wait()
+            finally:
+                page.close(verbose=False)
         finally:
-            page.close(verbose=False)
+            del os.environ["GRADIO_TEMP_DIR"]
