@@ -56,7 +56,7 @@ def heatmap(cam: NDArray[np.float32]) -> Pixels:
     return np.asarray(_colours(cam), dtype=np.uint8)
 
 
-def _colours(cam: NDArray[np.float32]) -> NDArray[np.float64]:
+def _colours(cam: NDArray[Any]) -> NDArray[np.float64]:
     colours: NDArray[np.float64] = matplotlib.colormaps["inferno"](cam)[..., :3] * 255
     return colours
 

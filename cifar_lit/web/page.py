@@ -23,7 +23,8 @@ def build(views: Views) -> gr.Blocks:
     """Return the page, to be launched with the arguments of `style`."""
     content = views.content
     gr.set_static_paths([views.folder / name for name in ("examples", "errors")])
-    with gr.Blocks(title=content.title, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
+    page = gr.Blocks(title=content.title, analytics_enabled=False, delete_cache=(60, KEPT_S))
+    with page:
         gr.Markdown(f"# {content.title}\n{content.summary}")
         with gr.Tab("Explain"):
             _explain(views)
@@ -95,7 +96,8 @@ def _errors(views: Views) -> None:
         return gallery, views.describe_errors(*filters), found[0] if found else None
 
     def select(event: gr.SelectData, *filters: int) -> int:
-        return views.find_errors(*filters)[event.index]
+        index: int = event.index
+        return views.find_errors(*filters)[index]
 
     with gr.Row():
         true = _class_dropdown(views, "True class", "any")
