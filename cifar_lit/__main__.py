@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cifar_lit
 from cifar_lit.cli import recipes
 
-COMMANDS = ("fit", "evaluate", "explain", "predict", "export", "compare")
+COMMANDS = ("fit", "evaluate", "explain", "predict", "export", "demo", "compare")
 
 
 def listing() -> str:

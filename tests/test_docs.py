@@ -24,7 +24,7 @@ OF_OTHER_PROGRAMS = {
     *("--nodes", "--ntasks-per-node", "--gpus", "--gpus-per-node", "--time", "--signal", "--open-mode"),
     *("--requeue", "--no-requeue"),
 }
-FILE_SUFFIXES = {"csv", "json", "md", "onnx", "png", "pt", "py", "safetensors"}
+FILE_SUFFIXES = {"ckpt", "csv", "json", "md", "onnx", "png", "pt", "py", "safetensors"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -41,7 +41,7 @@ def test_unknown_command_is_refused(name: str, suggestion: str, capsys: pytest.C
     with pytest.raises(SystemExit) as stopped:
         main([name, "x"])
     assert stopped.value.code == 2
-    commands = "fit, evaluate, explain, predict, export, compare"
+    commands = "fit, evaluate, explain, predict, export, demo, compare"
     assert capsys.readouterr().err == f"error: {name}: no such command; the commands are {commands}{suggestion}\n"
 
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from cifar_lit.analysis.bootstrap import Estimate, estimate
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import Layer, ResNet18
+from cifar_lit.utils.hardware import eval_batch_size
 
 AREAS = (0.05, 0.1, 0.2, 0.4)  # fractions of the image
 SENTENCE_AREA = 0.2  # the one that a sentence is about

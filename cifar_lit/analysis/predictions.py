@@ -17,9 +17,9 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from cifar_lit.data.dataset import Split
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.metrics import rank_and_world_size
 from cifar_lit.utils.files import atomic_write, plain_cell, safe_cell
+from cifar_lit.utils.hardware import eval_batch_size
 
 COLUMNS = ("index", "true", "predicted", "margin", "loss")  # of the CSV file, before those of the classes
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from cifar_lit.analysis.bootstrap import Estimate, estimate
 from cifar_lit.analysis.gradcam import activation_maps, upscale
 from cifar_lit.analysis.localization import centred_blob
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.models.resnet import Layer, ResNet18
+from cifar_lit.utils.hardware import eval_batch_size
 
 PERCENTILES = (20, 40, 60, 80)
 CAM = "the CAM"

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cifar_lit.data.augment.config import AugmentConfig, check_option
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, Channels, DataSplits, ImageDataset, Key, at_least_min_std
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on, fitting_workers, ignore_signals
-from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, train_val_split
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, fits_on
+from cifar_lit.data.sampling import EvalSampler, TrainSampler, train_val_split
 from cifar_lit.data.sources import SourceOptions, load
+from cifar_lit.data.workers import fitting_workers, ignore_signals
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.hardware import available_cores
+from cifar_lit.utils.hardware import available_cores, eval_batch_size
 
 
 class ImageDataModule(LightningDataModule):
@@ -52,6 +53,7 @@ class ImageDataModule(LightningDataModule):
     Attributes:
         test_only: Whether the training images are not used; set it before the first access to the images.
         network_classes: Those of a network to evaluate if `test_only`: the test images may lack some.
+        download: Whether to download a data set that is not there; likewise.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class ImageDataModule(LightningDataModule):
         self.train_eval_size = train_eval_size
         self.batch_size = batch_size
         self.augment_on = augment_on
-        self.test_only = False
+        self.test_only, self.download = False, True
         self.network_classes: tuple[str, ...] = ()
         self._on_device: bool | None = None  # known once training has started
         self.num_workers = num_workers
@@ -103,7 +105,7 @@ class ImageDataModule(LightningDataModule):
         """The data set; loaded, and downloaded or decoded by one process, on first access."""
         workers, timeout = self._num_workers(), self.process_timeout
         options = (self.root, self.image_size, self.mirrors, self.cache_dir, workers, timeout, self.test_only)
-        splits = load(self.source, SourceOptions(*options))
+        splits = load(self.source, SourceOptions(*options, self.download))
         return splits.relabeled(self.network_classes) if self.test_only else splits
 
     @property
@@ -230,9 +232,8 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.strategy.broadcast(fits) if self.trainer else fits
 
     def _num_workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        return max(1, min(8, available_cores() // self._local_processes()))
+        usual = max(1, min(8, available_cores() // self._local_processes()))
+        return usual if self.num_workers is None else self.num_workers
 
     def _local_processes(self) -> int:
         return self.trainer.num_devices if self.trainer else 1
@@ -242,9 +243,8 @@ class ImageDataModule(LightningDataModule):
 
     def _progress(self) -> tuple[int, int]:
         """Return the current epoch and its number of completed batches."""
-        if not self.trainer:
-            return 0, 0
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        trainer = self.trainer
+        return (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready) if trainer else (0, 0)
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

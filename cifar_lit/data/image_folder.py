@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from cifar_lit.data.dataset import DataSplits, Split, channel_statistics
-from cifar_lit.data.decode import Listing, decode_all
+from cifar_lit.data.decode_files import Listing, decode_all
+from cifar_lit.data.image_files import SUFFIXES, print_ignored, walk
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
 from cifar_lit.utils.text import counted
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
 VERSION = 4  # of the cache; increase it when decoding or the format of the cache changes
 
@@ -148,42 +147,6 @@ def _list_images(folder: str, digest: Any) -> Listing:
     print_ignored(folder, ignored, len(ignored))
     digest.update(b"\n")  # separates the splits
     return Listing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
-
-
-def print_ignored(folder: str, files: list[str], count: int) -> None:
-    """Name some of the `count` files in a folder that are not images."""
-    if count:
-        names = ", ".join(files[:3]) + ", ..." * (count > 3)
-        print(f"{folder}: ignoring {counted(count, 'file')}, not PNG, JPEG or WebP ({names})", file=sys.stderr)
-
-
-def walk(folder: str) -> Iterator[str]:
-    """Yield all files in a folder and its subfolders, relative to it, without hidden ones, in no particular order.
-
-    Links to folders are followed; a folder that is reached twice is listed once, and those above `folder` never. Only
-    the names of folders are kept in memory.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    seen = {str(parent) for path in (folder, os.path.realpath(folder)) for parent in Path(path).absolute().parents}
-    waiting = [""]
-    while waiting:
-        prefix = waiting.pop()
-        path = os.path.join(folder, prefix)
-        if (real := os.path.realpath(path)) in seen:
-            continue
-        seen.add(real)
-        subfolders = []
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name[0] == ".":
-                    continue
-                if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-                    subfolders.append(entry.name)
-                else:
-                    yield f"{prefix}{entry.name}"
-        waiting += [f"{prefix}{name}/" for name in sorted(subfolders, reverse=True)]
 
 
 def _open(cache: str | Path, fingerprint: str) -> DataSplits | None:

@@ -1,7 +1,6 @@
 """Data loaders: batches from worker processes, or from images that are stored on the device."""
 
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -10,17 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.augment.device import DeviceAugmentation, pack
 from cifar_lit.data.dataset import Batch, ImageDataset, Split
 from cifar_lit.data.sampling import TrainSampler
 from cifar_lit.utils.errors import RunError
-from cifar_lit.utils.hardware import free_shared_memory
 
-WAITING = 2  # batches of each worker that may wait in shared memory: torch's prefetch_factor
-IN_USE = 2  # batches in shared memory that the training has already: the current and the next one
 AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch fewer kernels
 
 
@@ -140,41 +135,3 @@ def as_is(batch: Any) -> Any:
 def fits_on(device: torch.device, count: int, image_size: int) -> bool:
     """Return whether images, packed into 4 bytes per pixel, fit into half of the free memory of a CUDA GPU."""
     return device.type == "cuda" and count * image_size**2 * 4 < torch.cuda.mem_get_info(device)[0] / 2
-
-
-def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
-    """Return how many of the workers can be used without filling the shared memory, which would lose batches.
-
-    Args:
-        workers: Of each training process.
-        batch_bytes: Size of a batch.
-        processes: Training processes on this machine.
-    """
-    free = free_shared_memory()
-    if free is None or not workers:
-        return workers
-    fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // WAITING)
-    if fitting < workers:
-        rank_zero_warn(
-            f"{fitting} worker processes instead of {workers} (data.num_workers): the batches of more do not fit into "
-            f"/dev/shm, of which {free / 2**20:.0f} MiB are free; enlarge it (docker run --shm-size 1g)"
-        )
-    return fitting
-
-
-def worker_failure(error: RuntimeError) -> str | None:
-    """Return the message for an error of torch about a worker that died or did not answer; None for other errors."""
-    text = " ".join(str(error).split())
-    if "DataLoader timed out" in text:
-        problem = "the data loader workers do not answer (process_timeout)"
-    elif "DataLoader worker" in text:
-        problem = f"a data loader worker has died ({text[:200]})"
-    else:
-        return None
-    return f"{problem}, perhaps for lack of memory or of shared memory (/dev/shm); reduce data.num_workers, 0 uses none"
-
-
-def ignore_signals(worker_id: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker: they reach its process group too, but its batches are still needed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -11,15 +11,7 @@ from cifar_lit.data.dataset import ImageDataset, Key
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
-MAX_EVAL_BATCH = 256
-MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
-
 Indices = NDArray[np.int64]
-
-
-def eval_batch_size(image_size: int) -> int:
-    """Return the batch size for evaluation, smaller for large images so that they fit into memory."""
-    return max(1, min(MAX_EVAL_BATCH, MAX_EVAL_PIXELS // image_size**2))
 
 
 def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:

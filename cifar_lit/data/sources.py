@@ -34,6 +34,7 @@ class SourceOptions:
         num_workers: Processes that decode images (folder); 0 decodes in the calling process.
         process_timeout: How long to wait for one of them, in seconds.
         test_only: Whether the training images are not needed; a folder may then lack them.
+        download: Whether to download a data set that is not there (cifar10, cifar100).
     """
 
     root: str
@@ -43,6 +44,7 @@ class SourceOptions:
     num_workers: int = 0
     process_timeout: int = 600
     test_only: bool = False
+    download: bool = True
 
 
 class Source(NamedTuple):
@@ -90,6 +92,7 @@ def _digits(options: SourceOptions) -> DataSplits:
 def _cifar(options: SourceOptions, name: str) -> DataSplits:
     """Load CIFAR-10 or CIFAR-100, downloading and unpacking it first if necessary."""
     from torchvision import datasets  # here: importing it takes seconds
+    from torchvision.datasets.utils import check_integrity
 
     from cifar_lit.data.download import download
 
@@ -106,6 +109,8 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
 
     with suppress(RuntimeError):  # missing or corrupt
         return read()
+    if not options.download and not check_integrity(archive, dataset.tgz_md5):
+        raise UsageError(f"data.root={root}: {name} is not there; download it with python -m cifar_lit.evaluate RUN")
     if not os.path.exists(archive) and not os.path.exists(os.path.join(root, dataset.base_folder)):
         folders = [folder for folder in ("train", *TEST_FOLDERS) if os.path.isdir(os.path.join(root, folder))]
         if "train" in folders and len(folders) > 1:

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.data.decode import UnreadableError
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.inference.images import ImagesLike, Item, expand
 from cifar_lit.inference.results import Explanations, Predictions
 from cifar_lit.inference.stream import Batch, read_batches
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, load_network
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.hardware import choose_device
+from cifar_lit.utils.hardware import choose_device, eval_batch_size
 from cifar_lit.utils.text import counted
 
 EXPLAINED_BATCH = 32  # images; the activations of all layers are kept in memory

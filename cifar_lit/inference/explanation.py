@@ -15,7 +15,6 @@ from tqdm import tqdm
 from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.data.decode import DARK, SCALE, UnreadableError, read
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.inference.classifier import EXPLAINED_BATCH, Classifier
 from cifar_lit.inference.images import expand
 from cifar_lit.models.resnet import LAYERS, Layer
@@ -23,6 +22,7 @@ from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
+from cifar_lit.utils.hardware import eval_batch_size
 from cifar_lit.utils.text import counted
 
 DRAWN_PX = 320  # of an image in the figures

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cifar_lit.data.dataset import Images
-from cifar_lit.data.decode import UnreadableError, read, square
-from cifar_lit.data.image_folder import SUFFIXES, print_ignored, walk
+from cifar_lit.data.decode import Images, UnreadableError, read, square
+from cifar_lit.data.image_files import SUFFIXES, print_ignored, walk
 from cifar_lit.utils.errors import UsageError
 
 Item: TypeAlias = str | Image.Image | Images  # a single image: its path, or itself

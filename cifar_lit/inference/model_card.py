@@ -26,6 +26,11 @@ import torch
 module = torch.export.load("model.pt2").module()
 images = torch.zeros(1, {size}, {size}, 3, dtype=torch.uint8)  # (N, H, W, 3), RGB
 {output} = module(images)""",
+    "model.ckpt": """\
+import cifar_lit
+
+classifier = cifar_lit.load("model.ckpt")
+classifier.predict("image.png").top(3)  # files, PIL images, arrays or tensors of any size""",
     "model.safetensors": """\
 import json
 from pathlib import Path

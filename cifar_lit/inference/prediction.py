@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cifar_lit.data.loaders import worker_failure
+from cifar_lit.data.workers import worker_failure
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.images import image_files
 from cifar_lit.inference.rows import TEXT, Rows

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cifar_lit.data.decode import UnreadableError
-from cifar_lit.data.loaders import fitting_workers, ignore_signals
+from cifar_lit.data.workers import fitting_workers, ignore_signals
 from cifar_lit.inference.images import Item, pixels
 
 TIMEOUT_S = 600  # for a batch; a worker whose shared memory is full never answers

@@ -1,18 +1,22 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.signals import first_process
+
+if TYPE_CHECKING:  # inference does not need Lightning
+    from pytorch_lightning import LightningModule
 
 HEAD = ("net.backbone.fc.weight", "net.backbone.fc.bias")
+NETWORK = ("num_classes", "mean", "std", "stem", "norm")  # arguments of ResNet18 that its weights depend on
 OPTIONS = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
 
 
@@ -73,7 +77,11 @@ def _load(file: Path) -> dict[str, Any] | str:
 
 
 def load(
-    module: LightningModule, checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_path", new_head: bool = False
+    module: "LightningModule",
+    checkpoint: dict[str, Any],
+    file: Path,
+    option: str = "--ckpt_path",
+    new_head: bool = False,
 ) -> None:
     """Load the weights of a checkpoint, and nothing else of it.
 
@@ -92,7 +100,8 @@ def load(
     if new_head and all(name in theirs and theirs[name].shape[1:] == ours[name].shape[1:] for name in HEAD):
         if theirs[HEAD[0]].shape != ours[HEAD[0]].shape:
             counts = f"{len(theirs[HEAD[0]])} classes, this network {len(ours[HEAD[0]])}"
-            rank_zero_info(f"{option} {file}: it has {counts}; the last layer is initialized again")
+            if first_process():
+                print(f"{option} {file}: it has {counts}; the last layer is initialized again", file=sys.stderr)
             theirs = theirs | {name: ours[name] for name in HEAD}
     different = sorted(theirs.keys() ^ ours.keys())
     different += [name for name in ours if name in theirs and theirs[name].shape != ours[name].shape]
@@ -108,7 +117,7 @@ def load(
     module.load_state_dict(theirs)
 
 
-def initialize(module: LightningModule, path: str, option: str = "--model.weights") -> None:
+def initialize(module: "LightningModule", path: str, option: str = "--model.weights") -> None:
     """Load the weights of a run's folder or a checkpoint, except a last layer for another number of classes.
 
     Raises:
@@ -156,7 +165,7 @@ def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_
     """
     try:
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
-        net = ResNet18(built["num_classes"], built["mean"], built["std"], built["stem"], built["norm"])
+        net = ResNet18(**{name: built[name] for name in NETWORK})
         net.load_state_dict(net_state(checkpoint["state_dict"]))
         return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
     except (KeyError, RuntimeError) as error:
@@ -164,3 +173,13 @@ def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_
             f"{option} {file}: it does not describe its network and data ({error}); use a checkpoint of python -m "
             "cifar_lit.fit"
         ) from None
+
+
+def network_part(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what `build_network` needs of a checkpoint: neither the optimizer's state nor other options."""
+    built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
+    return {
+        "state_dict": {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("net.")},
+        "hyper_parameters": {name: built[name] for name in NETWORK},
+        "ImageDataModule": {name: data[name] for name in ("classes", "image_size")},
+    }

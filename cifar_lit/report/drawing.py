@@ -48,8 +48,17 @@ def overlay(image: Pixels, cam: NDArray[np.float32], opacity: float = CAM_OPACIT
     """
     large = enlarge(image)
     smooth = cv2.resize(cam, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
-    return np.asarray((1 - opacity) * large + opacity * colours, dtype=np.uint8)
+    return np.asarray((1 - opacity) * large + opacity * _colours(smooth), dtype=np.uint8)
+
+
+def heatmap(cam: NDArray[np.float32]) -> Pixels:
+    """Return the colours of a CAM `(H, W)`, 0..1: `(H, W, 3)`, uint8."""
+    return np.asarray(_colours(cam), dtype=np.uint8)
+
+
+def _colours(cam: NDArray[Any]) -> NDArray[np.float64]:
+    colours: NDArray[np.float64] = matplotlib.colormaps["inferno"](cam)[..., :3] * 255
+    return colours
 
 
 def side_by_side(images: Sequence[Pixels]) -> Pixels:

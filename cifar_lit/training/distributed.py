@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not exported explicitly
 
-from cifar_lit.data.loaders import worker_failure
+from cifar_lit.data.workers import worker_failure
 from cifar_lit.training import torchrun
 from cifar_lit.utils import slurm
 from cifar_lit.utils.errors import RunError

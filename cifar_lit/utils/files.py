@@ -88,19 +88,19 @@ def file_lock(path: str | Path, timeout_s: float = -1) -> Iterator[None]:
         lock.release()
 
 
-def new_folder(out: str | None, default: str, parent: Path = Path()) -> Path:
-    """Return the folder given with `--out`, or the first `DEFAULT_N` that does not exist; does not create it.
+def new_folder(out: str | None, default: str = "", parent: Path = Path(), option: str = "--out") -> Path:
+    """Return the folder given with an option, or the first `DEFAULT_N` that does not exist; does not create it.
 
     Raises:
-        UsageError: `--out` exists and is not an empty folder.
+        UsageError: The given folder exists and is not an empty folder.
     """
     if out is None:
         return next(folder for n in itertools.count(1) if not (folder := parent / f"{default}_{n}").exists())
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {out} already exists and is not empty; use a new folder")
+        raise UsageError(f"{option} {out} already exists and is not empty; use a new folder")
     if any(parent.is_file() for parent in folder.parents):
-        raise UsageError(f"--out {out}: part of this path is a file; use a new folder")
+        raise UsageError(f"{option} {out}: part of this path is a file; use a new folder")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The machine: device, precision, cores, and a description for the provenance of a run."""
+"""The machine: device, precision, cores, batch size, and a description for the provenance of a run."""
 
 import ctypes
 import importlib.metadata
@@ -20,6 +20,8 @@ from cifar_lit.utils import slurm
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
+MAX_EVAL_BATCH = 256
+MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "opencv-python-headless"),
     *("jsonargparse", "numpy", "matplotlib", "tensorboard", "grad-cam"),
@@ -78,6 +80,11 @@ def bfloat16_unit() -> Literal["AMX", "AVX512_BF16"] | None:
     if features.get("amx_tile"):
         return "AMX"
     return "AVX512_BF16" if features.get("avx512_bf16") else None
+
+
+def eval_batch_size(image_size: int) -> int:
+    """Return the batch size for evaluation, smaller for large images so that they fit into memory."""
+    return max(1, min(MAX_EVAL_BATCH, MAX_EVAL_PIXELS // image_size**2))
 
 
 def available_cores() -> int:

@@ -12,12 +12,11 @@ import torch
 from harness import MEAN, STD, Row, Settings, alternate, faster, python
 from synthetic import generate
 
-from cifar_lit.data.sampling import eval_batch_size
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.prediction import predict_all
 from cifar_lit.inference.stream import read_batches
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.utils.hardware import available_cores
+from cifar_lit.utils.hardware import available_cores, eval_batch_size
 
 SIZE_PX, PHOTO_PX = 32, 480
 BATCH = eval_batch_size(SIZE_PX)

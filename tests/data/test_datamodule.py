@@ -15,14 +15,14 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Subset
 
-from cifar_lit.data import loaders
 from cifar_lit.data.augment.config import AugmentConfig
 from cifar_lit.data.augment.cpu import Augmentation
 from cifar_lit.data.augment.device import DeviceAugmentation
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Batch, DataSplits, ImageDataset, Split, channel_statistics
-from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is, worker_failure
+from cifar_lit.data.loaders import DeviceLoader, LazyDataLoader, as_is
 from cifar_lit.data.sampling import TrainSampler
+from cifar_lit.data.workers import worker_failure
 from cifar_lit.models.resnet import Normalize
 from cifar_lit.utils.errors import UsageError
 from tests.conftest import SaveEpochs
@@ -221,7 +221,7 @@ def test_batches_of_the_workers_fit_into_the_shared_memory(
     monkeypatch: pytest.MonkeyPatch, free_batches: int | None, workers: int
 ) -> None:
     free = free_batches if free_batches is None else free_batches * 100 * 32 * 32 * 3
-    monkeypatch.setattr(loaders, "free_shared_memory", lambda: free)
+    monkeypatch.setattr("cifar_lit.data.workers.free_shared_memory", lambda: free)
     data = ImageDataModule("digits", val_size=0, batch_size=100, num_workers=4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

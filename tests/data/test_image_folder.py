@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lit.data import decode, image_folder
+from cifar_lit.data import decode, decode_files, image_folder
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.utils.errors import RunError, UsageError
 
@@ -163,7 +163,7 @@ def test_downsampling_does_not_alias(tmp_path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_decoding_keeps_the_order_and_the_global_random_state(load, root, monkeypatch, num_workers) -> None:
-    monkeypatch.setattr(decode, "CHUNK_IMAGES", 3)
+    monkeypatch.setattr(decode_files, "CHUNK_IMAGES", 3)
     for index in range(20):
         save(root / "train" / "apple" / f"3{index:02}.png", (index, 0, 0))
     state = torch.get_rng_state()

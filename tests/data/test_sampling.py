@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cifar_lit.data.dataset import DataSplits, ImageDataset
-from cifar_lit.data.sampling import EvalSampler, TrainSampler, eval_batch_size, stratified_split
+from cifar_lit.data.sampling import EvalSampler, TrainSampler, stratified_split
+from cifar_lit.utils.hardware import eval_batch_size
 
 LABELS = np.random.default_rng(3).choice(5, size=1000, p=[0.4, 0.3, 0.2, 0.08, 0.02]).astype(np.int64)
 

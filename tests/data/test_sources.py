@@ -100,6 +100,13 @@ def test_corrupt_file_is_unpacked_again(source, archive, tmp_path) -> None:
         check(source, archive, tmp_path)
 
 
+def test_nothing_is_downloaded_on_request(source, archive, tmp_path) -> None:
+    with pytest.raises(UsageError, match="is not there"):
+        load(source, SourceOptions(str(tmp_path / "new"), 32, download=False))
+    assert not (tmp_path / "new").exists()
+    load(source, SourceOptions(str(archive.parent), 32, download=False))
+
+
 def test_mirrors(source, archive, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
     check(source, archive, tmp_path / "a", mirrors=[archive.as_uri()])
