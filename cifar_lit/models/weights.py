@@ -1,6 +1,7 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.models.pretrained import IMAGENET, as_checkpoint, imagenet_file
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.utils.errors import UsageError
 
@@ -56,43 +58,50 @@ def read(file: Path, option: str = "--ckpt_path") -> dict[str, Any]:
 def _load(file: Path) -> dict[str, Any] | str:
     """Return the checkpoint, or why the file is not valid."""
     try:
-        with zipfile.ZipFile(file) as parts:  # torch writes checksums but does not verify them
-            if damaged := parts.testzip():
-                return f"the file is damaged (wrong checksum of {damaged})"
-            if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
-                return "the file is damaged (its directory is corrupt)"
+        if zipfile.is_zipfile(file):  # not torch's older format, which torchvision also uses
+            with zipfile.ZipFile(file) as parts:  # torch writes checksums but does not verify them
+                if damaged := parts.testzip():
+                    return f"the file is damaged (wrong checksum of {damaged})"
+                if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
+                    return "the file is damaged (its directory is corrupt)"
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     except Exception as error:  # the unpickler raises many kinds
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         return f"the file is damaged (truncated?), contains more than plain data, or is not a checkpoint ({reason})"
+    if isinstance(checkpoint, dict):
+        checkpoint = as_checkpoint(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "not a Lightning checkpoint, it has no state_dict"
     return checkpoint
 
 
-def load(
-    module: LightningModule, checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_path", new_head: bool = False
+def initialize(
+    module: LightningModule, path: str, classes: Sequence[str] | None = None, option: str = "--model.weights"
 ) -> None:
-    """Load the weights of a checkpoint, and nothing else of it.
+    """Load the weights of a run's folder, a checkpoint or torchvision, except a last layer for other classes.
 
     Args:
         module: An ImageClassifier.
-        checkpoint: From `read`.
-        file: Its file, for messages.
-        option: The option that names it, for messages.
-        new_head: Whether a module with another number of classes keeps its own last layer; otherwise it is refused.
+        path: A folder, a file, or `imagenet`.
+        classes: The names of its classes; None to compare only their number.
+        option: The option that names the path, for messages.
 
     Raises:
-        UsageError: The weights are of another architecture; the message names the options that differ.
+        UsageError: There is no such checkpoint, or it is of another architecture; the message names what differs.
+        RunError: ImageNet's weights could not be downloaded, or their file is damaged.
     """
+    file = imagenet_file() if path == IMAGENET else find(path, option)
+    checkpoint = read(file, option)
     theirs, ours = checkpoint["state_dict"], module.state_dict()
     before, now = checkpoint.get("hyper_parameters", {}), dict(module.hparams)
-    if new_head and all(name in theirs and theirs[name].shape[1:] == ours[name].shape[1:] for name in HEAD):
-        if theirs[HEAD[0]].shape != ours[HEAD[0]].shape:
-            counts = f"{len(theirs[HEAD[0]])} classes, this network {len(ours[HEAD[0]])}"
-            rank_zero_info(f"{option} {file}: it has {counts}; the last layer is initialized again")
+    if all(name in theirs and theirs[name].shape[1:] == ours[name].shape[1:] for name in HEAD):
+        their_count, count = (len(state[HEAD[0]]) for state in (theirs, ours))
+        names = checkpoint.get("ImageDataModule", {}).get("classes")
+        if their_count != count or (names and classes and names != list(classes)):
+            new = f"{their_count} classes, this network {count}" if their_count != count else "other classes"
+            rank_zero_info(f"{option} {file}: it has {new}; the last layer is initialized again")
             theirs = theirs | {name: ours[name] for name in HEAD}
     different = sorted(theirs.keys() ^ ours.keys())
     different += [name for name in ours if name in theirs and theirs[name].shape != ours[name].shape]
@@ -103,19 +112,9 @@ def load(
         raise UsageError(
             f"{option} {file}: its weights do not fit this network: it has "
             + (", ".join(reasons) or f"another architecture ({different[0]} differs, and {len(different) - 1} more)")
-            + "; use the options that it was trained with, or another checkpoint"
+            + "; use the options that it was trained with, or other weights of a ResNet-18"
         )
     module.load_state_dict(theirs)
-
-
-def initialize(module: LightningModule, path: str, option: str = "--model.weights") -> None:
-    """Load the weights of a run's folder or a checkpoint, except a last layer for another number of classes.
-
-    Raises:
-        UsageError: There is no such checkpoint, or it is of another architecture.
-    """
-    file = find(path, option)
-    load(module, read(file, option), file, option, new_head=True)
 
 
 def net_state(state: dict[str, Any]) -> dict[str, Any]:
