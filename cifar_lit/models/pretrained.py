@@ -17,45 +17,42 @@ from torchvision.models import ResNet18_Weights
 from cifar_lit.utils.errors import DISK, RunError
 
 IMAGENET = "imagenet"  # value of model.weights
-WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
+URL = ResNet18_Weights.IMAGENET1K_V1.url
 TIMEOUT_S = 30  # without data, after which the download fails
-TRANSFORMS = WEIGHTS.transforms()
+TRANSFORMS = ResNet18_Weights.IMAGENET1K_V1.transforms()
 
 
-def imagenet_file(url: str = WEIGHTS.url) -> Path:
+def imagenet_file() -> Path:
     """Return the file of torchvision's weights in torch.hub's cache; one process downloads it if it is not there.
-
-    Args:
-        url: Its name contains the first digits of the file's SHA-256.
 
     Raises:
         RunError: The download failed, or the file is damaged.
         OSError: The file cannot be written, for example because the disk is full.
     """
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    file = folder / os.path.basename(url)
-    (digits,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)
+    file = folder / os.path.basename(URL)
+    (digits,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)  # the first ones of the file's SHA-256
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                _download(url, file, digits)
+                _download(file, digits)
     if not sha256(file.read_bytes()).hexdigest().startswith(digits):
         raise RunError(f"--model.weights {IMAGENET}: {file} is damaged; delete it, and it is downloaded again")
     return file
 
 
-def _download(url: str, file: Path, digits: str) -> None:
-    rank_zero_info(f"downloading {url} to {file}")
+def _download(file: Path, digits: str) -> None:
+    rank_zero_info(f"downloading {URL} to {file}")
     timeout_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub would wait forever
     try:
-        torch.hub.download_url_to_file(url, str(file), digits)
+        torch.hub.download_url_to_file(URL, str(file), digits)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in DISK:
             raise
         raise RunError(
-            f"--model.weights {IMAGENET}: {url} could not be downloaded ({getattr(error, 'reason', error)}); use "
+            f"--model.weights {IMAGENET}: {URL} could not be downloaded ({getattr(error, 'reason', error)}); use "
             f"--model.weights FILE with a copy of it or other weights, or put the copy at {file}"
         ) from None
     finally:

@@ -1,10 +1,11 @@
 """Fine-tune on five classes of CIFAR-10 from the weights of the other five, and compare with training from scratch.
 
-The images are those of ROOT/train/CLASS. The first five classes pretrain a network with the recipe imagenet_stem, unless
-a run is given. The recipe finetune, at 32 px, then learns the last five with 50 images a class, three times with others: from
-scratch, fine-tuned, and with only the last layer trained. The same 1,000 images a class test all of them. The learning
-rate is the recipe's, but from scratch the best of three for a fourth set of images, with 500 validation images a class.
-Training, validation and test images are disjoint. Finished runs are kept, so that the same command can be repeated.
+The images are those of ROOT/train/CLASS. The first five classes pretrain a network with the recipe imagenet_stem,
+unless a run is given. Then the recipe finetune, at 32 px, learns the last five with 50 images a class, three times with
+others: from scratch, fine-tuned, and with only the last layer trained. The same 1,000 images a class test all of them.
+The learning rate is the recipe's, but from scratch the best of three for a fourth set of images, with 500 validation
+images a class. Training, validation and test images are disjoint. Finished runs are kept, so that the same command can
+be repeated.
 """
 
 import argparse

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
@@ -71,7 +70,7 @@ def test_backbone_is_frozen_first_and_resumed_trainings_are_identical(tmp_path: 
     # steps 1 and 2 are frozen: in the middle of that epoch, at its end, and after it
     epochs = EachEpoch(tmp_path, (1, 2, 3))
     module = train(epochs)
-    first, second, third = epochs.states
+    first, second, _ = epochs.states
     backbone = {name.removeprefix("net.backbone.") for name in first if "backbone" in name} - HEAD
     torch.manual_seed(0)
     initial = ImageClassifier(10, (0.0,) * 3, (1.0,) * 3, stem="imagenet", memory_format="contiguous").state_dict()
