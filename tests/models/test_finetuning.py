@@ -49,7 +49,7 @@ def train(*callbacks: Callback, ckpt_path: str | None = None, **options: Any) ->
         max_epochs=3,
         limit_train_batches=2,
         limit_val_batches=1,
-        callbacks=[*callbacks],
+        callbacks=list(callbacks),
         **QUIET_TRAINER,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
