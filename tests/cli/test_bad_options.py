@@ -131,7 +131,7 @@ CASES = [
     ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=acc", "monitor=acc", "val/accuracy"),
     ("--trainer.callbacks+=BatchSizeFinder", "BatchSizeFinder", "set data.batch_size"),
     ("--trainer.callbacks+=LearningRateFinder", "LearningRateFinder", "use lr_find"),
-    ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning", "pl_module.net.backbone"),
+    ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning", "model.freeze_epochs"),
     (SWA, "StochasticWeightAveraging", "use EMAWeightAveraging"),
     ("--trainer.callbacks+=Timer", "Timer", "use trainer.max_time"),
     (
