@@ -91,7 +91,8 @@ def test_files_in_torchvisions_format_are_loaded(save: Any, torchvision_state: S
 
 def test_other_architectures_are_refused(torchvision_state: State, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 2048)}, file)
+    larger = {"conv1.weight": (64, 3, 7, 7), "bn1.running_mean": (64,), "fc.weight": (1000, 2048)}
+    torch.save({name: torch.zeros(shape) for name, shape in larger.items()}, file)
     with pytest.raises(UsageError, match=rf"{file}: .* it has another architecture .* other weights of a ResNet-18"):
         ImageClassifier(5, **GRAY, stem="imagenet", weights=str(file))
     torch.save(torchvision_state, file)
