@@ -18,8 +18,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAWS = (0, 1, 2)
-EPOCHS = 40
-BRIEF = ["--page.num_cams=0", "--page.num_road=0", "--projector.num_images=0", "--data.train_eval_size=250"]
+EPOCHS = 30
+BRIEF = [
+    "--misclassified.k=1",
+    "--samples.k=1",
+    "--page.num_cams=0",
+    "--page.num_road=0",
+    "--projector.num_images=0",
+    "--data.train_eval_size=250",
+]
 COMMON = [f"--trainer.max_epochs={EPOCHS}", "--data.source=folder", "--data.image_size=32", "--data.crop_padding=4"]
 COMMON += ["--data.val_size=0", "--data.num_workers=0", "--trainer.precision=32-true", *BRIEF]
 ARMS = {
