@@ -101,7 +101,7 @@ def figures_left_blank() -> Iterator[None]:
     """Do not render figures, which takes half the time of a short run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-        patch.setattr("cifar_lit.report.sections.svg", lambda draw: "")
+        patch.setattr("cifar_lit.report.sections.scores.svg", lambda draw: "")
         yield
 
 

@@ -201,7 +201,7 @@ def test_failed_section_is_replaced_by_the_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the matrix is <singular>")
 
-    monkeypatch.setattr("cifar_lit.analysis.faithfulness.road", broken)
+    monkeypatch.setattr("cifar_lit.report.sections.faithfulness.road", broken)
     html, writer = build(results, tmp_path)
     assert writer.failures == {"HTMLReport (faithfulness)": "the matrix is <singular>"}
     assert "could not be created: the matrix is <singular>" in capsys.readouterr().err

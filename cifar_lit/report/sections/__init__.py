@@ -1,0 +1,36 @@
+"""The sections of the page, each a function of a run's results and a template, `templates/section_NAME.html`.
+
+To add one, write its template and list it in SECTIONS.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.sections import errors, facts, faithfulness, scores
+from cifar_lit.report.sections.options import Options
+
+
+class Section(NamedTuple):
+    """A section of the page.
+
+    Attributes:
+        title: Its heading.
+        make: Returns what its template gets under the section's name, beside `results`, `classes` (their names) and
+            what the sections before it got. If either fails, the page shows the reason.
+    """
+
+    title: str
+    make: Callable[[RunResults, Options], Any]
+
+
+SECTIONS = {
+    "quality": Section("How good is it?", scores.quality),
+    "training": Section("How did it train?", scores.training),
+    "confusion": Section("Which classes does it confuse?", scores.confusion),
+    "errors": Section("What does it misclassify?", errors.section),
+    "faithfulness": Section("Why?", faithfulness.section),
+    "facts": Section("What exactly ran?", facts.section),
+}
+
+__all__ = ["SECTIONS", "Options", "Section"]

@@ -1,0 +1,70 @@
+"""The misclassified images, with their CAMs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cifar_lit.analysis.label_issues import find_label_issues
+from cifar_lit.models.resnet import LAYERS
+from cifar_lit.report.inline import encode_cam, thumbnail
+from cifar_lit.report.results import RunResults
+from cifar_lit.report.sections.options import Options
+
+MAX_LABEL_ISSUES = 20
+BATCH_SIZE = 20  # images whose CAMs are computed together
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The listed images: first the misclassified ones, then further label issues.
+
+    Attributes:
+        items: One per image, as templates/page.js reads it.
+        num_errors: How many of them are misclassified.
+        label_issues: Which of them have a label that may be incorrect.
+        num_cams: How many of them have CAMs.
+    """
+
+    items: list[dict[str, Any]]
+    num_errors: int
+    label_issues: list[int]
+    num_cams: int
+
+
+def section(results: RunResults, options: Options) -> Errors:
+    """List the misclassified images and label issues, and compute their CAMs."""
+    test, split = results.test, results.test_images
+    errors = test.errors[: options.max_listed].tolist()
+    issues = find_label_issues(test)[:MAX_LABEL_ISSUES].tolist()
+    if options.max_listed is not None:  # no other images than those
+        issues = [row for row in issues if row in errors]
+    rows = list(dict.fromkeys([*errors, *issues]))
+    items = [
+        {
+            "index": int(test.indices[row]),
+            "true": int(test.labels[row]),
+            "predicted": int(test.predicted[row]),
+            "p": _highest(test.probabilities[row], int(test.labels[row])),
+            "loss": round(float(test.losses[row]), 4),
+            "margin": round(float(test.margins[row]), 4),
+            "image": thumbnail(split.images[test.indices[row]]),
+            **({"file": split.files[test.indices[row]]} if split.files else {}),
+        }
+        for row in rows
+    ]
+    explained = np.array(rows[: options.num_cams], dtype=np.int64)
+    for start in tqdm(range(0, len(explained), BATCH_SIZE), desc="CAMs of the errors", leave=False, disable=None):
+        part = explained[start : start + BATCH_SIZE]
+        cams = results.cams(part, LAYERS, options.method)
+        for position, item in enumerate(items[start : start + len(part)]):
+            item["cams"] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
+    return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained))
+
+
+def _highest(probabilities: NDArray[np.float64], label: int) -> dict[int, float]:
+    """Return the probabilities of the ten most probable classes and of the true one."""
+    shown = {*np.argsort(-probabilities)[:10].tolist(), label}
+    return {row: round(float(probabilities[row]), 4) for row in sorted(shown)}

@@ -1,0 +1,13 @@
+"""What the page shows."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the page shows; see `HTMLReport`."""
+
+    max_listed: int | None
+    num_cams: int
+    num_road: int
+    method: str
