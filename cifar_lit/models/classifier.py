@@ -1,7 +1,6 @@
 """The LightningModule: loss, metrics, optimizer and schedule of the network."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -96,8 +95,8 @@ class ImageClassifier(LightningModule):
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
             initialize(self, weights, classes)
-        self.lr_mults = {"norm_bias_lr_mult": norm_bias_lr_mult, "backbone_lr_mult": backbone_lr_mult}
-        self.parameter_groups = partial(parameter_groups, norm_weight_decay=norm_weight_decay, **self.lr_mults)
+        lr_mults = self.lr_mults = {"norm_bias_lr_mult": norm_bias_lr_mult, "backbone_lr_mult": backbone_lr_mult}
+        self.parameter_groups = lambda net: parameter_groups(net, norm_weight_decay, **lr_mults)
         build_optimizer(optimizer, self.parameter_groups(self.net))  # report an invalid argument before the run starts
         self.make_optimizer, self.schedule, self.freeze_epochs = optimizer, schedule, freeze_epochs
         self.label_smoothing, self.compile_net = label_smoothing, compile

@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights
 from cifar_lit.utils.errors import DISK, RunError
 
 IMAGENET = "imagenet"  # value of model.weights
-URL = ResNet18_Weights.IMAGENET1K_V1.url
+URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 TIMEOUT_S = 30  # without data, after which the download fails
 TRANSFORMS = ResNet18_Weights.IMAGENET1K_V1.transforms()
 

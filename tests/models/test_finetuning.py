@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
@@ -65,6 +66,7 @@ def changed(before: State, after: State) -> set[str]:
 HEAD = {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.slow
 def test_backbone_is_frozen_first_and_resumed_trainings_are_identical(tmp_path: Path) -> None:
     torch.manual_seed(0)
     # steps 1 and 2 are frozen: in the middle of that epoch, at its end, and after it
