@@ -95,11 +95,11 @@ class ImageClassifier(LightningModule):
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
             initialize(self, weights, classes)
-        lr_mults = self.lr_mults = {"norm_bias_lr_mult": norm_bias_lr_mult, "backbone_lr_mult": backbone_lr_mult}
-        self.parameter_groups = lambda net: parameter_groups(net, norm_weight_decay, **lr_mults)
-        build_optimizer(optimizer, self.parameter_groups(self.net))  # report an invalid argument before the run starts
+        self.lr_mults = {"norm_bias_lr_mult": norm_bias_lr_mult, "backbone_lr_mult": backbone_lr_mult}
+        groups = parameter_groups(self.net, norm_weight_decay, **self.lr_mults)
+        build_optimizer(optimizer, groups)  # report an invalid argument before the run starts
         self.make_optimizer, self.schedule, self.freeze_epochs = optimizer, schedule, freeze_epochs
-        self.label_smoothing, self.compile_net = label_smoothing, compile
+        self.norm_weight_decay, self.label_smoothing, self.compile_net = norm_weight_decay, label_smoothing, compile
         self.lr: float | None = None  # replaces the optimizer's own
         self.mixing = Mixing(mixup_alpha, cutmix_alpha, num_classes)
         self.guard, self.step_log = NonFiniteGuard(), StepLog()
@@ -191,7 +191,8 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
-        optimizer = build_optimizer(self.make_optimizer, self.parameter_groups(self.net), self.lr)
+        groups = parameter_groups(self.net, self.norm_weight_decay, **self.lr_mults)
+        optimizer = build_optimizer(self.make_optimizer, groups, self.lr)
         scheduler = self.schedule.build(optimizer, lambda: total_steps(self.trainer))
         if scheduler is None:
             return optimizer

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from cifar_lit.models.resnet import ResNet18
+from cifar_lit.models.resnet import OutputLayer
 from cifar_lit.utils.errors import UsageError
 
 LR_MULT = "lr_mult"  # key of a parameter group; optimizers keep keys that they do not know
 
 
 def parameter_groups(
-    net: ResNet18,
+    net: nn.Module,
     norm_weight_decay: float | None = None,
     norm_bias_lr_mult: float = 1.0,
     backbone_lr_mult: float = 1.0,
@@ -39,7 +39,7 @@ def parameter_groups(
         for name, parameter in module.named_parameters(recurse=False):
             norm = parameter.ndim == 1 and not isinstance(module, (nn.Conv2d, nn.Linear))
             mult = norm_bias_lr_mult if norm and name == "bias" else 1.0
-            mult *= 1.0 if module is net.backbone.fc else backbone_lr_mult
+            mult *= 1.0 if isinstance(module, OutputLayer) else backbone_lr_mult
             decays_apart = parameter.ndim == 1 and norm_weight_decay is not None
             groups.setdefault((mult, decays_apart), []).append(parameter)
     return [
