@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
+from torchvision.models import resnet18
 
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.datamodule import ImageDataModule
@@ -101,6 +103,27 @@ def figures_left_blank() -> Iterator[None]:
         patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
         patch.setattr("cifar_lit.report.sections.scores.svg", lambda draw: "")
         yield
+
+
+@pytest.fixture(scope="session")
+def torchvision_state() -> dict[str, torch.Tensor]:
+    """The `state_dict` of torchvision's ResNet-18 for 1,000 classes, with random weights."""
+    torch.manual_seed(1)
+    return resnet18().state_dict()
+
+
+@pytest.fixture
+def imagenet_weights(
+    torchvision_state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A file that stands for ImageNet's weights, in the cache of torch.hub; it cannot be downloaded."""
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(torchvision_state, folder / "weights")
+    name = f"resnet18-{sha256((folder / 'weights').read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("cifar_lit.models.pretrained.URL", f"http://127.0.0.1:9/{name}")
+    return (folder / "weights").rename(folder / name)
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from typing import Any
 
 import fork_server
 import pytest
+import torch
 
 from cifar_lit import evaluate
+from cifar_lit.models.classifier import ImageClassifier
 from tests.conftest import BRIEF
 
 
@@ -40,6 +42,28 @@ def test_training(tmp_path: Path) -> None:
         (epoch,) = csv.DictReader(lines)
     assert float(epoch["lr"]) == pytest.approx(0.002 / 25 / 1e4)  # OneCycle ended, so its number of steps was correct
     assert_report_is_that_of_one_process(run)
+
+
+@pytest.mark.slow
+def test_layers_that_were_frozen_are_trained_alike_in_all_processes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = ImageClassifier(10, (0.3,) * 3, (0.4,) * 3, stem="imagenet", norm="layer")
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "initial.ckpt")
+    options = [f"--model.weights={tmp_path}/initial.ckpt", "--model.norm=layer", "--model.freeze_epochs=1"]
+    options += ["--trainer.max_epochs=2", "--data.crop_padding=0", "--data.rotate_degrees=0", "--data.cutout_size=0"]
+    changes = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        batch = f"--data.batch_size={32 // processes}"
+        run = fork_server.run([*BRIEF, *options, batch], folder, processes=processes)
+        assert run.wait(300) == 0, run.output
+        (last,) = folder.glob("lightning_logs/demo/version_*/checkpoints/last.ckpt")
+        after = torch.load(last, weights_only=True)["state_dict"]
+        changes.append({name: after[name] - before for name, before in module.state_dict().items()})
+    for name, change in changes[0].items():
+        assert (changes[1][name] - change).norm() <= 0.01 * change.norm(), name
+        assert change.norm() > 0 or "normalize" in name
 
 
 @pytest.mark.slow

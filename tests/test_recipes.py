@@ -27,7 +27,7 @@ SHORT = [
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("blank_figures")
-def test_recipe_trains(recipe: Path) -> None:
+def test_recipe_trains(recipe: Path, imagenet_weights: Path) -> None:
     small = ["--data.image_size=8", "--data.batch_size=16", "--data.crop_padding=1", "--data.cutout_size=3"]
     few = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
     main(["--config", str(recipe), *DIGITS, *small, *few, "--trainer.fast_dev_run=2"])

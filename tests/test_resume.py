@@ -297,6 +297,10 @@ def test_new_run_starts_from_weights(file: str, run: Path) -> None:
     source = load(run, "last" if file else "best")["state_dict"]
     trained = {name: value for name, value in load(new)["state_dict"].items() if "running" not in name}
     assert all(torch.equal(value, source[name]) for name, value in trained.items() if "num_batches" not in name)
+    if not file:  # it is not needed again
+        shutil.rmtree(run)
+        main(["--ckpt_path", str(new)])
+        assert f"weights: {run}" in (new / "config_2.yaml").read_text()
 
 
 def test_head_for_other_classes_is_initialized_again(

@@ -12,8 +12,8 @@ from cifar_lit.utils.errors import UsageError
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COUNTERS = ("epoch", "step")  # which ModelCheckpoint can monitor, too
 UNSUPPORTED = {
-    "BackboneFinetuning": "needs a module with an attribute `backbone`; use a BaseFinetuning of your own, for "
-    "pl_module.net.backbone",
+    "BackboneFinetuning": "needs a module with an attribute `backbone`; use model.freeze_epochs and "
+    "model.backbone_lr_mult",
     "BatchSizeFinder": "changes the batch size after the training is planned and recorded; set data.batch_size",
     "LearningRateFinder": "changes the learning rate after the training is planned and recorded; use lr_find",
     "ModelPruning": "cannot be recorded, so that the run could not be resumed; prune the trained network with "

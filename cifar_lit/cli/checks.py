@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.sources import SOURCES
+from cifar_lit.models.pretrained import IMAGENET
 from cifar_lit.models.resnet import Norm, Stem, smallest_strided
 from cifar_lit.training import distributed
 from cifar_lit.training.lr_finder import MIN_STEPS
@@ -42,6 +43,7 @@ def check(config: Namespace) -> None:
         check_range("lr_find (0 turns it off)", config.lr_find, MIN_STEPS)
     check_range("process_timeout", config.process_timeout, 1, 1_000_000)
     check_optimizer(config.model.optimizer)
+    check_finetuning(config.model, config.trainer.max_epochs)
     check_trainer(config.trainer)
     for option, value in (
         ("data.val_size", config.data.val_size),
@@ -76,6 +78,24 @@ def check_optimizer(optimizer: Any) -> None:
     if path == name or not hasattr(torch.optim, name) or name in ("LBFGS", "SparseAdam"):
         raise UsageError(
             f"model.optimizer={name} cannot train this network; use a class of torch.optim, such as SGD or AdamW"
+        )
+
+
+def check_finetuning(model: Namespace, max_epochs: int | None) -> None:
+    """Refuse to start from weights that cannot fit, or to freeze layers that would never be trained."""
+    for name, value in (("stem", "imagenet"), ("norm", "batch")):
+        if model.weights == IMAGENET and model[name] != value:
+            raise UsageError(f"model.weights={IMAGENET} needs model.{name}={value}, got model.{name}={model[name]}")
+    check_range("model.freeze_epochs", model.freeze_epochs, 0)
+    if model.freeze_epochs and not model.weights:
+        raise UsageError(
+            f"model.freeze_epochs={model.freeze_epochs} would freeze random weights; set model.weights, such as "
+            f"--model.weights {IMAGENET}, or model.freeze_epochs=0"
+        )
+    if 0 < (max_epochs or 0) <= model.freeze_epochs:
+        raise UsageError(
+            f"model.freeze_epochs={model.freeze_epochs} must be less than trainer.max_epochs={max_epochs}: the other "
+            "layers would never be trained"
         )
 
 

@@ -171,13 +171,12 @@ class FitCLI(LightningCLI):
         parser.link_arguments("process_timeout", "data.process_timeout")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments("data", "model.classes", lambda data: data.splits.classes, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Read the checkpoint before the data, which may have to be downloaded."""
         if self.start.run:
             rank_zero_info(f"resuming {self.start.run}" + ("" if self.start.file else ", which has no checkpoint yet"))
-        if self.start.checkpoint:
-            self.config.model.weights = None  # those of the checkpoint replace them
 
     def create(self, option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
         """Create the object of an option, and keep the error if that fails."""
@@ -192,8 +191,12 @@ class FitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Create all objects; replace jsonargparse's hundred lines of all types that an option accepts."""
+        weights = self.config.model.weights
+        if self.start.checkpoint:
+            self.config.model.weights = None  # those of the checkpoint replace them
         try:
             super().instantiate_classes()
+            self.config.model.weights = weights  # for config.yaml
         except UsageError:
             raise
         except Exception:

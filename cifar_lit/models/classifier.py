@@ -1,11 +1,11 @@
 """The LightningModule: loss, metrics, optimizer and schedule of the network."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -13,17 +13,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar_lit.data.dataset import Batch
-from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, log_epoch, log_to_loggers
+from cifar_lit.models.compilation import warn_if_slower
+from cifar_lit.models.finetuning import FreezeBackbone
+from cifar_lit.models.metrics import EpochMetrics, NonFiniteGuard, StepLog, log_epoch
 from cifar_lit.models.mixing import Mixing
-from cifar_lit.models.optim import clip_gradients, init_momentum, parameter_groups, set_learning_rates
+from cifar_lit.models.optim import build_optimizer, clip_gradients, parameter_groups
+from cifar_lit.models.pretrained import initialize
 from cifar_lit.models.resnet import Init, MemoryFormat, Norm, ResNet18, Stem
 from cifar_lit.models.schedules import Schedule, total_steps
-from cifar_lit.models.weights import initialize
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.hardware import bfloat16_unit
 
 CONSTANT = Schedule()
-MIN_STEPS_TO_COMPILE = 1000
 GUARD_INTERVAL = 50  # steps; each check of the guard waits for the device
 
 
@@ -54,9 +54,13 @@ class ImageClassifier(LightningModule):
         cutmix_alpha: CutMix (arXiv 1905.04899), likewise, such as 1. With both, each batch gets one of them at random.
         memory_format: Memory format of the weights; channels_last is faster on most devices.
         compile: Whether to use torch.compile, which takes a minute or so and needs a C++ compiler on a CPU.
-        weights: Run or `.ckpt` file with which the weights are initialized (the best ones of a run, else the last),
-            also those of the input normalization, and nothing else of it. A last layer for another number of classes
-            is initialized as usual. Default: no other run's.
+        weights: Initial weights: of a run (the best, else the last), a `.ckpt` file, or torchvision's ResNet-18:
+            `imagenet` (downloaded once) or a `.pth` file. They include the input normalization, ImageNet's mean and std
+            for torchvision's. A last layer for other classes is initialized as usual.
+        freeze_epochs: Epochs at the start in which only the last layer is trained; BatchNorm's statistics stay, too.
+        backbone_lr_mult: Multiplies the learning rate of all layers but the last, above 0, such as 0.1 with `weights`.
+            The logged learning rate is that of the last layer.
+        classes: Names of the classes, to compare them with those of `weights`.
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class ImageClassifier(LightningModule):
         memory_format: MemoryFormat = "channels_last",
         compile: bool = False,
         weights: str | None = None,
+        freeze_epochs: int = 0,
+        backbone_lr_mult: float = 1.0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -87,20 +94,16 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters({"num_classes": num_classes, **statistics, **options})
         self.net = ResNet18(num_classes, mean, std, stem, norm, init, zero_init_residual, memory_format)
         if weights is not None:
-            initialize(self, weights)
-        groups = parameter_groups(self.net, norm_weight_decay, norm_bias_lr_mult)
-        try:  # report an invalid argument before the run starts
-            optimizer(groups)
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
-        self.make_optimizer, self.schedule = optimizer, schedule
-        self.norm_weight_decay, self.norm_bias_lr_mult = norm_weight_decay, norm_bias_lr_mult
-        self.label_smoothing, self.compile_net = label_smoothing, compile
+            initialize(self, weights, classes)
+        self.lr_mults = {"norm_bias_lr_mult": norm_bias_lr_mult, "backbone_lr_mult": backbone_lr_mult}
+        groups = parameter_groups(self.net, norm_weight_decay, **self.lr_mults)
+        build_optimizer(optimizer, groups)  # report an invalid argument before the run starts
+        self.make_optimizer, self.schedule, self.freeze_epochs = optimizer, schedule, freeze_epochs
+        self.norm_weight_decay, self.label_smoothing, self.compile_net = norm_weight_decay, label_smoothing, compile
         self.lr: float | None = None  # replaces the optimizer's own
         self.mixing = Mixing(mixup_alpha, cutmix_alpha, num_classes)
-        self.guard = NonFiniteGuard()
+        self.guard, self.step_log = NonFiniteGuard(), StepLog()
         self._batch: tuple[Tensor, Tensor, int]  # the last training batch: loss, number of correct images, images
-        self._unlogged: list[tuple[int, float, Tensor]] = []  # step, lr, loss and accuracy, which stay on the device
         self.train_metrics, self.val_metrics, self.test_metrics = EpochMetrics(), EpochMetrics(), EpochMetrics()
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}  # of the checkpoint, which is loaded before the optimizer is built
@@ -140,8 +143,7 @@ class ImageClassifier(LightningModule):
         step, last_step = self.global_step + 1, self.trainer.max_steps
         every = getattr(self.trainer, "log_every_n_steps", 0) or 1  # missing from Lightning's type annotations
         if step % every == 0 or step == last_step or self.trainer.is_last_batch:
-            loss, correct, count = self._batch
-            self._unlogged.append((step - 1, self._current_lr(), torch.stack([loss.float(), correct / count])))
+            self.step_log.add(step - 1, self._current_lr(), *self._batch)
 
     def on_train_epoch_start(self) -> None:
         """Reset the metrics, which callbacks can read until here."""
@@ -167,6 +169,10 @@ class ImageClassifier(LightningModule):
         log_epoch(self, "test", self.test_metrics)
         self.test_metrics.reset()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what freezes the backbone."""
+        return [FreezeBackbone(self.freeze_epochs)] if self.freeze_epochs else []
+
     def setup(self, stage: str) -> None:
         """Compile the network, in place: its weights keep their names."""
         if self.compile_net and stage == "fit":
@@ -174,12 +180,10 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a schedule that cannot work, and warn about options without effect."""
-        self._unlogged.clear()  # of the learning-rate finder
+        self.step_log.steps.clear()  # of the learning-rate finder
         self.schedule.check(self.trainer)
-        if self.compile_net and self.device.type == "cpu" and bfloat16_unit() != "AMX":
-            rank_zero_warn("model.compile does not speed up training on a CPU without AMX, see docs/benchmarks.md")
-        elif self.compile_net and (steps := self.trainer.estimated_stepping_batches) < MIN_STEPS_TO_COMPILE:
-            rank_zero_warn(f"model.compile takes a minute or so, more than it saves in {steps:.0f} steps")
+        if self.compile_net:
+            warn_if_slower(self.device, self.trainer.estimated_stepping_batches)
 
     def on_train_end(self) -> None:
         """Warn if the schedule is not complete."""
@@ -187,9 +191,8 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
-        optimizer = self.make_optimizer(parameter_groups(self.net, self.norm_weight_decay, self.norm_bias_lr_mult))
-        set_learning_rates(optimizer, self.lr)
-        init_momentum(optimizer)
+        groups = parameter_groups(self.net, self.norm_weight_decay, **self.lr_mults)
+        optimizer = build_optimizer(self.make_optimizer, groups, self.lr)
         scheduler = self.schedule.build(optimizer, lambda: total_steps(self.trainer))
         if scheduler is None:
             return optimizer
@@ -240,10 +243,7 @@ class ImageClassifier(LightningModule):
 
     def _check_steps(self) -> None:
         """Log the steps since the last call, and raise RunError if a loss is not finite: both wait for the device."""
-        values = torch.stack([values for _, _, values in self._unlogged]).tolist() if self._unlogged else []
-        for (step, lr, _), (loss, accuracy) in zip(self._unlogged, values, strict=True):
-            log_to_loggers(self, {"lr": lr, "train/loss_step": loss, "train/accuracy_step": accuracy}, step)
-        self._unlogged.clear()
+        self.step_log.flush(self)
         self.guard.check()
 
     def _current_lr(self) -> float:

@@ -75,6 +75,24 @@ def log_to_loggers(module: LightningModule, values: Mapping[str, float | Tensor]
         logger.log_metrics({"epoch": module.current_epoch + 1, **{k: float(v) for k, v in values.items()}}, step)
 
 
+class StepLog:
+    """Learning rate, loss and accuracy of single steps, logged many at once: reading them waits for the device."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss and accuracy
+
+    def add(self, step: int, lr: float, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Keep a step: the loss, and how many of `count` images are classified correctly, stay on the device."""
+        self.steps.append((step, lr, torch.stack([loss.float(), correct / count])))
+
+    def flush(self, module: LightningModule) -> None:
+        """Log the steps since the last call."""
+        values = torch.stack([values for _, _, values in self.steps]).tolist() if self.steps else []
+        for (step, lr, _), (loss, accuracy) in zip(self.steps, values, strict=True):
+            log_to_loggers(module, {"lr": lr, "train/loss_step": loss, "train/accuracy_step": accuracy}, step)
+        self.steps.clear()
+
+
 def rank_and_world_size() -> tuple[int, int]:
     """Return the rank of this process and the number of processes: 0 and 1 without torch.distributed."""
     if dist.is_available() and dist.is_initialized():

@@ -1,5 +1,6 @@
 """Parameter groups, learning rates, momentum and gradient clipping."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,44 +9,67 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from cifar_lit.models.resnet import OutputLayer
 from cifar_lit.utils.errors import UsageError
 
 LR_MULT = "lr_mult"  # key of a parameter group; optimizers keep keys that they do not know
 
 
 def parameter_groups(
-    net: nn.Module, norm_weight_decay: float | None = None, norm_bias_lr_mult: float = 1.0
+    net: nn.Module,
+    norm_weight_decay: float | None = None,
+    norm_bias_lr_mult: float = 1.0,
+    backbone_lr_mult: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for an optimizer of torch.optim, weights of convolutions and linear layers first.
+    """Return parameter groups for an optimizer of torch.optim, those with the optimizer's own learning rate first.
 
     Args:
         net: The network.
         norm_weight_decay: Weight decay of norms and of all biases, 0 or more; None for the optimizer's own.
         norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0.
+        backbone_lr_mult: Multiplies the learning rate of all layers but the last one, above 0.
     """
     if norm_weight_decay is not None and norm_weight_decay < 0:
         raise UsageError(f"model.norm_weight_decay must be 0 or more, got {norm_weight_decay}")
-    if norm_bias_lr_mult <= 0:
-        raise UsageError(f"model.norm_bias_lr_mult must be above 0, got {norm_bias_lr_mult}")
-    weights: list[Parameter] = []
-    others: list[Parameter] = []
-    norm_biases: list[Parameter] = []
+    for option, value in (("norm_bias_lr_mult", norm_bias_lr_mult), ("backbone_lr_mult", backbone_lr_mult)):
+        if value <= 0:
+            raise UsageError(f"model.{option} must be above 0, got {value}")
+    groups: dict[tuple[float, bool], list[Parameter]] = {}  # by multiplier, and whether norm_weight_decay applies
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
             norm = parameter.ndim == 1 and not isinstance(module, (nn.Conv2d, nn.Linear))
-            if norm and name == "bias" and norm_bias_lr_mult != 1:
-                norm_biases.append(parameter)
-            elif parameter.ndim == 1 and norm_weight_decay is not None:
-                others.append(parameter)
-            else:
-                weights.append(parameter)
-    decay = {} if norm_weight_decay is None else {"weight_decay": norm_weight_decay}
-    groups: list[dict[str, Any]] = [
-        {"params": weights},
-        {"params": others, **decay},
-        {"params": norm_biases, **decay, LR_MULT: norm_bias_lr_mult},
+            mult = norm_bias_lr_mult if norm and name == "bias" else 1.0
+            mult *= 1.0 if isinstance(module, OutputLayer) else backbone_lr_mult
+            decays_apart = parameter.ndim == 1 and norm_weight_decay is not None
+            groups.setdefault((mult, decays_apart), []).append(parameter)
+    return [
+        {"params": parameters}
+        | ({"weight_decay": norm_weight_decay} if decays_apart else {})
+        | ({} if mult == 1 else {LR_MULT: mult})
+        for (mult, decays_apart), parameters in sorted(groups.items(), key=lambda group: group[0][0] != 1)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    make: Callable[[list[dict[str, Any]]], Optimizer], groups: list[dict[str, Any]], lr: float | None = None
+) -> Optimizer:
+    """Build an optimizer.
+
+    Args:
+        make: The class with its other arguments.
+        groups: From `parameter_groups`.
+        lr: Replaces the learning rate of `make`.
+
+    Raises:
+        UsageError: The class refuses an argument.
+    """
+    try:
+        optimizer = make(groups)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"model.optimizer: {error}; see the documentation of this torch.optim class") from None
+    set_learning_rates(optimizer, lr)
+    init_momentum(optimizer)
+    return optimizer
 
 
 def set_learning_rates(optimizer: Optimizer, lr: float | None = None) -> None:

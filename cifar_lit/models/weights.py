@@ -1,23 +1,19 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
+from torchvision.models import ResNet18_Weights
 
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.signals import first_process
 
-if TYPE_CHECKING:  # inference does not need Lightning
-    from pytorch_lightning import LightningModule
-
-HEAD = ("net.backbone.fc.weight", "net.backbone.fc.bias")
+TRANSFORMS = ResNet18_Weights.IMAGENET1K_V1.transforms()
 NETWORK = ("num_classes", "mean", "std", "stem", "norm")  # arguments of ResNet18 that its weights depend on
-OPTIONS = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
 
 
 def find(path: str, option: str = "--ckpt_path") -> Path:
@@ -60,71 +56,42 @@ def read(file: Path, option: str = "--ckpt_path") -> dict[str, Any]:
 def _load(file: Path) -> dict[str, Any] | str:
     """Return the checkpoint, or why the file is not valid."""
     try:
-        with zipfile.ZipFile(file) as parts:  # torch writes checksums but does not verify them
-            if damaged := parts.testzip():
-                return f"the file is damaged (wrong checksum of {damaged})"
-            if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
-                return "the file is damaged (its directory is corrupt)"
+        if zipfile.is_zipfile(file):  # not torch's older format, which torchvision also uses
+            with zipfile.ZipFile(file) as parts:  # torch writes checksums but does not verify them
+                if damaged := parts.testzip():
+                    return f"the file is damaged (wrong checksum of {damaged})"
+                if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
+                    return "the file is damaged (its directory is corrupt)"
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     except Exception as error:  # the unpickler raises many kinds
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         return f"the file is damaged (truncated?), contains more than plain data, or is not a checkpoint ({reason})"
+    if isinstance(checkpoint, dict):
+        checkpoint = as_checkpoint(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "not a Lightning checkpoint, it has no state_dict"
     return checkpoint
 
 
-def load(
-    module: "LightningModule",
-    checkpoint: dict[str, Any],
-    file: Path,
-    option: str = "--ckpt_path",
-    new_head: bool = False,
-) -> None:
-    """Load the weights of a checkpoint, and nothing else of it.
+def as_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the `state_dict` of a torchvision model as a checkpoint of this project, anything else unchanged.
 
-    Args:
-        module: An ImageClassifier.
-        checkpoint: From `read`.
-        file: Its file, for messages.
-        option: The option that names it, for messages.
-        new_head: Whether a module with another number of classes keeps its own last layer; otherwise it is refused.
-
-    Raises:
-        UsageError: The weights are of another architecture; the message names the options that differ.
+    The mean and std of the normalization are ImageNet's, on which torchvision trains. The names of the parameters may
+    start with `module.`, which DataParallel adds.
     """
-    theirs, ours = checkpoint["state_dict"], module.state_dict()
-    before, now = checkpoint.get("hyper_parameters", {}), dict(module.hparams)
-    if new_head and all(name in theirs and theirs[name].shape[1:] == ours[name].shape[1:] for name in HEAD):
-        if theirs[HEAD[0]].shape != ours[HEAD[0]].shape:
-            counts = f"{len(theirs[HEAD[0]])} classes, this network {len(ours[HEAD[0]])}"
-            if first_process():
-                print(f"{option} {file}: it has {counts}; the last layer is initialized again", file=sys.stderr)
-            theirs = theirs | {name: ours[name] for name in HEAD}
-    different = sorted(theirs.keys() ^ ours.keys())
-    different += [name for name in ours if name in theirs and theirs[name].shape != ours[name].shape]
-    if different:
-        reasons = [
-            f"{text} {before[k]} (now {now[k]})" for k, text in OPTIONS.items() if k in before and before[k] != now[k]
-        ]
-        raise UsageError(
-            f"{option} {file}: its weights do not fit this network: it has "
-            + (", ".join(reasons) or f"another architecture ({different[0]} differs, and {len(different) - 1} more)")
-            + "; use the options that it was trained with, or another checkpoint"
-        )
-    module.load_state_dict(theirs)
-
-
-def initialize(module: "LightningModule", path: str, option: str = "--model.weights") -> None:
-    """Load the weights of a run's folder or a checkpoint, except a last layer for another number of classes.
-
-    Raises:
-        UsageError: There is no such checkpoint, or it is of another architecture.
-    """
-    file = find(path, option)
-    load(module, read(file, option), file, option, new_head=True)
+    state_dict = {str(name).removeprefix("module."): value for name, value in state.items()}
+    if "conv1.weight" not in state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        return state
+    stem = "imagenet" if state_dict["conv1.weight"].shape[2:] == (7, 7) else "cifar"
+    norm = "batch" if "bn1.running_mean" in state_dict else "layer"
+    statistics = {"mean": TRANSFORMS.mean, "std": TRANSFORMS.std}
+    normalize = {f"net.normalize.{name}": torch.tensor(value).view(1, -1, 1, 1) for name, value in statistics.items()}
+    for norm_name in [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]:
+        state_dict.setdefault(f"{norm_name}num_batches_tracked", torch.tensor(0))  # missing in files of 2018 and before
+    backbone = {f"net.backbone.{name}": value for name, value in state_dict.items()}
+    return {"state_dict": normalize | backbone, "hyper_parameters": {"stem": stem, "norm": norm}}
 
 
 def net_state(state: dict[str, Any]) -> dict[str, Any]:

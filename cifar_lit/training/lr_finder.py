@@ -52,17 +52,17 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
     Raises:
         RunError: No learning rate can be suggested.
     """
-    if module.norm_bias_lr_mult != 1:
-        rank_zero_warn(
-            "lr_find tests the same learning rate for all parameters; the training multiplies that of the norms' "
-            f"biases by model.norm_bias_lr_mult={module.norm_bias_lr_mult:g}"
-        )
+    ignored = [f"model.{name}={value:g}" for name, value in module.lr_mults.items() if value != 1]
+    ignored += [f"model.freeze_epochs={module.freeze_epochs}"] if module.freeze_epochs else []
+    if ignored:
+        rank_zero_warn(f"lr_find trains all parameters with the same learning rate, without {', '.join(ignored)}")
     max_epochs = trainer.fit_loop.max_epochs
     if max_epochs is not None and max_epochs >= 0:  # the test may need more epochs than the training
         trainer.fit_loop.max_epochs = max(max_epochs, steps)
     guard, module.guard = module.guard, (recorder := _Recorder())
+    freeze_epochs, module.freeze_epochs = module.freeze_epochs, 0
     Tuner(trainer).lr_find(module, datamodule=data, min_lr=MIN_LR, max_lr=MAX_LR, num_training=steps, update_attr=False)
-    module.guard = guard
+    module.guard, module.freeze_epochs = guard, freeze_epochs
     trainer.fit_loop.max_epochs = max_epochs
     compat.forget_validation(trainer)
     lrs = np.array([lr for _, lr, _ in recorder.seen])

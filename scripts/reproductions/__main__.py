@@ -12,7 +12,7 @@ from pathlib import Path
 from ablations import CHANGES, VALIDATION
 
 ROOT = Path(__file__).resolve().parents[2]
-EXCLUDED = {"demo"}
+EXCLUDED = {"demo", "finetune"}  # not CIFAR-10
 RESERVED = {
     "--config": "the recipes come before it",
     "-c": "the recipes come before it",

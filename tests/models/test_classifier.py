@@ -33,7 +33,7 @@ def train(batch_size: int = 300, trainer: dict[str, Any] | None = None, **option
 def test_compiled_network_trains_to_the_same_weights_and_warns_if_slower(
     monkeypatch: pytest.MonkeyPatch, unit: str | None, warning: str
 ) -> None:
-    monkeypatch.setattr("cifar_lit.models.classifier.bfloat16_unit", lambda: unit)
+    monkeypatch.setattr("cifar_lit.models.compilation.bfloat16_unit", lambda: unit)
     expected = train(650).state_dict()
     with pytest.warns(UserWarning, match=rf"model\.compile .*{warning}"):
         compiled = train(650, compile=True).state_dict()

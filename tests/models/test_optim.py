@@ -51,6 +51,15 @@ def test_norm_biases_have_their_own_learning_rate(net: ResNet18) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 16]
 
 
+def test_backbone_has_its_own_learning_rate(net: ResNet18) -> None:
+    groups = parameter_groups(net, norm_weight_decay=0.0, norm_bias_lr_mult=4, backbone_lr_mult=0.1)
+    optimizer = SGD(groups, lr=0.5)
+    set_learning_rates(optimizer)
+    assert [group["lr"] for group in groups] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.2])  # the first one is logged
+    assert names(net, groups[0]) | names(net, groups[1]) == {"backbone.fc.weight", "backbone.fc.bias"}
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+
+
 def train(tmp_path: str, **options: object) -> ImageClassifier:
     torch.manual_seed(0)
     data = ImageDataModule(
