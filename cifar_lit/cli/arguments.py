@@ -65,8 +65,7 @@ def _problem_with_class(message: str) -> str | None:
     found = re.search(ARGUMENT, message, re.DOTALL) or re.search(other, message, re.DOTALL)
     lost = re.search(r"Expected a path but (\S+) either not accessible", message)
     if lost and not found:
-        text = f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
-        return text
+        return f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
     if not found:
         return None
     reason = re.sub(r"- Expected a path .*?\n\s*- ", "", found["reason"])
