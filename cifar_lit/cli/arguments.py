@@ -18,6 +18,9 @@ ADVICE = {
     "page.num_road": "evidence.num_removed replaces it (0 turns it off)",
 }
 
+# Of the class of model.optimizer, in a message of jsonargparse.
+ARGUMENT = r": (?P<reason>(?:Parser key|Option) .*)\. Got value: Namespace\(class_path='(?:\w+\.)*(?P<name>\w+)'"
+
 
 def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     """Return the values given for an option, by any of its names, and the other arguments."""
@@ -37,11 +40,12 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
         message: From jsonargparse.
         options: Names of all options.
     """
-    problem = _problem_with_class(message)
-    text = re.sub(r"Errors:.*(?=Given value:)", "", problem or message, flags=re.DOTALL)
+    text = re.sub(r"Errors:.*(?=Given value:)", "", _problem_with_class(message) or message, flags=re.DOTALL)
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
     text = re.sub(r"Does not validate .* Subtypes: \[(.*)\] Given value:", r"Expected one of \1. Got value:", text)
-    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", "" if problem else message)):
+    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
+        if re.search(ARGUMENT, message, re.DOTALL):
+            break  # it is not an option
         members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
         near = members or difflib.get_close_matches(name, options, n=1)
         if name in ADVICE:
@@ -60,13 +64,11 @@ def _problem_with_class(message: str) -> str | None:
     option = re.match(r'Parser key "([\w.]+)"', message)
     if not option:
         return None
-    of_optimizer = r"callable class: (?P<reason>.*)\. Got value: Namespace\(class_path='(?:\w+\.)*(?P<name>\w+)'"
     other = r"class_path '(?:\w+\.)*(?P<name>\w+)':\s*(?P<reason>.*?)(?=\n\s*- |\n\s*Given value|$)"
-    found = re.search(of_optimizer, message, re.DOTALL) or re.search(other, message, re.DOTALL)
+    found = re.search(ARGUMENT, message, re.DOTALL) or re.search(other, message, re.DOTALL)
     lost = re.search(r"Expected a path but (\S+) either not accessible", message)
     if lost and not found:
-        text = f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
-        return "; ".join(filter(None, [text, ADVICE.get(option[1])]))
+        return f"{option[1]}: there is no class {lost[1]}; use MODULE.CLASS, and check that Python can import it"
     if not found:
         return None
     reason = re.sub(r"- Expected a path .*?\n\s*- ", "", found["reason"])

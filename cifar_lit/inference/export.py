@@ -87,7 +87,7 @@ def export_run(run: str, format: str, out: str | None = None, logits: bool = Fal
     results = RunResults.load(run)
     folder = Path(out) if out else Path(run) / "export"
     module = Exported(results.network.cpu(), logits).eval()
-    images = results.test_images.images[:NUM_COMPARED]
+    images = np.array(results.test_images.images[:NUM_COMPARED])  # torch warns of read-only memory maps
     with _created(folder), tempfile.TemporaryDirectory(dir=folder) as temporary:
         file = Path(temporary, kind.file)
         kind.save(module, metadata(results, logits), file)

@@ -1,5 +1,6 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,10 @@ def _load(file: Path) -> dict[str, Any] | str:
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     except Exception as error:  # the unpickler raises many kinds
+        if contained := re.search(r"GLOBAL (\S+)", str(error)):
+            return f"it contains {contained[1]}, and only plain data are loaded, since objects could run code"
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return f"the file is damaged (truncated?), contains more than plain data, or is not a checkpoint ({reason})"
+        return f"the file is damaged (truncated?) or not a checkpoint ({reason})"
     if isinstance(checkpoint, dict):
         checkpoint = as_checkpoint(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):

@@ -58,7 +58,7 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     before = files(tmp_path)
     message = refused(capsys, evaluate.main, str(run), *folder[-4:-2])
     assert "10 classes instead of 2" in message
-    for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "plain data")):
+    for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "mkdir")):
         message = refused(capsys, main, *QUICK, f"--model.weights={name}.ckpt")
         assert f"--model.weights {name}.ckpt" in message and reason in message
     last.unlink()  # linked
