@@ -119,7 +119,7 @@ async function show(position) {
   if (!item.cams) body.append(element("p", {}, "No CAMs for this image: page.num_cams sets how many images have them."));
   else {
     await image.decode();
-    if (open === position) body.append(camTable(item, image));
+    if (open === position) body.append(element("div", { className: "scroll" }, camTable(item, image)));
   }
 }
 
