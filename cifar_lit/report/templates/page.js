@@ -89,7 +89,7 @@ function camTable(item, image) {
       ...(item.hires ? cells(layer, item.hires[layer], "HiResCAM") : []));
   });
   const group = (text, columns) => element("th", { scope: "colgroup", colSpan: columns }, text), column = (text) => element("th", { scope: "col" }, text);
-  const exact = item.hires ? " In layer4 Grad-CAM and HiResCAM are equal, and before negative values are set to 0 they add up to the logit without its bias; before it, Grad-CAM is an approximation, and HiResCAM marks only places on which the logit depends (arXiv 2011.08891)." : "";
+  const exact = item.hires ? " In layer4 Grad-CAM and HiResCAM are equal, and before negative values are set to 0 they add up to the logit without its bias; in the layers before, Grad-CAM is an approximation, and HiResCAM marks only places on which the logit depends (arXiv 2011.08891)." : "";
   return element("table", { className: "cams" },
     element("caption", {}, `Bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.${exact}`),
     element("thead", {}, element("tr", {}, element("td"), group(data.method, 3), ...(item.hires ? [group("HiResCAM", 2)] : [])),
@@ -119,7 +119,7 @@ async function show(position) {
   if (!item.cams) body.append(element("p", {}, "No CAMs for this image: page.num_cams sets how many images have them."));
   else {
     await image.decode();
-    if (open === position) body.append(camTable(item, image));
+    if (open === position) body.append(element("div", { className: "scroll" }, camTable(item, image)));
   }
 }
 
