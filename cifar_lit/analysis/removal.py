@@ -125,7 +125,8 @@ def road(
         return scores
     # Ranks, ties in random order: the package removes all pixels of equal value at once, often a plateau of zeros.
     flat = cams[rows].reshape(len(rows), -1)
-    order = np.lexsort((np.random.default_rng(0).random(flat.shape), flat))
+    tie_breaker = np.random.default_rng(0).random(flat.shape[1])  # the same for each, whatever is scored with it
+    order = np.lexsort((np.broadcast_to(tie_breaker, flat.shape), flat))
     ranks = (order.argsort(axis=1) / flat.shape[1]).astype(np.float32).reshape(cams[rows].shape)
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, about the package

@@ -297,7 +297,7 @@ def test_rare_classes_are_trained_on(splits: DataSplits, val_size: float) -> Non
     classes = ("ape", "bee", "cat", "dog")
     data = ImageDataModule("digits", val_size=val_size, seed=0)
     vars(data)["splits"] = replace(splits, train=Split(splits.train.images, labels), classes=classes)
-    with pytest.warns(UserWarning, match=r"2 classes have a single training image.*data\.val_size.*cat, dog"):
+    with pytest.warns(UserWarning, match=r"2 classes with a single training image.*data\.val_size.*cat, dog"):
         data.setup("fit")
     assert set(labels[data.train_dataset.indices]) == {0, 1, 2, 3}
 
