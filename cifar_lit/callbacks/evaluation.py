@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import nn
 
+from cifar_lit.analysis import temperature
 from cifar_lit.analysis.predictions import Predictions, average, predict
+from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.data.sampling import stratified_split
@@ -29,6 +31,8 @@ def evaluate_network(
     provenance: Provenance | None = None,
     flip_tta: bool = False,
     lr_range: LRRange | None = None,
+    held_out: bool = False,
+    stored: Temperature | None = None,
 ) -> RunResults:
     """Predict the test images and, unless `data.test_only`, some training images; every process must call this.
 
@@ -42,6 +46,8 @@ def evaluate_network(
         provenance: Default: this process.
         flip_tta: Whether to predict the mirrored test images, too.
         lr_range: The learning-rate range test.
+        held_out: Whether to predict the held-out images, if there are any, and fit the temperature to them.
+        stored: The temperature if it is not fitted here.
     """
     device = trainer.strategy.root_device
     net = net.to(device).float().eval().requires_grad_(False)
@@ -63,6 +69,11 @@ def evaluate_network(
         trained = data.train_dataset.indices
         selected = _limited(trainer, data, splits.train, trained, trainer.limit_train_batches, data.train_eval_size)
         train = run(splits.train, selected, "final pass, train")
+    val = None
+    if held_out and not data.test_only and data.val_size and trainer.limit_val_batches:
+        validated = np.sort(data.val_dataset.indices)
+        selected = _limited(trainer, data, splits.train, validated, trainer.limit_val_batches)
+        val = run(splits.train, selected, "final pass, held out")
     return RunResults(
         name=name,
         classes=splits.classes,
@@ -80,6 +91,8 @@ def evaluate_network(
         data=data,
         load_network=lambda: net,
         lr_range=lr_range,
+        val=val,
+        temperature=temperature.fit(val) if val else stored,
     )
 
 

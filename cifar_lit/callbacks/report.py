@@ -34,6 +34,7 @@ class ReportCallback(Callback, ABC):
     """A part of the report. Several of them in one Trainer share one evaluation of the network."""
 
     flip_tta = False  # whether this part needs predictions with flip TTA
+    held_out = False  # whether it needs predictions for the held-out images
     module_options: ModuleOptions | None = None  # of a part that works with any module
     python_only: frozenset[str] = frozenset()  # arguments that are no options of the command line
 
@@ -101,7 +102,7 @@ class Report(Callback):
         )
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
+        self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step, folder / "checkpoints")
         try:
             if not _is_ours(trainer, pl_module):
                 if trainer.is_global_zero:
@@ -138,6 +139,11 @@ class Report(Callback):
         """Whether any part needs predictions with flip TTA."""
         return any(part.flip_tta for part in self.parts)
 
+    @property
+    def held_out(self) -> bool:
+        """Whether any part needs predictions for the held-out images."""
+        return any(part.held_out for part in self.parts)
+
     def raise_if_failed(self, remedy: str) -> None:
         """Raise RunError, with the remedy, if parts of the last report could not be created."""
         if self.writer:
@@ -159,6 +165,7 @@ class Report(Callback):
             epochs=[row for history in _callbacks(trainer, EpochHistory) for row in history.rows],
             provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
             flip_tta=self.flip_tta,
+            held_out=self.held_out,
             lr_range=self.lr_range,
         )
 

@@ -26,7 +26,7 @@ class Rows:
     Args:
         out: The file, which ends in `.csv` or `.jsonl`; None to write CSV to standard output.
         classes: The class names.
-        weights: The fingerprint.
+        weights: The fingerprint, and the temperature if there is one.
 
     Raises:
         UsageError: The file has another ending.
@@ -55,7 +55,10 @@ class Rows:
         """
         if self.out is None or not os.path.exists(self.out):
             return
-        message = f"--out {self.out} exists, but not with predictions of this network; use another file"
+        message = (
+            f"--out {self.out} exists, but not with predictions of this network, or not calibrated alike; use another "
+            "file"
+        )
         with open(self.out, "r+b") as content:
             start = self.start.encode()
             found = content.read(len(start))

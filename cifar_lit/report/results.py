@@ -12,8 +12,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_lit.analysis import confidence, temperature
+from cifar_lit.analysis.confidence import Confidence
 from cifar_lit.analysis.gradcam import activation_maps, default_layer
 from cifar_lit.analysis.predictions import Predictions, read_csv
+from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import Layer, ResNet18
@@ -100,6 +103,8 @@ class RunResults(ErrorResults):
         data: Source of the images.
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
         lr_range: The learning-rate range test, if it ran.
+        val: Predictions for the held-out images; None if there are none, or they were not requested.
+        temperature: Fitted to `val`, or stored for these weights before; None if there is none.
     """
 
     name: str
@@ -112,6 +117,18 @@ class RunResults(ErrorResults):
     data: ImageDataModule = field(repr=False)
     load_network: Callable[[], ResNet18] = field(repr=False)
     lr_range: LRRange | None = None
+    val: Predictions | None = None
+    temperature: Temperature | None = None
+
+    @cached_property
+    def scaled(self) -> Predictions | None:
+        """Predictions for the test images after temperature scaling; None if there is no temperature."""
+        return temperature.apply(self.test, self.temperature.value) if self.temperature else None
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """How far the confidence can be trusted on the test images, before and after scaling."""
+        return confidence.assess(self.test, self.scaled)
 
     @cached_property
     def network(self) -> ResNet18:
@@ -188,7 +205,8 @@ class RunResults(ErrorResults):
         data = ImageDataModule(**data_options(run, options))
         data.test_only = "train" not in metrics["fingerprints"]
         test, classes = read_csv(report / "predictions.csv")
-        flip_tta = report / "predictions_flip_tta.csv"
+        flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
+        fitted = metrics.get("temperature")  # reports of earlier versions have none
         where = run.resolve()
         name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
         return cls(
@@ -205,6 +223,8 @@ class RunResults(ErrorResults):
             data=data,
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
+            val=read_csv(val)[0] if val.exists() else None,
+            temperature=Temperature(**fitted) if fitted else None,
         )
 
 

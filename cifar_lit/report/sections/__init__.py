@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import errors, facts, faithfulness, scores
+from cifar_lit.report.sections import confidence, errors, facts, faithfulness, scores
 from cifar_lit.report.sections.options import Options
 
 
@@ -26,6 +26,7 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "quality": Section("How good is it?", scores.quality),
+    "confidence": Section("How far can its confidence be trusted?", confidence.section),
     "training": Section("How did it train?", scores.training),
     "confusion": Section("Which classes does it confuse?", scores.confusion),
     "errors": Section("What does it misclassify?", errors.section),
