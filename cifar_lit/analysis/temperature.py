@@ -110,4 +110,5 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _log_softmax(logits: Floats) -> Floats:
     shifted: Floats = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted

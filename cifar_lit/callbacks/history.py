@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import log_to_loggers
-from cifar_lit.report.results import EpochRow
+from cifar_lit.report.epochs import EpochRow
 from cifar_lit.training.run_folder import folder_of
 
 MIN_HINT_S = 5.0

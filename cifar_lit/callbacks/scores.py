@@ -7,7 +7,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cifar_lit.analysis import temperature
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.models.weights import fingerprint
-from cifar_lit.report import confidence_figures, figures, tables
+from cifar_lit.report import confidence_figures, data_figures, figures, tables
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 
@@ -22,11 +22,18 @@ class Scores(ReportCallback):
         temperature: Whether to predict the held-out images, if there are any, and fit a temperature to them (arXiv
             1706.04599): the scores with it are reported beside the others, and it is stored in the checkpoint's folder
             for `predict --calibrated`.
+        slices: Whether to report the accuracy by brightness, contrast, sharpness and colourfulness of the test images.
+        duplicates: Whether to list the test images that are near-duplicates of training images, and to report the
+            accuracy without them. Meant for photos; simple drawings are alike without being duplicates.
     """
 
-    def __init__(self, flip_tta: bool = False, temperature: bool = True) -> None:
+    def __init__(
+        self, flip_tta: bool = False, temperature: bool = True, slices: bool = True, duplicates: bool = True
+    ) -> None:
         self.flip_tta = flip_tta
         self.held_out = temperature
+        self.slices = slices
+        self.duplicates = duplicates
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write `metrics.json`, the predictions, and tables and figures of classes, confusion and calibration."""
@@ -43,6 +50,12 @@ class Scores(ReportCallback):
             self._store(results, writer.checkpoints)
         writer.table("risk_coverage", *tables.risk_coverages(results))
         writer.figure("risk_coverage", confidence_figures.risk_coverage_curve(results))
+        if self.slices:
+            writer.table("slices", *tables.slices(results))
+            if results.slices:
+                writer.figure("slices", data_figures.slices(results))
+        if results.duplicates is not None:
+            writer.table("near_duplicates", *tables.near_duplicates(results))
         writer.table("class_accuracy", *tables.class_accuracy(results))
         writer.figure("class_accuracy", figures.class_accuracy(results))
         writer.table("confusion", *tables.confusion(results))

@@ -25,7 +25,8 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.report.comparison import flat
-from cifar_lit.report.results import EpochRow, Provenance, RunResults, data_options, read_epochs
+from cifar_lit.report.epochs import EpochRow, read_epochs
+from cifar_lit.report.results import Provenance, RunResults, data_options
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware
@@ -82,6 +83,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
     parser.link_arguments("gradcam.method", "page.method")
+    parser.link_arguments("scores.slices", "page.slices")
     return parser
 
 
@@ -155,7 +157,7 @@ class Evaluation:
 
     def evaluate(self) -> RunResults:
         """Evaluate the checkpoint; nothing is written."""
-        checkpoint, report = self.checkpoint, find_report(self.trainer)
+        checkpoint, needs = self.checkpoint, find_report(self.trainer).needs
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
         until_checkpoint = tuple(EpochRow(**row) for row in rows)  # the run's report also has those after it
         provenance = Provenance.load(self.folder) if (self.folder / "provenance.json").exists() else None
@@ -167,9 +169,8 @@ class Evaluation:
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
-            flip_tta=report.flip_tta,
-            held_out=report.held_out,
-            stored=temperature.find(self.file.parent, self.network.fingerprint) if report.held_out else None,
+            needs=needs,
+            stored=temperature.find(self.file.parent, self.network.fingerprint) if needs.held_out else None,
         )
         return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))
 

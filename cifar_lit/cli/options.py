@@ -168,6 +168,7 @@ class FitCLI(LightningCLI):
         parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
         parser.link_arguments("process_timeout", "data.process_timeout")
         parser.link_arguments("gradcam.method", "page.method")
+        parser.link_arguments("scores.slices", "page.slices")
         for name in ("num_classes", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 

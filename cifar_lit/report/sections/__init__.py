@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import confidence, errors, facts, faithfulness, scores
+from cifar_lit.report.sections import confidence, duplicates, errors, facts, faithfulness, scores, slices
 from cifar_lit.report.sections.options import Options
 
 
@@ -29,6 +29,8 @@ SECTIONS = {
     "confidence": Section("How far can its confidence be trusted?", confidence.section),
     "training": Section("How did it train?", scores.training),
     "confusion": Section("Which classes does it confuse?", scores.confusion),
+    "slices": Section("On which images is it weak?", slices.section),
+    "duplicates": Section("Were test images among the training images?", duplicates.section),
     "errors": Section("What does it misclassify?", errors.section),
     "faithfulness": Section("Why?", faithfulness.section),
     "facts": Section("What exactly ran?", facts.section),

@@ -11,3 +11,5 @@ class Options:
     num_cams: int
     num_road: int
     method: str
+    slices: bool = True
+    num_neighbors: int = 0
