@@ -91,6 +91,8 @@ def store(folder: Path, weights: str, temperature: Temperature) -> None:
         weights: Fingerprint of the network that it belongs to; other weights do not use it.
         temperature: The temperature.
     """
+    if find(folder, weights) == temperature:
+        return
     found = {**_read(folder), weights: asdict(temperature)}
     atomic_write_text(folder / FILE, json.dumps(found, indent=2) + "\n")
 
