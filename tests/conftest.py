@@ -100,7 +100,8 @@ def figures_left_blank() -> Iterator[None]:
     """Do not render figures, which takes half the time of a short run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-        patch.setattr("cifar_lit.report.sections.scores.svg", lambda draw: "")
+        for name in ("confidence", "scores", "slices"):
+            patch.setattr(f"cifar_lit.report.sections.{name}.svg", lambda draw: "")
         yield
 
 

@@ -91,9 +91,12 @@ def evaluate_network(
         trained = data.train_dataset.indices
         limits = trainer, data, splits.train, trained, trainer.limit_train_batches
         selected = _limited(*limits, data.train_eval_size)
-        train = run(splits.train, selected, "final pass, train")
+        last = net.backbone.fc if needs.num_neighbor_images else None
+        train = run(splits.train, selected, "final pass, train", last=last)
         if needs.num_neighbor_images:
-            known = run(splits.train, _limited(*limits, needs.num_neighbor_images), "features", last=net.backbone.fc)
+            searched = _limited(*limits, needs.num_neighbor_images)
+            same = np.array_equal(searched, selected)
+            known = train if same else run(splits.train, searched, "final pass, features", last=last)
     val = None
     if needs.held_out and not data.test_only and data.val_size and trainer.limit_val_batches:
         validated = np.sort(data.val_dataset.indices)

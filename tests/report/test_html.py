@@ -201,6 +201,7 @@ def test_page_has_the_figures_of_the_evidence(results: RunResults, page_folder: 
     assert all(embedded(html)["train"][str(2 * one)][0] == labels[2 * one] for one in nearest)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_parts_that_were_not_requested_say_so(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
     html, writer = build(make_results(), tmp_path, slices=False, num_cams=0, num_road=0)
     assert writer.failures == {}
@@ -208,6 +209,7 @@ def test_parts_that_were_not_requested_say_so(make_results: Callable[..., RunRes
     assert "Not computed: scores.slices" in html and "were not searched: scores.duplicates" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Path) -> None:
     html, _ = build(results, tmp_path, max_listed=5, num_road=0)
     facts = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html.partition('id="facts"')[2]))
@@ -220,6 +222,7 @@ def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Pa
     assert f"The 5 of {len(results.test.errors)} misclassified test images" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("size", [32, 48, 96])
 def test_page_with_a_hundred_errors_stays_below_5_mb(
     splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path, size: int
@@ -235,6 +238,7 @@ def test_page_with_a_hundred_errors_stays_below_5_mb(
     assert writer.failures == {}
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("name", ["mistyped", "classes", "results"])
 def test_section_without_template_does_not_break_the_page(
     name: str, results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -245,6 +249,7 @@ def test_section_without_template_does_not_break_the_page(
     assert embedded(html)["classes"] == list(CLASSES) and "What exactly ran?" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_failed_section_is_replaced_by_the_reason(
     results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,12 +265,14 @@ def test_failed_section_is_replaced_by_the_reason(
     assert len(embedded(html)["items"]) >= results.test.errors.size
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_without_errors(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
     html, writer = build(make_results(wrong=0), tmp_path)
     assert writer.failures == {}
     assert "nothing to explain" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_with_a_thousand_classes_stays_small(
     splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path
 ) -> None:

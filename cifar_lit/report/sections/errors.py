@@ -76,9 +76,10 @@ def _add_neighbors(
     items: list[dict[str, Any]], rows: NDArray[np.int64], results: RunResults, k: int
 ) -> dict[int, tuple[int, str]]:
     """Add index and cosine of the nearest training images to each item of `rows`; return these images."""
-    test, known, train = results.test.features, results.known, results.data.splits.train
+    test, known = results.test.features, results.known
     if test is None or known is None or known.features is None or not k:
         return {}
+    train = results.data.splits.train
     found, cosines = nearest(test[rows], known.features, k)
     for item, nearby, similar in zip(items, known.indices[found].tolist(), cosines.tolist(), strict=False):
         item["neighbors"] = [[index, round(cosine, 3)] for index, cosine in zip(nearby, similar, strict=True)]
