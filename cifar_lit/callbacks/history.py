@@ -10,9 +10,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
+from cifar_lit.models.flops import training_flops
 from cifar_lit.models.metrics import log_to_loggers
 from cifar_lit.report.epochs import EpochRow
+from cifar_lit.training import compat
 from cifar_lit.training.run_folder import folder_of
 
 MIN_HINT_S = 5.0
@@ -56,13 +59,16 @@ class EpochHistory(Callback):
         self._log = None if getattr(trainer, "fast_dev_run", False) else folder / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the length of the training and the size of the network; continue the clocks of a resumed epoch."""
+        """Print length and cost of the training and the size of the network; continue the clocks of a resumed epoch."""
         self._start_clocks(trainer)
         epochs = trainer.max_epochs or -1
         text = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs > 0 else "any number of epochs"
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        rank_zero_info(f"training: {text} of {steps} step{'s' * (steps != 1)}, {parameters:,} parameters")
+        text += f" of {steps} step{'s' * (steps != 1)}, {parameters:,} parameters"
+        if trainer.is_global_zero and epochs > 0:
+            text += f", {_training_flops(trainer, pl_module, epochs):.1e} floating-point operations"
+        rank_zero_info(f"training: {text}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the totals; not called in a resumed epoch."""
@@ -138,6 +144,15 @@ class EpochHistory(Callback):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with open(self._log, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _training_flops(trainer: Trainer, module: LightningModule, epochs: int) -> int:
+    data = getattr(trainer, "datamodule", None)
+    assert isinstance(module, ImageClassifier) and isinstance(data, ImageDataModule)
+    batches = int(trainer.num_training_batches)
+    images = min(batches * data.batch_size * trainer.world_size, len(data.train_dataset))
+    net = compat.copy_without_hooks(module.net).eval()
+    return training_flops(net, [data.augment.size_at(epoch) for epoch in range(epochs)], images)
 
 
 def _data_time_s(trainer: Trainer) -> float:

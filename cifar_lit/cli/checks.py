@@ -48,6 +48,12 @@ def check(config: Namespace) -> None:
     ):
         if value == 0 and (users := validation_users(config)):
             raise UsageError(f"{option}=0 turns off validation, which is needed by {'; '.join(users)}")
+    growing, epochs = config.data.progressive_epochs, config.trainer.max_epochs or -1
+    if 0 < epochs <= growing:
+        raise UsageError(
+            f"data.progressive_epochs={growing} must be below trainer.max_epochs={epochs}: the last epochs train on "
+            "images of full size"
+        )
     source, root = config.data.source, config.data.root
     if source in SOURCES and not SOURCES[source].uses_root and root not in ("data", ""):
         raise UsageError(

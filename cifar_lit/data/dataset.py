@@ -1,7 +1,7 @@
 """Splits of a data set, and the Dataset that yields batches of them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -131,7 +131,8 @@ class ImageDataset(Dataset[Batch]):
     Args:
         split: The images.
         indices: Shape `(M,)`, int64, the subset.
-        augmentation: Maps images and their `augmentation_key`s to augmented images; None for no augmentation.
+        augmentation: Maps images and their `augmentation_key`s, all of one epoch, to augmented images; None for no
+            augmentation.
         seed: Seed of the augmentation. It depends on seed, epoch and index only, not on the number of workers or
             processes.
     """
@@ -140,7 +141,7 @@ class ImageDataset(Dataset[Batch]):
         self,
         split: Split,
         indices: NDArray[np.int64],
-        augmentation: Callable[[Images, Iterable[int]], Images] | None = None,
+        augmentation: Callable[[Images, Sequence[int]], Images] | None = None,
         seed: int = 0,
     ) -> None:
         self.split = split

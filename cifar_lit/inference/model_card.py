@@ -142,7 +142,7 @@ def _errors(results: RunResults) -> list[str]:
     order = [i for i in np.argsort(recall, kind="stable").tolist() if not np.isnan(recall[i])][:NUM_CLASSES]
     weakest = ", ".join(f"`{results.classes[i]}` {recall[i]:.1%}" for i in order)
     pairs = [
-        f"- `{results.classes[true]}` taken for `{results.classes[predicted]}`: {count} of {table[true].sum()}"
+        f"- `{results.classes[true]}` predicted as `{results.classes[predicted]}`: {count} of {table[true].sum()}"
         for true, predicted, count in scores.confused_pairs(table, NUM_CONFUSIONS)
     ]
     wrong = f"{len(results.test.errors):,} of {len(results.test):,} test images are misclassified."

@@ -155,6 +155,9 @@ CASES = [
     ),
     # options that exclude each other
     ("--data.crop_padding=32 --data.padding_mode=reflect", "data.padding_mode must be"),
+    ("--data.progressive_crop=16 --data.progressive_epochs=3 --trainer.max_epochs=3", "data.progressive_epochs=3"),
+    ("--data.progressive_crop=16", "data.progressive_epochs must be"),
+    ("--data.progressive_crop=32 --data.progressive_epochs=2", "data.progressive_crop must be"),
     ("--data.cutout_size=0 --data.cutout_warmup_epochs=3", "data.cutout_warmup_epochs must be"),
     ("--data.flip=0 --data.flip_mode=alternate", "data.flip_mode must be random"),
     ("--data.val_size=0 --model.schedule.name=plateau", "data.val_size=0", "model.schedule.name=plateau"),

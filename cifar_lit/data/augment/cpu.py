@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,42 +55,54 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentConfig, mean: Sequence[float]) -> None:
-        steps: list[A.BasicTransform] = []
-        if config.crop_padding:
-            border = cv2.BORDER_REFLECT_101 if config.padding_mode == "reflect" else cv2.BORDER_CONSTANT
-            steps.append(A.Pad(config.crop_padding, border_mode=border, p=1))
-            steps.append(A.RandomCrop(config.image_size, config.image_size, p=1))
-        if config.rotate_degrees:
-            steps.append(Rotate(config.rotate_degrees))
-        if config.flip and config.flip_mode == "random":
-            steps.append(A.HorizontalFlip(p=config.flip))
-        steps += build(config.extra_transforms or [], config.image_size)
         self.config = config
         self.color = fill_color(mean)
-        self.transform = A.Compose(steps, strict=True)
         # Our steps draw from Python's generator only. Seeding it for each image is 20 times faster than new generators.
         self.random = random.Random()
-        self.transform.set_random_state(np.random.default_rng(0), self.random)
+        self.transforms: dict[int, A.Compose] = {}  # by the size of the crop
 
-    def __call__(self, images: NDArray[np.uint8], keys: Iterable[int]) -> NDArray[np.uint8]:
+    def _transform(self, size: int) -> A.Compose:
+        if size not in self.transforms:
+            config, steps = self.config, list[A.BasicTransform]()
+            if config.crop_padding:
+                border = cv2.BORDER_REFLECT_101 if config.padding_mode == "reflect" else cv2.BORDER_CONSTANT
+                steps.append(A.Pad(config.crop_padding, border_mode=border, p=1))
+            if config.crop_padding or size < config.image_size:
+                steps.append(A.RandomCrop(size, size, p=1))
+            if config.rotate_degrees:
+                steps.append(Rotate(config.rotate_degrees))
+            if config.flip and config.flip_mode == "random":
+                steps.append(A.HorizontalFlip(p=config.flip))
+            steps += build(config.extra_transforms or [], size)
+            self.transforms[size] = A.Compose(steps, strict=True)
+            self.transforms[size].set_random_state(np.random.default_rng(0), self.random)
+        return self.transforms[size]
+
+    def __call__(self, images: NDArray[np.uint8], keys: Sequence[int]) -> NDArray[np.uint8]:
         """Return augmented copies.
 
         Args:
             images: Shape `(B, H, W, 3)`, uint8.
-            keys: The `augmentation_key` of each image; the same key always gives the same augmentation.
+            keys: The `augmentation_key` of each image, all of one epoch; the same key always gives the same
+                augmentation.
+
+        Returns:
+            Shape `(B, S, S, 3)`, uint8, of the size S of the epoch.
         """
-        augmented = np.empty_like(images)
+        epoch = keys[0] >> 32 & 0xFFFFFFFF
+        size = self.config.size_at(epoch)
+        transform = self._transform(size)
+        augmented = np.empty((len(images), size, size, 3), np.uint8)
         for position, key in enumerate(keys):
-            epoch = key >> 32 & 0xFFFFFFFF
             # Crop and rotation are symmetric, so flipping before them is equivalent to flipping after them.
             flipped = self.config.flip_mode == "alternate" and self._alternate(key, epoch)
             image = images[position, :, ::-1] if flipped else images[position]
             self.random.seed(key)
             if self.config.extra_transforms:  # they may draw from NumPy's generator
-                self.transform.set_random_state(np.random.default_rng(key), self.random)
-            augmented[position] = self.transform(image=image)["image"]
+                transform.set_random_state(np.random.default_rng(key), self.random)
+            augmented[position] = transform(image=image)["image"]
             if self.config.cutout_size:  # not A.CoarseDropout, whose squares never overlap the border
-                y, x = (self.random.randrange(length) for length in image.shape[:2])
+                y, x = (self.random.randrange(size) for _ in range(2))
                 cutout(augmented[position], y, x, self.config.cutout_size_at(epoch), self.color)
         return augmented
 

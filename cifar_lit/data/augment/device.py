@@ -29,29 +29,35 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def crop_and_flip(
-    packed: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, padding: int, mode: PaddingMode = "constant"
+    packed: Tensor,
+    tops: Tensor,
+    lefts: Tensor,
+    flipped: Tensor,
+    size: int,
+    padding: int,
+    mode: PaddingMode = "constant",
 ) -> Tensor:
-    """Pad, crop back to the original size, and flip some images horizontally.
+    """Pad, crop to `(size, size)`, and flip some images horizontally.
 
     Args:
         packed: Shape `(B, H, W)`, int32.
-        tops: Shape `(B,)`, int32, first row of the crop in the padded image, 0 to 2 * padding.
-        lefts: Shape `(B,)`, int32, first column of the crop, 0 to 2 * padding.
+        tops: Shape `(B,)`, int32, first row of the crop in the padded image.
+        lefts: Shape `(B,)`, int32, first column of the crop.
         flipped: Shape `(B,)`, bool.
+        size: Height and width of the crop.
         padding: Pixels added on each side.
         mode: Black, or the image reflected without repeating its border pixels.
     """
     count, height, width = packed.shape
-    x = torch.arange(width, dtype=torch.int32, device=packed.device)
-    y = torch.arange(height, dtype=torch.int32, device=packed.device)
-    columns = torch.where(flipped[:, None], x.flip(0), x) + lefts[:, None]  # (B, W), in the padded image
-    rows = y + tops[:, None]  # (B, H)
+    x = torch.arange(size, dtype=torch.int32, device=packed.device)
+    columns = torch.where(flipped[:, None], x.flip(0), x) + lefts[:, None]  # (B, size), in the padded image
+    rows = x + tops[:, None]  # (B, size)
     if mode == "reflect":  # index the mirrored pixels instead of padding
         columns, rows = _reflect(columns - padding, width), _reflect(rows - padding, height)
     else:
         packed = F.pad(packed, (padding,) * 4)
     first_row = torch.arange(count, dtype=torch.int32, device=packed.device)[:, None] * packed.shape[1]
-    source = ((rows + first_row) * packed.shape[2])[:, :, None] + columns[:, None, :]  # (B, H, W), flat indices
+    source = ((rows + first_row) * packed.shape[2])[:, :, None] + columns[:, None, :]  # (B, size, size), flat
     return packed.reshape(-1).index_select(0, source.view(-1)).view_as(source)
 
 
@@ -133,7 +139,7 @@ class DeviceAugmentation:
         return generator.random((count, self.DRAWS), np.float32)
 
     def __call__(self, packed: Tensor, draws: Tensor, epoch: int) -> Tensor:
-        """Return augmented images, uint8 `(B, H, W, 3)`, channels first in memory.
+        """Return augmented images, uint8 `(B, S, S, 3)` of the size S of the epoch, channels first in memory.
 
         Args:
             packed: Shape `(B, H, W)`, int32, from `pack`.
@@ -142,15 +148,16 @@ class DeviceAugmentation:
         """
         top, left, angle, flip, row, column = draws.unbind(1)
         config = self.config
-        offsets = 2 * config.crop_padding + 1
+        side = config.size_at(epoch)
+        offsets = config.image_size + 2 * config.crop_padding - side + 1
         # cpu.py flips after the rotation: flipping before it only changes the sign of the random angle.
         flipped = flip < config.flip
         tops, lefts = _integers(top, offsets), _integers(left, offsets)
-        images = unpack(crop_and_flip(packed, tops, lefts, flipped, config.crop_padding, config.padding_mode))
+        images = unpack(crop_and_flip(packed, tops, lefts, flipped, side, config.crop_padding, config.padding_mode))
         if config.rotate_degrees:
             images = rotate(images, (2 * angle - 1) * config.rotate_degrees)
         if size := config.cutout_size_at(epoch):
-            rows, columns = _integers(row, config.image_size), _integers(column, config.image_size)
+            rows, columns = _integers(row, side), _integers(column, side)
             images = cutout(images, rows, columns, size, self.color)
         return images.permute(0, 2, 3, 1)
 

@@ -1,6 +1,7 @@
 """What exactly ran."""
 
 from cifar_lit.data.sources import SOURCES
+from cifar_lit.models.flops import training_flops
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections.options import Options
 
@@ -15,6 +16,8 @@ def section(results: RunResults, options: Options) -> dict[str, object]:
     if not data.test_only:
         shown["training images"] = f"{len(data.train_dataset):,} of {len(data.splits.train):,}"
         shown["held-out images"] = f"{len(data.val_dataset):,}"
+        if flops := _training_flops(results):
+            shown["floating-point operations of the training"] = f"{flops:.1e}, in convolutions and linear layers"
         shown["fingerprint of the training set"] = results.fingerprints["train"]
     shown |= {
         "test images": f"{len(results.test):,} of {len(data.splits.test):,}",
@@ -27,3 +30,12 @@ def section(results: RunResults, options: Options) -> dict[str, object]:
         news = {name: value for name, value in part.items() if name == "command" or value != known.get(name)}
         known |= {f"resumed, part {number}, {name}": value for name, value in news.items()}
     return {name: value for name, value in (shown | known).items() if value is not None}
+
+
+def _training_flops(results: RunResults) -> int | None:
+    """Return the operations of the training; None if they are not known."""
+    limited = results.provenance.options.get("trainer", {}).get("limit_train_batches")
+    if limited is not None:
+        return None
+    sizes = [results.data.augment.size_at(row.epoch - 1) for row in results.epochs]
+    return training_flops(results.network, sizes, len(results.data.train_dataset))

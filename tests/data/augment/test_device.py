@@ -38,7 +38,7 @@ def test_crop_and_flip(images: np.ndarray) -> None:
     packed = pack(torch.from_numpy(images[:162]))
     tops, lefts = torch.arange(162).int() % 9, torch.arange(162).int() // 9 % 9
     flipped = torch.arange(162) >= 81
-    after = unpack(crop_and_flip(packed, tops, lefts, flipped, 4)).permute(0, 2, 3, 1).numpy()
+    after = unpack(crop_and_flip(packed, tops, lefts, flipped, 32, 4)).permute(0, 2, 3, 1).numpy()
     for i, image in enumerate(images[:162]):
         window = np.pad(image, ((4, 4), (4, 4), (0, 0)))[i % 9 :, i // 9 % 9 :][:32, :32]
         assert (after[i] == (window[:, ::-1] if i >= 81 else window)).all()
@@ -47,7 +47,7 @@ def test_crop_and_flip(images: np.ndarray) -> None:
 def test_reflect_padding_equals_numpy(images: np.ndarray) -> None:
     packed = pack(torch.from_numpy(images[:81]))
     tops, lefts = torch.arange(81).int() % 9, torch.arange(81).int() // 9 % 9
-    after = unpack(crop_and_flip(packed, tops, lefts, torch.zeros(81, dtype=torch.bool), 4, "reflect"))
+    after = unpack(crop_and_flip(packed, tops, lefts, torch.zeros(81, dtype=torch.bool), 32, 4, "reflect"))
     for i, image in enumerate(images[:81]):
         window = np.pad(image, ((4, 4), (4, 4), (0, 0)), "reflect")[i % 9 :, i // 9 :][:32, :32]
         assert (after[i].permute(1, 2, 0).numpy() == window).all()
@@ -103,6 +103,28 @@ def test_cutout_grows_in_the_warmup_epochs(images: np.ndarray) -> None:
         theirs = on_cpu(images[:400], [augmentation_key(0, epoch, index) for index in range(400)])
         for after in (ours, theirs):
             assert (after == FILL).all(axis=3).sum(axis=(1, 2)).max() == side**2
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_crops_grow_to_the_full_size_in_the_progressive_epochs(marked: np.ndarray, padding: int) -> None:
+    options = {**OFF, "crop_padding": padding, "progressive_crop": 16, "progressive_epochs": 5, "cutout_size": 8}
+    config = AugmentConfig(32, **options, padding_mode="reflect" if padding else "constant")
+    on_device, on_cpu = DeviceAugmentation(config, MEAN), Augmentation(config, MEAN)
+    for epoch, (side, square) in enumerate([(16, 4), (16, 4), (20, 5), (24, 6), (28, 7), (32, 8), (32, 8)]):
+        ours = on_device(
+            pack(torch.from_numpy(marked)), torch.from_numpy(on_device.draw(0, epoch, MANY)), epoch
+        ).numpy()
+        theirs = on_cpu(marked, [augmentation_key(0, epoch, index) for index in range(MANY)])
+        corners = []
+        for after in (ours, theirs):
+            assert after.shape == (MANY, side, side, 3)
+            visible = (after != FILL).any(axis=3)
+            assert (~visible).sum(axis=(1, 2)).max() == square**2
+            right = visible[:, 0, 0]  # where red is 100 + column, green 100 + row
+            corners.append(after[right, 0, 0, :2].astype(int) - 100)
+        for axis in (0, 1):
+            assert similar(corners[0][:, axis], corners[1][:, axis])
+            assert padding or set(corners[0][:, axis]) == set(range(32 - side + 1))
 
 
 def similar(a: np.ndarray, b: np.ndarray) -> bool:
