@@ -50,7 +50,8 @@ def measure(image: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     red, green, blue = np.moveaxis(image.astype(np.float64), 2, 0)
     opponents = np.stack([red - green, (red + green) / 2 - blue])  # red-green and yellow-blue
     spread, centre = np.hypot(*opponents.std(axis=(1, 2))), np.hypot(*opponents.mean(axis=(1, 2)))
-    return float(gray.mean()), float(gray.std()), float(cv2.Laplacian(gray, cv2.CV_64F).var()), spread + 0.3 * centre
+    sharpness = cv2.Laplacian(gray, cv2.CV_64F).var()
+    return float(gray.mean()), float(gray.std()), float(sharpness), float(spread + 0.3 * centre)
 
 
 def find(images: NDArray[np.uint8], correct: NDArray[np.bool_]) -> list[Slice]:
