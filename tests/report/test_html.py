@@ -185,7 +185,7 @@ def test_page_has_the_figures_of_the_evidence(results: RunResults, page_folder: 
     assert "30 held-out images, on which the best epoch was selected, too" in text
     row = f"loss {test.loss:.3f} .* {scaled.loss:.3f} .* {scaled.loss - test.loss:+.3f} "
     assert re.search(row, text)
-    assert "2 of 30 test images (6.7 %)" in text and "1 of them are equal in every pixel" in text
+    assert "2 of 30 test images (6.7 %)" in text and "1 of them equal in every pixel" in text
     rest = np.delete(test.predicted == test.labels, [3, 8])
     assert f"Accuracy without them: {100 * rest.mean():.2f} % of 28" in text
     assert "of the 20 slices is weaker than chance explains" in text
