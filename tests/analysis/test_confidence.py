@@ -42,7 +42,7 @@ def test_scores_equal_those_computed_otherwise() -> None:
     pairs = bootstrap((after.losses - before.losses,), np.mean, method="basic", n_resamples=2000, rng=0)
     change = found.change["loss"]
     assert change.value == pytest.approx(after.loss - before.loss)
-    assert (change.low, change.high) == pytest.approx(tuple(pairs.confidence_interval), rel=0.1)
+    assert (change.low, change.high) == pytest.approx(tuple(pairs.confidence_interval), abs=0.005)
     assert assess(before, after, resamples=50) == assess(before, after, resamples=50)
     alone = assess(before, None, resamples=50)
     assert alone.after is None and alone.before["loss"].value == before.loss
