@@ -38,6 +38,13 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--num_workers", type=int, metavar="N", help="processes that decode images (default: one for each core)"
     )
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="scale the probabilities by the temperature that was fitted to the run's held-out images (arXiv "
+        "1706.04599): the predicted classes stay the same, their probabilities are closer to how often they are "
+        "correct",
+    )
     with short_errors():
         options = parser.parse_intermixed_args(args)
         from cifar_lit.inference.prediction import predict_all

@@ -20,7 +20,8 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.report.results import EpochRow, Provenance, RunResults
+from cifar_lit.report.epochs import EpochRow
+from cifar_lit.report.results import Provenance, RunResults
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -101,7 +102,8 @@ def figures_left_blank() -> Iterator[None]:
     """Do not render figures, which takes half the time of a short run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-        patch.setattr("cifar_lit.report.sections.scores.svg", lambda draw: "")
+        for name in ("confidence", "scores", "slices"):
+            patch.setattr(f"cifar_lit.report.sections.{name}.svg", lambda draw: "")
         yield
 
 

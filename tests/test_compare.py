@@ -43,6 +43,12 @@ def test_two_runs(
     assert "LearningRateMonitor" in result["differences"]["trainer.callbacks"][1]
     screen = capsys.readouterr().out
     assert "trainer.limit_train_batches" in screen and f"{other.accuracy:.2%}" in screen
+    for name, run in zip(("version_0", "version_1"), result["runs"], strict=True):
+        metrics = json.loads((runs / name / "report" / "metrics.json").read_text())
+        assert run["temperature"] == metrics["temperature"] and metrics["temperature"]
+        assert f"{metrics['temperature']['value']:.3f}" in screen
+        assert f"{metrics['confidence']['before']['aurc']['value']:.4f}" in screen
+        assert f"{metrics['confidence']['after']['calibration_error']['value']:.1%}" in screen
     html = Path("compare_1/compare.html").read_text()
     assert html.count("<img") == len(before | after)
     assert f"Stay: misclassified by both ({len(before & after)})" in html

@@ -27,7 +27,7 @@ from tests.cli.refused import files
 from tests.conftest import BRIEF, QUICK, copy_run
 
 FIGURES = {"train_images", "test_images", "misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
-FIGURES |= {"curves", "class_accuracy", "confusion", "calibration"}
+FIGURES |= {"curves", "class_accuracy", "confusion", "calibration", "risk_coverage", "slices"}
 
 
 @pytest.fixture
@@ -58,11 +58,14 @@ def test_run_is_complete(run: Path) -> None:
         "confusion.csv",
         "predictions.csv",
         "predictions_train.csv",
+        "predictions_val.csv",
+        "risk_coverage.csv",
+        "slices.csv",
         "index.html",
         "README.md",
     }
-    assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    for file in (run / "checkpoints").iterdir():
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "temperature.json"}
+    for file in (run / "checkpoints").glob("*.ckpt"):
         assert torch.load(file, weights_only=True)["hyper_parameters"]["num_classes"] == 10
     for name in ("config.yaml", "provenance.json", "log.txt"):
         assert (run / name).stat().st_size > 0

@@ -72,6 +72,19 @@ def test_each_image_has_a_row(finished_run: Path, images: Path, capfd: pytest.Ca
     assert sorted(os.listdir()) == ["images", "new", "rows.jsonl"] and os.listdir("new") == ["rows.csv"]
 
 
+def test_calibrated_rows_are_not_mixed_with_others(
+    finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(finished_run), str(images / "0"), "--num_workers=0", "--device=cpu"]
+    predict.main([*arguments, "--out", "rows.csv", "--calibrated"])
+    classifier = cifar_lit.load(finished_run, "cpu")
+    (row, *_) = read_csv(Path("rows.csv").read_text())
+    expected = classifier.predict(row["file"], calibrated=True)
+    assert float(row["probability"]) == pytest.approx(float(expected.confidences[0]), abs=1e-5)
+    assert row["weights"] == f"{classifier.fingerprint} T={classifier.temperature:.6g}"
+    assert "not calibrated alike" in refused(capsys, predict.main, *arguments, "--out", "rows.csv")
+
+
 def test_unreadable_files_are_listed_and_tried_again(
     finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,11 @@ class Predictions:
         margins: NDArray[np.float64] = self.probabilities[rows, self.labels] - others.max(axis=1)
         return margins
 
+    def take(self, rows: NDArray[Any]) -> "Predictions":
+        """Return those of some rows, given by position or as a mask."""
+        features = None if self.features is None else self.features[rows]
+        return Predictions(self.indices[rows], self.labels[rows], self.log_probabilities[rows], features)
+
     def target_classes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the true and the predicted class of some rows, shape `(N, 2)`."""
         return np.stack([self.labels[rows], self.predicted[rows]], axis=1)

@@ -10,6 +10,7 @@ from cifar_lit.analysis.predictions import Predictions
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+BINS = 15  # of the confidence, as in arXiv 1706.04599
 
 
 def accuracy_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -98,10 +99,15 @@ class Calibration:
         return float(np.average(distance, weights=self.count[filled]))
 
 
-def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
-    """Compute the calibration; bins exclude their lower end."""
+def confidence_bins(confidence: Floats, bins: int = BINS) -> Counts:
+    """Return the bin of each confidence, int64; bins exclude their lower end."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def calibration(predictions: Predictions, bins: int = BINS) -> Calibration:
+    """Compute the calibration."""
     confidence, correct = predictions.confidence, predictions.predicted == predictions.labels
-    bin_ = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    bin_ = confidence_bins(confidence, bins)
     count, *sums = (np.bincount(bin_, weights, minlength=bins) for weights in (None, confidence, correct))
     with np.errstate(invalid="ignore"):
         return Calibration(count, *(total / count for total in sums))

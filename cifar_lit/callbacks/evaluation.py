@@ -1,6 +1,8 @@
 """The final evaluation of a network, in all processes of a Trainer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,39 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import nn
 
+from cifar_lit.analysis import duplicates, temperature
+from cifar_lit.analysis.duplicates import Duplicates
 from cifar_lit.analysis.evidence import Plan, collect
 from cifar_lit.analysis.predictions import Predictions, average, predict
+from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.data.dataset import Split
+from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.report.results import EpochRow, Provenance, RunResults
+from cifar_lit.report.epochs import EpochRow
+from cifar_lit.report.results import Provenance, RunResults
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils import hardware
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is evaluated beside test images and some training images.
+
+    Attributes:
+        flip_tta: Whether to predict the mirrored test images, too.
+        held_out: Whether to predict the held-out images, if there are any, and fit the temperature to them.
+        duplicates: Whether to search near-duplicates of the training images.
+        num_neighbor_images: Number of training images whose features are kept to look up nearest neighbors.
+    """
+
+    flip_tta: bool = False
+    held_out: bool = False
+    duplicates: bool = False
+    num_neighbor_images: int = 0
+
+
+NO_NEEDS = Needs()
 
 
 def evaluate_network(
@@ -28,9 +54,10 @@ def evaluate_network(
     weights: str,
     epochs: Sequence[EpochRow] = (),
     provenance: Provenance | None = None,
-    flip_tta: bool = False,
+    needs: Needs = NO_NEEDS,
     lr_range: LRRange | None = None,
     evidence: Plan | None = None,
+    stored: Temperature | None = None,
 ) -> RunResults:
     """Predict the test images and, unless `data.test_only`, some training images; every process must call this.
 
@@ -42,9 +69,10 @@ def evaluate_network(
         weights: Which weights `net` has.
         epochs: Metrics of each epoch.
         provenance: Default: this process.
-        flip_tta: Whether to predict the mirrored test images, too.
+        needs: What else to evaluate.
         lr_range: The learning-rate range test.
         evidence: How much evidence for the CAMs to compute when it is first used; default: none.
+        stored: The temperature if it is not fitted here.
     """
     device = trainer.strategy.root_device
     net = net.to(device).float().eval().requires_grad_(False)
@@ -60,12 +88,24 @@ def evaluate_network(
     splits = data.splits
     selected = _limited(trainer, data, splits.test, data.test_dataset.indices, trainer.limit_test_batches)
     test = run(splits.test, selected, "final pass, test", last=net.backbone.fc)
-    mirrored = run(splits.test, selected, "final pass, test, mirrored", mirrored=True) if flip_tta else None
-    train = None
+    mirrored = run(splits.test, selected, "final pass, test, mirrored", mirrored=True) if needs.flip_tta else None
+    train = known = None
     if not data.test_only:
         trained = data.train_dataset.indices
-        selected = _limited(trainer, data, splits.train, trained, trainer.limit_train_batches, data.train_eval_size)
-        train = run(splits.train, selected, "final pass, train")
+        limits = trainer, data, splits.train, trained, trainer.limit_train_batches
+        selected = _limited(*limits, data.train_eval_size)
+        last = net.backbone.fc if needs.num_neighbor_images else None
+        train = run(splits.train, selected, "final pass, train", last=last)
+        if needs.num_neighbor_images:
+            searched = _limited(*limits, needs.num_neighbor_images)
+            same = np.array_equal(searched, selected)
+            known = train if same else run(splits.train, searched, "final pass, features", last=last)
+    val = None
+    if needs.held_out and not data.test_only and data.val_size and trainer.limit_val_batches:
+        validated = np.sort(data.val_dataset.indices)
+        selected = _limited(trainer, data, splits.train, validated, trainer.limit_val_batches)
+        val = run(splits.train, selected, "final pass, held out")
+    searches = needs.duplicates and not data.test_only
     return RunResults(
         name=name,
         classes=splits.classes,
@@ -84,7 +124,15 @@ def evaluate_network(
         load_network=lambda: net,
         lr_range=lr_range,
         load_evidence=lambda results: collect(results.network, results.images, results.test, evidence or Plan()),
+        val=val,
+        temperature=temperature.fit(val) if val else stored,
+        load_duplicates=partial(_find_duplicates, splits, test.indices) if searches else lambda: None,
+        known=known,
     )
+
+
+def _find_duplicates(splits: DataSplits, indices: NDArray[np.int64]) -> Duplicates:
+    return duplicates.find(splits.test.images, indices, splits.train.images)
 
 
 def run_name(folder: Path) -> str:

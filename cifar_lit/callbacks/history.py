@@ -14,7 +14,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.flops import training_flops
 from cifar_lit.models.metrics import log_to_loggers
-from cifar_lit.report.results import EpochRow
+from cifar_lit.report.epochs import EpochRow
 from cifar_lit.training import compat
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.text import counted

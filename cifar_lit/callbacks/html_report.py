@@ -16,14 +16,31 @@ class HTMLReport(ReportCallback):
         max_listed: Number of misclassified images on the page, the highest loss first, 0 or more; default: all.
         num_cams: Number of those images that get CAMs, 0 or more.
         method: How the CAMs are computed; see GradCAMGrid.
+        slices: Whether to show the accuracy on slices of the test images; see Scores.
+        num_neighbors: Number of nearest training images that are shown with each image that has CAMs, by the cosine of
+            the features of the last layer, 0 or more.
+        num_neighbor_images: Number of training images among which they are looked up, stratified by class, 0 or more;
+            it takes a pass of the network over them. 0 turns them off.
     """
 
-    def __init__(self, max_listed: int | None = None, num_cams: int = 100, method: str = "GradCAM") -> None:
+    def __init__(
+        self,
+        max_listed: int | None = None,
+        num_cams: int = 100,
+        method: str = "GradCAM",
+        slices: bool = True,
+        num_neighbors: int = 5,
+        num_neighbor_images: int = 10_000,
+    ) -> None:
         self.options = Options(
             None if max_listed is None else at_least("page.max_listed", max_listed, 0),
             at_least("page.num_cams", num_cams, 0),
             cam_methods.check("gradcam.method", method),
+            slices,
+            at_least("page.num_neighbors", num_neighbors, 0),
         )
+        looked_up = at_least("page.num_neighbor_images", num_neighbor_images, 0)
+        self.num_neighbor_images = looked_up if num_neighbors and num_cams else 0
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write both files."""

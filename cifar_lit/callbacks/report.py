@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.analysis.evidence import Plan
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
-from cifar_lit.callbacks.evaluation import evaluate_network, run_name
+from cifar_lit.callbacks.evaluation import Needs, evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
 from cifar_lit.data.datamodule import ImageDataModule
@@ -38,6 +38,9 @@ class ReportCallback(Callback, ABC):
 
     flip_tta = False  # whether this part needs predictions with flip TTA
     plan: Plan | None = None  # how much evidence for the CAMs this part needs
+    held_out = False  # whether it needs predictions for the held-out images
+    duplicates = False  # whether it needs the near-duplicates of training images
+    num_neighbor_images = 0  # number of training images whose features it needs
     module_options: ModuleOptions | None = None  # of a part that works with any module
     python_only: frozenset[str] = frozenset()  # arguments that are no options of the command line
 
@@ -105,7 +108,7 @@ class Report(Callback):
         )
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step)
+        self.writer = ReportWriter(folder / "report", trainer.loggers, trainer.global_step, folder / "checkpoints")
         try:
             if not _is_ours(trainer, pl_module):
                 if trainer.is_global_zero:
@@ -138,9 +141,14 @@ class Report(Callback):
         self.lr_range = lr_range
 
     @property
-    def flip_tta(self) -> bool:
-        """Whether any part needs predictions with flip TTA."""
-        return any(part.flip_tta for part in self.parts)
+    def needs(self) -> Needs:
+        """What the parts need beside the predictions for test and training images."""
+        return Needs(
+            flip_tta=any(part.flip_tta for part in self.parts),
+            held_out=any(part.held_out for part in self.parts),
+            duplicates=any(part.duplicates for part in self.parts),
+            num_neighbor_images=max((part.num_neighbor_images for part in self.parts), default=0),
+        )
 
     @property
     def plan(self) -> Plan | None:
@@ -167,7 +175,7 @@ class Report(Callback):
             weights=weights,
             epochs=[row for history in _callbacks(trainer, EpochHistory) for row in history.rows],
             provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
-            flip_tta=self.flip_tta,
+            needs=self.needs,
             lr_range=self.lr_range,
             evidence=self.plan and self.plan.at_most(FEW) if getattr(trainer, "fast_dev_run", False) else self.plan,
         )

@@ -1,7 +1,13 @@
 """Scores over the test set and class by class."""
 
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from cifar_lit.analysis import temperature
 from cifar_lit.callbacks.report import ReportCallback
-from cifar_lit.report import figures, tables
+from cifar_lit.models.weights import fingerprint
+from cifar_lit.report import confidence_figures, data_figures, figures, tables
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 
@@ -13,10 +19,21 @@ class Scores(ReportCallback):
         flip_tta: Whether to also report test-time augmentation: the mean of the logits of each test image and its
             mirror image (arXiv 2404.00498, section 3.5). It takes one more pass over the test set; all other
             results are without it. Do not use it for classes that change when mirrored, such as digits.
+        temperature: Whether to predict the held-out images, if there are any, and fit a temperature to them (arXiv
+            1706.04599): the scores with it are reported beside the others, and it is stored in the checkpoint's folder
+            for `predict --calibrated`.
+        slices: Whether to report the accuracy by brightness, contrast, sharpness and colourfulness of the test images.
+        duplicates: Whether to list the test images that are near-duplicates of training images, and to report the
+            accuracy without them. Meant for photos; simple drawings are alike without being duplicates.
     """
 
-    def __init__(self, flip_tta: bool = False) -> None:
+    def __init__(
+        self, flip_tta: bool = False, temperature: bool = True, slices: bool = True, duplicates: bool = True
+    ) -> None:
         self.flip_tta = flip_tta
+        self.held_out = temperature
+        self.slices = slices
+        self.duplicates = duplicates
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write `metrics.json`, the predictions, and tables and figures of classes, confusion and calibration."""
@@ -28,8 +45,29 @@ class Scores(ReportCallback):
             writer.predictions("predictions_train", results.train, results.classes, results.data.splits.train.files)
         if results.test_flip_tta:
             writer.predictions("predictions_flip_tta", results.test_flip_tta, results.classes, files)
+        if results.val:
+            writer.predictions("predictions_val", results.val, results.classes, results.data.splits.train.files)
+            self._store(results, writer.checkpoints)
+        writer.table("risk_coverage", *tables.risk_coverages(results))
+        writer.figure("risk_coverage", confidence_figures.risk_coverage_curve(results))
+        if self.slices:
+            writer.table("slices", *tables.slices(results))
+            if results.slices:
+                writer.figure("slices", data_figures.slices(results))
+        if results.duplicates is not None:
+            writer.table("near_duplicates", *tables.near_duplicates(results))
         writer.table("class_accuracy", *tables.class_accuracy(results))
         writer.figure("class_accuracy", figures.class_accuracy(results))
         writer.table("confusion", *tables.confusion(results))
         writer.figure("confusion", figures.confusion(results))
         writer.figure("calibration", figures.reliability(results))
+
+    def _store(self, results: RunResults, folder: Path | None) -> None:
+        """Store the temperature beside the checkpoint of the weights, if there is one."""
+        if not results.temperature or not folder or not folder.is_dir():
+            return
+        weights = fingerprint(results.network, results.classes, results.data.image_size)
+        try:
+            temperature.store(folder, weights, results.temperature)
+        except OSError as error:
+            rank_zero_warn(f"{folder}: the temperature cannot be stored there for predict --calibrated ({error})")

@@ -103,3 +103,4 @@ def add_links(parser: ArgumentParser) -> None:
     parser.link_arguments("gradcam.method", "page.method")
     parser.link_arguments("gradcam.method", "evidence.method")
     parser.link_arguments("report", "evidence.report")
+    parser.link_arguments("scores.slices", "page.slices")

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.analysis import temperature
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import ReportCallback, find_report
@@ -25,7 +26,8 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import weights
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.report.comparison import flat
-from cifar_lit.report.results import EpochRow, Provenance, RunResults, data_options, read_epochs
+from cifar_lit.report.epochs import EpochRow, read_epochs
+from cifar_lit.report.results import Provenance, RunResults, data_options
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware
@@ -161,7 +163,7 @@ class Evaluation:
 
     def evaluate(self) -> RunResults:
         """Evaluate the checkpoint; nothing is written."""
-        checkpoint = self.checkpoint
+        checkpoint, needs = self.checkpoint, find_report(self.trainer).needs
         rows = checkpoint.get("callbacks", {}).get(EpochHistory.__qualname__, {}).get("rows", [])
         until_checkpoint = tuple(EpochRow(**row) for row in rows)  # the run's report also has those after it
         provenance = Provenance.load(self.folder) if (self.folder / "provenance.json").exists() else None
@@ -173,7 +175,8 @@ class Evaluation:
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
-            flip_tta=find_report(self.trainer).flip_tta,
+            needs=needs,
+            stored=temperature.find(self.file.parent, self.network.fingerprint) if needs.held_out else None,
             evidence=find_report(self.trainer).plan,
         )
         return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))
@@ -184,7 +187,7 @@ class Evaluation:
         Raises:
             RunError: Parts of it failed; the others are complete.
         """
-        writer = ReportWriter(new_folder(self.options.out, "evaluation", self.folder))
+        writer = ReportWriter(new_folder(self.options.out, "evaluation", self.folder), checkpoints=self.file.parent)
         find_report(self.trainer).write(results, writer)
         options = {name: value for name, value in self.options.as_dict().items() if name not in ("run", "out")}
         changed = {k: os.path.abspath(v) if k in run_folder.PATHS else v for k, v in self.changed.items()}

@@ -1,6 +1,5 @@
 """A trained network that classifies and explains images: files, PIL images, arrays and tensors."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -10,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_lit.analysis import cam_methods
+from cifar_lit.analysis import cam_methods, temperature
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.data.decode import UnreadableError
 from cifar_lit.inference.images import ImagesLike, Item, expand
 from cifar_lit.inference.results import Explanations, Predictions
 from cifar_lit.inference.stream import Batch, read_batches
 from cifar_lit.models.resnet import LAYERS, Layer
-from cifar_lit.models.weights import TrainedNetwork, load_network
+from cifar_lit.models.weights import TrainedNetwork, fingerprint, load_network
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.hardware import choose_device, eval_batch_size
 from cifar_lit.utils.text import counted
@@ -39,6 +38,7 @@ class Classifier:
         classes: The names of the C classes.
         image_size: Height and width in px to which images are resized and center-cropped, as for its training.
         device: The device of the network.
+        folder: The folder of the checkpoint.
 
     Raises:
         UsageError: The device does not exist.
@@ -55,6 +55,7 @@ class Classifier:
             raise UsageError(f"{option}{device}: {reason}; use {choose_device('auto')}") from None
         self.classes = trained.classes
         self.image_size = trained.image_size
+        self.folder = trained.folder
 
     @classmethod
     def load(
@@ -77,49 +78,71 @@ class Classifier:
     @cached_property
     def fingerprint(self) -> str:
         """BLAKE2b hash of the weights, the class names and the image size, 16 hexadecimal digits."""
-        digest = hashlib.blake2b(f"{self.classes} {self.image_size}".encode(), digest_size=8)
-        for name, tensor in self.net.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.net, self.classes, self.image_size)
 
-    def predict(self, images: ImagesLike, num_workers: int = 0) -> Predictions:
+    @cached_property
+    def temperature(self) -> float | None:
+        """The temperature that was fitted to these weights on held-out images; None if there is none."""
+        found = temperature.find(self.folder, self.fingerprint) if self.folder else None
+        return found.value if found else None
+
+    def require_temperature(self, option: str = "calibrated") -> float:
+        """Return the temperature.
+
+        Raises:
+            UsageError: There is none; the message names the option.
+        """
+        if self.temperature is None:
+            raise UsageError(
+                f"{option}: no temperature is stored for these weights in {self.folder}; python -m cifar_lit.evaluate "
+                "CHECKPOINT fits one if its run held out images (data.val_size)"
+            )
+        return self.temperature
+
+    def predict(self, images: ImagesLike, num_workers: int = 0, calibrated: bool = False) -> Predictions:
         """Classify images.
 
         Args:
             images: Paths of files or folders, PIL images, uint8 RGB arrays or tensors `(H, W, 3)` or `(N, H, W, 3)`,
                 or an iterable of any of these. Images may have any size: they are resized and center-cropped.
             num_workers: Processes that decode files; 0 decodes in this one. More are faster for thousands of files.
+            calibrated: Whether to divide the logits by the `temperature`: the predicted classes stay the same, their
+                probabilities are closer to how often they are correct.
 
         Raises:
-            UsageError: There is no such file, or the images have another type, dtype, shape or range; the message says
-                how to convert them.
+            UsageError: There is no such file, or no temperature, or the images have another type, dtype, shape or
+                range; the message says how to convert them.
             UnreadableError: A file cannot be decoded. `python -m cifar_lit.predict` lists such files instead.
         """
         files, tables = list[str | None](), [np.empty((0, len(self.classes)), np.float32)]
-        for predictions, unreadable in self.stream(expand(images), num_workers):
+        for predictions, unreadable in self.stream(expand(images), num_workers, calibrated):
             if unreadable:
                 raise UnreadableError(unreadable[0])
             files += predictions.files
             tables.append(predictions.probabilities)
         return Predictions(self.classes, np.concatenate(tables), tuple(files))
 
-    def stream(self, items: Iterable[Item], num_workers: int = 0) -> Iterator[tuple[Predictions, list[str]]]:
+    def stream(
+        self, items: Iterable[Item], num_workers: int = 0, calibrated: bool = False
+    ) -> Iterator[tuple[Predictions, list[str]]]:
         """Classify any number of images in little memory.
 
         Args:
             items: Single images, from `expand` or `image_files`.
             num_workers: Processes that decode files while the network computes; 0 decodes in this one.
+            calibrated: As for `predict`.
 
         Yields:
             For each batch the predictions, and a message for each file that cannot be decoded.
 
         Raises:
+            UsageError: There is no temperature.
             RuntimeError: A worker has died or does not answer.
         """
+        divisor = self.require_temperature() if calibrated else 1.0
         computing: tuple[Batch, torch.Tensor] | None = None
         for batch in chain(read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers), [None]):
-            previous, computing = computing, batch and (batch, self._forward(batch.images))
+            previous, computing = computing, batch and (batch, self._forward(batch.images, divisor))
             if previous:  # the caller handles it while a GPU computes the next batch
                 files, probabilities = previous[0].files, previous[1].cpu().numpy()
                 yield Predictions(self.classes, probabilities, tuple(files)), previous[0].unreadable
@@ -129,9 +152,9 @@ class Classifier:
         probabilities: NDArray[np.float32] = self._forward(images).cpu().numpy()
         return probabilities
 
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def _forward(self, images: torch.Tensor, divisor: float = 1.0) -> torch.Tensor:
         with torch.inference_mode():
-            probabilities: torch.Tensor = self.net(images.to(self.device)).softmax(1)
+            probabilities: torch.Tensor = (self.net(images.to(self.device)) / divisor).softmax(1)
         return probabilities
 
     def explain(

@@ -40,7 +40,12 @@ class _Counts:
 
 
 def predict_all(
-    run: str, paths: Sequence[str], out: str | None = None, device: str | None = None, num_workers: int | None = None
+    run: str,
+    paths: Sequence[str],
+    out: str | None = None,
+    device: str | None = None,
+    num_workers: int | None = None,
+    calibrated: bool = False,
 ) -> None:
     """Write a row for each image file, and unreadable files to `OUT_unreadable.txt`; print the accuracy.
 
@@ -54,6 +59,8 @@ def predict_all(
             are written to standard output as CSV.
         device: Device of the network; by default a GPU if there is one.
         num_workers: Processes that decode images; by default one per core.
+        calibrated: Whether to scale the probabilities by the stored temperature, which is then written beside the
+            fingerprint of the weights: a file has rows of one kind only.
 
     Raises:
         UsageError: An option cannot be used.
@@ -61,12 +68,15 @@ def predict_all(
     """
     num_workers = available_cores() if num_workers is None else at_least("--num_workers", num_workers, 0)
     classifier = Classifier.load(run, device, device_option="--device ")
-    rows = Rows(out, classifier.classes, classifier.fingerprint)
+    weights = classifier.fingerprint
+    if calibrated:
+        weights += f" T={classifier.require_temperature('--calibrated'):.6g}"
+    rows = Rows(out, classifier.classes, weights)
     with rows.lock():
-        _predict(classifier, rows, paths, num_workers)
+        _predict(classifier, rows, paths, num_workers, calibrated)
 
 
-def _predict(classifier: Classifier, rows: Rows, paths: Sequence[str], num_workers: int) -> None:
+def _predict(classifier: Classifier, rows: Rows, paths: Sequence[str], num_workers: int, calibrated: bool) -> None:
     out, counts = rows.out, _Counts(classifier.classes)
 
     def count(row: tuple[str, str]) -> int:
@@ -97,7 +107,7 @@ def _predict(classifier: Classifier, rows: Rows, paths: Sequence[str], num_worke
     )
     try:
         with bar, rows.append() as table, open(listed, "w", **TEXT) as unreadable:
-            for predictions, messages in classifier.stream(remaining(print_others=False), num_workers):
+            for predictions, messages in classifier.stream(remaining(print_others=False), num_workers, calibrated):
                 rows.write(table, predictions)
                 for file, predicted in zip(predictions.files, predictions.labels, strict=True):
                     counts.add(str(file), predicted)

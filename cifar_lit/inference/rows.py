@@ -28,7 +28,7 @@ class Rows:
     Args:
         out: The file, which ends in `.csv` or `.jsonl`; None to write CSV to standard output.
         classes: The class names.
-        weights: The fingerprint.
+        weights: The fingerprint, and the temperature if there is one.
 
     Raises:
         UsageError: The file has another ending.
@@ -81,7 +81,10 @@ class Rows:
         """
         if self.out is None or not os.path.exists(self.out):
             return
-        message = f"--out {self.out} exists, but not with predictions of this network; use another file"
+        message = (
+            f"--out {self.out} exists, but not with predictions of this network, or not calibrated alike; use another "
+            "file"
+        )
         try:
             with open(self.out, "r+b") as content, open(self.out, **TEXT) as file:
                 start = self.start.encode()

@@ -1,7 +1,9 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
+import hashlib
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,11 +112,27 @@ class TrainedNetwork:
         net: In evaluation mode, in float32, without gradients, on the CPU.
         classes: The class names.
         image_size: Height and width in pixels of the images that it was trained on.
+        folder: That of the checkpoint; None if it is not from a file.
     """
 
     net: ResNet18
     classes: tuple[str, ...]
     image_size: int
+    folder: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights, class names and image size; see `fingerprint`."""
+        return fingerprint(self.net, self.classes, self.image_size)
+
+
+def fingerprint(net: ResNet18, classes: Sequence[str], image_size: int) -> str:
+    """Return the BLAKE2b hash of weights, class names and image size, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(f"{tuple(classes)} {image_size}".encode(), digest_size=8)
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_network(path: str, option: str = "--ckpt_path") -> TrainedNetwork:
@@ -137,7 +155,7 @@ def build_network(checkpoint: dict[str, Any], file: Path, option: str = "--ckpt_
         built, data = checkpoint["hyper_parameters"], checkpoint["ImageDataModule"]
         net = ResNet18(**{name: built[name] for name in NETWORK})
         net.load_state_dict(net_state(checkpoint["state_dict"]))
-        return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"])
+        return TrainedNetwork(net.eval().requires_grad_(False), tuple(data["classes"]), data["image_size"], file.parent)
     except (KeyError, RuntimeError) as error:
         raise UsageError(
             f"{option} {file}: it does not describe its network and data ({error}); use a checkpoint of python -m "

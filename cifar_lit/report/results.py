@@ -1,6 +1,5 @@
 """The results of a run as one typed value: every figure, table and page is a function of it."""
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,44 +11,23 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_lit.analysis import confidence, duplicates, slices, temperature
+from cifar_lit.analysis.confidence import Confidence
+from cifar_lit.analysis.duplicates import Duplicates
 from cifar_lit.analysis.evidence import Evidence
 from cifar_lit.analysis.gradcam import activation_maps, default_layer
 from cifar_lit.analysis.predictions import Predictions, read_csv
+from cifar_lit.analysis.slices import Slice
+from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.models.weights import load_network
+from cifar_lit.report.epochs import EpochRow, read_epochs
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.training import run_folder
-from cifar_lit.training.lr_finder import LRRange
+from cifar_lit.training.lr_finder import LRRange, read_lr_range
 from cifar_lit.utils.errors import UsageError
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """Metrics of one epoch.
-
-    Attributes:
-        epoch: Counted from 1.
-        seconds: Duration of the epoch, validation included.
-        lr: Learning rate of the first parameter group at the end of the epoch.
-        train_loss: Mean loss over the augmented training images, in nats.
-        train_accuracy: Fraction of them that was classified correctly, 0..1.
-        val_loss: Mean cross entropy over the validation images, in nats; None in an epoch without validation.
-        val_accuracy: Fraction of them that was classified correctly, 0..1; None likewise.
-        images_per_second: Training images per second over all processes, validation excluded.
-        data_time_fraction: Fraction of the training time spent waiting for the next batch, 0..1.
-    """
-
-    epoch: int
-    seconds: float
-    lr: float | None
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float | None
-    images_per_second: float
-    data_time_fraction: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +80,11 @@ class RunResults(ErrorResults):
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
         lr_range: The learning-rate range test, if it ran.
         load_evidence: Computes, or reads, what says that the CAMs can be trusted.
+        val: Predictions for the held-out images; None if there are none, or they were not requested.
+        temperature: Fitted to `val`, or stored for these weights before; None if there is none.
+        load_duplicates: Returns the near-duplicates of training images; None if they were not requested.
+        known: Predictions with features for training images, among which nearest neighbors are looked up; None if that
+            was not requested, or the report was read from the disk.
     """
 
     name: str
@@ -114,12 +97,45 @@ class RunResults(ErrorResults):
     data: ImageDataModule = field(repr=False)
     load_network: Callable[[], ResNet18] = field(repr=False)
     lr_range: LRRange | None = None
+    val: Predictions | None = None
+    temperature: Temperature | None = None
+    load_duplicates: Callable[[], Duplicates | None] = field(default=lambda: None, repr=False)
+    known: Predictions | None = field(default=None, repr=False)
     load_evidence: Callable[["RunResults"], Evidence] = field(default=lambda _: Evidence(), repr=False)
 
     @cached_property
     def evidence(self) -> Evidence:
         """What says that the CAMs can be trusted; computed when first used, which takes minutes."""
         return self.load_evidence(self)
+
+    @cached_property
+    def scaled(self) -> Predictions | None:
+        """Predictions for the test images after temperature scaling; None if there is no temperature."""
+        return temperature.apply(self.test, self.temperature.value) if self.temperature else None
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """How far the confidence can be trusted on the test images, before and after scaling."""
+        return confidence.assess(self.test, self.scaled)
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """The accuracy on slices of the test images."""
+        correct = self.test.predicted == self.test.labels
+        return slices.find(self.test_images.images[self.test.indices], correct)
+
+    @cached_property
+    def duplicates(self) -> Duplicates | None:
+        """Test images with near-duplicates among the training images; None if that was not requested."""
+        return self.load_duplicates()
+
+    @property
+    def without_duplicates(self) -> Predictions | None:
+        """Predictions for the test images without near-duplicates; None if they are unknown, or no others are left."""
+        if self.duplicates is None:
+            return None
+        kept = ~np.isin(self.test.indices, self.duplicates.test)
+        return self.test.take(kept) if kept.any() else None
 
     @cached_property
     def network(self) -> ResNet18:
@@ -197,7 +213,8 @@ class RunResults(ErrorResults):
         data.test_only = "train" not in metrics["fingerprints"]
         test, classes = read_csv(report / "predictions.csv")
         data.network_classes = classes
-        flip_tta = report / "predictions_flip_tta.csv"
+        flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
+        fitted = metrics.get("temperature")  # reports of earlier versions have none
         where = run.resolve()
         name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
         return cls(
@@ -215,6 +232,9 @@ class RunResults(ErrorResults):
             load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
             load_evidence=lambda _: Evidence.read(report / "evidence.json"),
+            val=read_csv(val)[0] if val.exists() else None,
+            temperature=Temperature(**fitted) if fitted else None,
+            load_duplicates=lambda: duplicates.read_csv(report / "near_duplicates.csv"),
         )
 
 
@@ -224,25 +244,3 @@ def data_options(run: Path, options: dict[str, Any]) -> dict[str, Any]:
     if data.get("seed") is None:
         data["seed"] = options["seed_everything"]
     return data | {name: run_folder.data_path(run, data[name]) for name in run_folder.PATHS}
-
-
-def read_epochs(file: Path) -> tuple[EpochRow, ...]:
-    """Read `history.csv`; empty if there is none."""
-    if not file.exists():
-        return ()
-    with open(file, newline="", encoding="utf-8") as lines:
-        rows: list[dict[str, Any]] = [
-            {name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(lines)
-        ]
-    return tuple(EpochRow(**{**row, "epoch": int(row["epoch"])}) for row in rows)
-
-
-def read_lr_range(file: Path) -> LRRange | None:
-    """Read `lr_find.csv`; None if there is none."""
-    if not file.exists():
-        return None
-    with open(file, newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    lrs = np.array([float(row["lr"]) for row in rows])
-    losses = np.array([float(row["loss"]) for row in rows], dtype=np.float32)
-    return LRRange(lrs, losses, next(float(row["lr"]) for row in rows if row["suggested"] == "True"))

@@ -32,14 +32,18 @@ class ReportWriter:
         folder: Created if it does not exist.
         loggers: Get the same numbers, and the same images as far as they take any.
         step: The global step to log them at.
+        checkpoints: Folder of the checkpoints, where the temperature belongs; None to keep it in the report only.
 
     Attributes:
         figures: Names of the figures written so far.
         failures: Reasons why parts of the report could not be created, by the part's name.
     """
 
-    def __init__(self, folder: Path, loggers: Sequence[Logger] = (), step: int = 0) -> None:
+    def __init__(
+        self, folder: Path, loggers: Sequence[Logger] = (), step: int = 0, checkpoints: Path | None = None
+    ) -> None:
         self.folder = folder
+        self.checkpoints = checkpoints
         self.loggers = loggers
         self.tensorboards = [one for one in loggers if isinstance(one, TensorBoardLogger)]
         self.step = step

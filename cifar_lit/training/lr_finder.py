@@ -1,6 +1,8 @@
 """Choose the learning rate by a range test (arXiv 1506.01186)."""
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,3 +99,14 @@ def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float32]) -> float | No
         return None
     lowest = int(savgol_filter(losses, window, polyorder=1).argmin())
     return float(lrs[lowest]) if lowest > window // 2 else None
+
+
+def read_lr_range(file: Path) -> LRRange | None:
+    """Read `lr_find.csv`; None if there is none."""
+    if not file.exists():
+        return None
+    with open(file, newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    lrs = np.array([float(row["lr"]) for row in rows])
+    losses = np.array([float(row["loss"]) for row in rows], dtype=np.float32)
+    return LRRange(lrs, losses, next(float(row["lr"]) for row in rows if row["suggested"] == "True"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cifar_lit.report.results import EpochRow
+    from cifar_lit.report.epochs import EpochRow
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)  # roughly CIFAR-10's
@@ -172,7 +172,7 @@ def python(
 
 def epochs_of_newest_run(folder: Path) -> "tuple[EpochRow, ...]":
     """Return the epochs of the newest run in `folder`."""
-    from cifar_lit.report.results import read_epochs
+    from cifar_lit.report.epochs import read_epochs
 
     run = max(folder.glob("lightning_logs/*/version_*"), key=os.path.getctime)
     return read_epochs(run / "report" / "history.csv")

@@ -8,7 +8,7 @@ import fork_server
 from comparison import SMALL, TIMEOUT_S, differences, fingerprint, run_folder
 from harness import Row, Settings
 
-from cifar_lit.report.results import read_epochs
+from cifar_lit.report.epochs import read_epochs
 
 TRAINING = [*SMALL, "--model.norm", "layer", "--data.batch_size"]  # BatchNorm depends on the batch of each process
 MAX_RELATIVE_DIFFERENCE = 1e-4  # of losses after 21 steps in float32, from rounding

@@ -23,7 +23,7 @@ BRIEF = [
     "--misclassified.k=1",
     "--samples.k=1",
     "--page.num_cams=0",
-    "--page.num_road=0",
+    "--report=quick",
     "--projector.num_images=0",
     "--data.train_eval_size=250",
 ]

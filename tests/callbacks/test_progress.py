@@ -19,7 +19,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Batch, ImageDataset, Key
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.models.metrics import NonFiniteGuard
-from cifar_lit.report.results import EpochRow
+from cifar_lit.report.epochs import EpochRow
 from tests.conftest import Tiny
 
 Train = Callable[..., list[EpochRow]]

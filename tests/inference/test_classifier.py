@@ -240,6 +240,31 @@ def test_load_refuses_what_it_cannot_use(finished_run: Path, tmp_path: Path) -> 
         cifar_lit.load(finished_run, device="gpu")
 
 
+def test_calibrated_probabilities_are_scaled(classifier: Classifier, finished_run: Path, noise: Any) -> None:
+    results = RunResults.load(finished_run)
+    assert results.temperature and results.val and classifier.temperature == results.temperature.value
+    assert len(results.val) == results.temperature.images == 200
+    logits = torch.from_numpy(results.val.log_probabilities)
+    losses = [
+        torch.nn.functional.cross_entropy(logits / (classifier.temperature * factor), torch.tensor(results.val.labels))
+        for factor in (0.98, 1, 1.02)
+    ]
+    assert min(losses) == losses[1]
+    plain, scaled = classifier.predict(noise), classifier.predict(noise, calibrated=True)
+    expected = torch.from_numpy(plain.probabilities).log().div(classifier.temperature).softmax(1)
+    np.testing.assert_allclose(scaled.probabilities, expected.numpy(), atol=1e-5)
+    assert (plain.predicted == scaled.predicted).all()
+
+
+def test_temperature_of_other_weights_is_not_used(finished_run: Path, noise: Any) -> None:
+    other = cifar_lit.load(finished_run, device="cpu")
+    with torch.no_grad():
+        other.net.backbone.fc.bias += 1
+    assert other.temperature is None
+    with pytest.raises(ValueError, match=r"calibrated: no temperature .* cifar_lit\.evaluate CHECKPOINT fits one"):
+        other.predict(noise, calibrated=True)
+
+
 def test_fingerprint_is_that_of_the_weights(classifier: Classifier, finished_run: Path) -> None:
     same = cifar_lit.load(finished_run / "checkpoints" / "best.ckpt", device="cpu")
     assert same.fingerprint == classifier.fingerprint

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cifar_lit.analysis import temperature
+from cifar_lit.analysis.duplicates import Duplicates
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.report import html as page
@@ -54,6 +57,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   await until(() => canvases().length);
   seen.open = document.getElementById("image").open;
   seen.cams = canvases().length;
+  seen.neighbors = document.querySelectorAll("#image .neighbors img").length;
   seen.uncaptioned = [...document.querySelectorAll("table")].filter((table) => !table.caption).length;
   seen.painted = [...canvases()].map((canvas) =>
     new Set(canvas.getContext("2d").getImageData(0, 0, 150, 150).data).size);
@@ -91,12 +95,27 @@ const tiles = () => document.querySelectorAll("#grid button");
 
 @pytest.fixture(scope="module")
 def results(make_results: Callable[..., RunResults]) -> RunResults:
-    return make_results(classes=CLASSES)
+    """Results with everything that the page can show."""
+    plain = make_results(classes=CLASSES)
+    rng = np.random.default_rng(0)
+    images, labels = plain.data.splits.train.images, plain.data.splits.train.labels
+    known = plain.test.take(slice(None))
+    features = rng.normal(size=(30, 8)).astype(np.float32)
+    found = Duplicates(*(np.array(column) for column in ([3, 8], [5, 9], [1.0, 0.75], [False, True], [True, False])))
+    assert len(images) == len(labels) == 60
+    return replace(
+        plain,
+        val=plain.test,
+        temperature=temperature.fit(plain.test),
+        load_duplicates=lambda: found,
+        test=replace(plain.test, features=features),
+        known=replace(known, indices=np.arange(30) * 2, features=features),
+    )
 
 
 def build(results: RunResults, folder: Path, **options: Any) -> tuple[str, ReportWriter]:
     writer = ReportWriter(folder)
-    defaults = {"max_listed": None, "num_cams": 8, "method": "GradCAM"}
+    defaults = {"max_listed": None, "num_cams": 8, "method": "GradCAM", "num_neighbors": 5}
     html, readme = page.build(results, Options(**{**defaults, **options}), writer)
     writer.text("index.html", html)
     writer.text("README.md", readme)
@@ -156,6 +175,39 @@ def test_page_holds_the_data_of_the_run(results: RunResults, page_folder: Path) 
     assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
 
 
+def test_page_has_the_figures_of_the_evidence(results: RunResults, page_folder: Path) -> None:
+    html = (page_folder / "index.html").read_text()
+    text = " ".join(re.sub(r"<[^>]*>", " ", html.partition("<main>")[2]).split())
+    test, fitted, scaled = results.test, results.temperature, results.scaled
+    assert fitted and scaled and f"Temperature {fitted.value:.3f} (95 % interval {fitted.low:.3f}" in text
+    assert "30 held-out images, on which the best epoch was selected, too" in text
+    row = f"loss {test.loss:.3f} .* {scaled.loss:.3f} .* {scaled.loss - test.loss:+.3f} "
+    assert re.search(row, text)
+    assert "2 of 30 test images (6.7 %)" in text and "1 of them equal in every pixel" in text
+    rest = np.delete(test.predicted == test.labels, [3, 8])
+    assert f"Accuracy without them: {100 * rest.mean():.2f} % of 28" in text
+    assert "of the 20 slices is weaker than chance explains" in text
+    item, row = embedded(html)["items"][0], test.errors[0]
+    assert test.features is not None and results.known and results.known.features is not None
+    cosines = [
+        float(test.features[row] @ other / np.linalg.norm(test.features[row]) / np.linalg.norm(other))
+        for other in results.known.features
+    ]
+    nearest = sorted(range(30), key=lambda one: -cosines[one])[:5]
+    assert item["neighbors"] == [[2 * one, pytest.approx(cosines[one], abs=1e-3)] for one in nearest]
+    labels = results.data.splits.train.labels
+    assert all(embedded(html)["train"][str(2 * one)][0] == labels[2 * one] for one in nearest)
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_parts_that_were_not_requested_say_so(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
+    html, writer = build(make_results(), tmp_path, slices=False, num_cams=0)
+    assert writer.failures == {}
+    assert "No temperature: no images are held out for it (data.val_size)" in html
+    assert "Not computed: scores.slices" in html and "were not searched: scores.duplicates" in html
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Path) -> None:
     html, _ = build(results, tmp_path, max_listed=5)
     facts = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html.partition('id="facts"')[2]))
@@ -168,6 +220,7 @@ def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Pa
     assert f"The 5 of {len(results.test.errors)} misclassified test images" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("size", [32, 48, 96])
 def test_page_with_a_hundred_errors_stays_below_5_mb(
     splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path, size: int
@@ -183,6 +236,7 @@ def test_page_with_a_hundred_errors_stays_below_5_mb(
     assert writer.failures == {}
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("name", ["mistyped", "classes", "results"])
 def test_section_without_template_does_not_break_the_page(
     name: str, results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +247,7 @@ def test_section_without_template_does_not_break_the_page(
     assert embedded(html)["classes"] == list(CLASSES) and "What exactly ran?" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_failed_section_is_replaced_by_the_reason(
     results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,12 +263,14 @@ def test_failed_section_is_replaced_by_the_reason(
     assert len(embedded(html)["items"]) >= results.test.errors.size
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_without_errors(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
     html, writer = build(make_results(wrong=0), tmp_path)
     assert writer.failures == {}
     assert "nothing to explain" in html
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_with_a_thousand_classes_stays_small(
     splits: DataSplits, make_results: Callable[..., RunResults], tmp_path: Path
 ) -> None:
@@ -256,7 +313,7 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     assert seen["all"] == len(results.test.errors)
     assert seen["cell"][0] == seen["cell"][1] > 0
     assert seen["confidence"] == sorted(seen["confidence"], reverse=True) and len(seen["confidence"]) == seen["all"]
-    assert seen["open"] and seen["cams"] == 19 and min(seen["painted"]) > 1
+    assert seen["open"] and seen["cams"] == 19 and seen["neighbors"] == 5 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)
     assert min(seen["controls"]) > 0 == max(seen["printed"]) == seen["cut"] and seen["colours"] == "exact"

@@ -115,7 +115,8 @@ def test_load_gives_what_the_training_left(fit: Callable[..., Path]) -> None:
     loaded = RunResults.load(run)
     for name in ("name", "classes", "weights", "parameters", "fingerprints", "epochs", "provenance"):
         assert getattr(loaded, name) == getattr(kept[0], name)
-    for name in ("test", "train", "test_flip_tta"):
+    assert loaded.temperature == kept[0].temperature
+    for name in ("test", "val", "train", "test_flip_tta"):
         one, other = getattr(kept[0], name), getattr(loaded, name)
         assert (one.indices == other.indices).all() and (one.labels == other.labels).all()
         np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-6)

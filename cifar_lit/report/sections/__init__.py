@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import errors, evidence, facts, scores
+from cifar_lit.report.sections import confidence, duplicates, errors, evidence, facts, scores, slices
 from cifar_lit.report.sections.options import Options
 
 
@@ -26,8 +26,11 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "quality": Section("How good is it?", scores.quality),
+    "confidence": Section("How far can its confidence be trusted?", confidence.section),
     "training": Section("How did it train?", scores.training),
     "confusion": Section("Which classes does it confuse?", scores.confusion),
+    "slices": Section("On which images is it weak?", slices.section),
+    "duplicates": Section("Were test images among the training images?", duplicates.section),
     "errors": Section("What does it misclassify?", errors.section),
     "evidence": Section("Why?", evidence.section),
     "facts": Section("What exactly ran?", facts.section),

@@ -9,12 +9,14 @@ from tqdm import tqdm
 
 from cifar_lit.analysis.gradcam import gradient_cams
 from cifar_lit.analysis.label_issues import find_label_issues
+from cifar_lit.analysis.neighbors import nearest
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report.inline import encode_cam, thumbnail
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections.options import Options
 
 MAX_LABEL_ISSUES = 20
+NEIGHBOR_PX = 32
 BATCH_SIZE = 20  # images whose CAMs are computed together
 
 
@@ -27,12 +29,16 @@ class Errors:
         num_errors: How many of them are misclassified.
         label_issues: Which of them have a label that may be incorrect.
         num_cams: How many of them have CAMs.
+        train: Label and thumbnail of each training image that is a neighbor, by its index.
+        num_known: Among how many training images the neighbors were looked up; 0 for none.
     """
 
     items: list[dict[str, Any]]
     num_errors: int
     label_issues: list[int]
     num_cams: int
+    train: dict[int, tuple[int, str]]
+    num_known: int
 
 
 def section(results: RunResults, options: Options) -> Errors:
@@ -62,7 +68,24 @@ def section(results: RunResults, options: Options) -> Errors:
         for name, cams in _cams(results, part, options.method).items():
             for position, item in enumerate(items[start : start + len(part)]):
                 item[name] = {layer: [encode_cam(cam) for cam in cams[layer][position]] for layer in LAYERS}
-    return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained))
+    train = _add_neighbors(items, explained, results, options.num_neighbors)
+    known = len(results.known) if results.known and train else 0
+    return Errors(items, len(errors), [rows.index(row) for row in issues], len(explained), train, known)
+
+
+def _add_neighbors(
+    items: list[dict[str, Any]], rows: NDArray[np.int64], results: RunResults, k: int
+) -> dict[int, tuple[int, str]]:
+    """Add index and cosine of the nearest training images to each item of `rows`; return these images."""
+    test, known = results.test.features, results.known
+    if test is None or known is None or known.features is None or not k:
+        return {}
+    train = results.data.splits.train
+    found, cosines = nearest(test[rows], known.features, k)
+    for item, nearby, similar in zip(items, known.indices[found].tolist(), cosines.tolist(), strict=False):
+        item["neighbors"] = [[index, round(cosine, 3)] for index, cosine in zip(nearby, similar, strict=True)]
+    shown = np.unique(known.indices[found]).tolist()
+    return {index: (int(train.labels[index]), thumbnail(train.images[index], NEIGHBOR_PX)) for index in shown}
 
 
 def _cams(results: RunResults, rows: NDArray[np.int64], method: str) -> dict[str, dict[Layer, NDArray[np.float32]]]:

@@ -10,3 +10,5 @@ class Options:
     max_listed: int | None
     num_cams: int
     method: str
+    slices: bool = True
+    num_neighbors: int = 0

@@ -39,7 +39,12 @@ class Confusion:
 
 def quality(results: RunResults, options: Options) -> Quality:
     """Score each split and each class."""
-    splits = {"test": results.test, "test, flip TTA": results.test_flip_tta, "train": results.train}
+    splits = {
+        "test": results.test,
+        "test, flip TTA": results.test_flip_tta,
+        "held out": results.val,
+        "train": results.train,
+    }
     return Quality(
         {name: scores.summary(split) for name, split in splits.items() if split},
         list(tables.class_accuracy(results)[1]),

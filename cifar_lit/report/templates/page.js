@@ -97,6 +97,17 @@ function camTable(item, image) {
     element("tbody", {}, ...body));
 }
 
+function neighborList(item) {
+  const tiles = item.neighbors.map(([index, cosine]) => {
+    const [label, source] = data.train[index];
+    const name = element(label === item.true ? "span" : "strong", {}, data.classes[label]);
+    return element("li", {}, element("img", { src: source, alt: `training image ${index}` }), name, element("br"), cosine.toFixed(3));
+  });
+  return element("div", { className: "neighbors" },
+    element("p", {}, `The nearest of ${data.numKnown.toLocaleString("en")} training images, with their labels (in bold if not ${data.classes[item.true]}) and the cosine of the last layer's features:`),
+    element("ul", { className: "grid" }, ...tiles));
+}
+
 async function show(position) {
   open = position;
   const item = data.items[chosen[position]], image = element("img", { src: item.image, alt: `test image ${item.index}` });
@@ -112,6 +123,7 @@ async function show(position) {
   const about = element("div", { className: "about" }, image,
     element("div", {}, element("p", {}, facts.join("; ")), element("table", {}, element("caption", {}, "Probabilities of the classes"), element("tbody", {}, ...rows))));
   const body = document.getElementById("image-body");
+  if (item.neighbors) about.append(neighborList(item));
   body.replaceChildren(about);
   document.getElementById("previous").disabled = position === 0;
   document.getElementById("next").disabled = position === chosen.length - 1;

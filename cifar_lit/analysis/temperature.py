@@ -1,0 +1,116 @@
+"""Temperature scaling (arXiv 1706.04599): fit it to held-out images, apply it, and keep it beside the checkpoint."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.utils.files import atomic_write_text
+
+Floats = NDArray[np.float64]
+FILE = "temperature.json"
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A number by which logits are divided before the softmax; it changes probabilities, not predicted classes.
+
+    Attributes:
+        value: Above 0; more than 1 if the network is overconfident.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        images: Number of images that it was fitted to.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+
+
+def fit(predictions: Predictions) -> Temperature | None:
+    """Return the temperature with the smallest loss; None if there is no such, see `why_none`.
+
+    The loss is convex in 1 / T, so its derivative has one root. The interval is that of an M-estimator, from the
+    variance of the derivative over the images and its slope (White 1982), symmetric for log T.
+    """
+    from scipy.optimize import brentq  # takes half a second to import
+
+    if why_none(predictions):
+        return None
+    rows, logits = np.arange(len(predictions)), predictions.log_probabilities
+
+    def moments(inverse: float) -> tuple[Floats, Floats]:
+        """Return the derivative of each image's loss by 1 / T, and the second derivative."""
+        probabilities = np.exp(_log_softmax(logits * inverse))
+        mean = (probabilities * logits).sum(1)
+        return mean - logits[rows, predictions.labels], (probabilities * (logits - mean[:, None]) ** 2).sum(1)
+
+    def derivative(inverse: float) -> float:
+        return float(moments(inverse)[0].mean())
+
+    low, high = 1.0, 1.0
+    while derivative(low) > 0:
+        low /= 2
+    while derivative(high) < 0:
+        high *= 2
+    inverse = float(brentq(derivative, low, high, xtol=1e-12)) if low < high else low
+    first, second = moments(inverse)
+    error = 1.96 * np.sqrt((first**2).mean() / len(predictions)) / second.mean() / inverse  # of log T
+    return Temperature(1 / inverse, float(np.exp(-error) / inverse), float(np.exp(error) / inverse), len(predictions))
+
+
+def why_none(predictions: Predictions | None) -> str:
+    """Return why no temperature can be fitted; empty if one can be."""
+    if predictions is None or not len(predictions):
+        return "no images are held out for it (data.val_size)"
+    logits = predictions.log_probabilities
+    true = logits[np.arange(len(predictions)), predictions.labels]
+    if (true >= logits.max(1)).all():
+        return "all held-out images are classified correctly, so the loss has no minimum"
+    if true.mean() <= logits.mean():
+        return "on the held-out images the network is no better than chance, so the loss has no minimum"
+    return ""
+
+
+def apply(predictions: Predictions, temperature: float) -> Predictions:
+    """Return the predictions after division of the logits by the temperature, without features."""
+    scaled = _log_softmax(predictions.log_probabilities / temperature)
+    return Predictions(predictions.indices, predictions.labels, scaled)
+
+
+def store(folder: Path, weights: str, temperature: Temperature) -> None:
+    """Add the temperature of a network to `temperature.json`.
+
+    Args:
+        folder: That of the checkpoint.
+        weights: Fingerprint of the network that it belongs to; other weights do not use it.
+        temperature: The temperature.
+    """
+    if find(folder, weights) == temperature:
+        return
+    found = {**_read(folder), weights: asdict(temperature)}
+    atomic_write_text(folder / FILE, json.dumps(found, indent=2) + "\n")
+
+
+def find(folder: Path, weights: str) -> Temperature | None:
+    """Return the temperature that was stored for a network; None if there is none."""
+    found = _read(folder).get(weights)
+    return Temperature(**found) if found else None
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted: Floats = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
