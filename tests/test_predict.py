@@ -13,6 +13,7 @@ from PIL import Image
 
 import cifar_lit
 from cifar_lit import predict
+from cifar_lit.analysis.temperature import Temperature, store
 from cifar_lit.inference.results import Predictions
 from cifar_lit.inference.rows import Rows
 from cifar_lit.inference.stream import read_batches
@@ -20,6 +21,7 @@ from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.signals import Interrupted
 from tests.cli.refused import refused
+from tests.conftest import copy_run
 
 STRANGE = ["=1+1.png", "a,b.png", "two\nlines.png", os.fsdecode(b"\xff.png"), '"quoted".png']
 
@@ -73,16 +75,19 @@ def test_each_image_has_a_row(finished_run: Path, images: Path, capfd: pytest.Ca
 
 
 def test_calibrated_rows_are_not_mixed_with_others(
-    finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(finished_run), str(images / "0"), "--num_workers=0", "--device=cpu"]
-    predict.main([*arguments, "--out", "rows.csv", "--calibrated"])
-    classifier = cifar_lit.load(finished_run, "cpu")
+    run = copy_run(finished_run, tmp_path / "copy")
+    classifier = cifar_lit.load(run, "cpu")
+    arguments = [str(run), str(images / "0"), "--num_workers=0", "--device=cpu", "--out", "rows.csv"]
+    assert "--calibrated: no temperature" in refused(capsys, predict.main, *arguments, "--calibrated")
+    store(run / "checkpoints", classifier.fingerprint, Temperature(2.5, 2.0, 3.0, 200))
+    predict.main([*arguments, "--calibrated"])
     (row, *_) = read_csv(Path("rows.csv").read_text())
     expected = classifier.predict(row["file"], calibrated=True)
     assert float(row["probability"]) == pytest.approx(float(expected.confidences[0]), abs=1e-5)
-    assert row["weights"] == f"{classifier.fingerprint} T={classifier.temperature:.6g}"
-    assert "not calibrated alike" in refused(capsys, predict.main, *arguments, "--out", "rows.csv")
+    assert row["weights"] == f"{classifier.fingerprint} T=2.5"
+    assert "not calibrated alike" in refused(capsys, predict.main, *arguments)
 
 
 def test_unreadable_files_are_listed_and_tried_again(
