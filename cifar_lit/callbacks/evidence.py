@@ -18,13 +18,10 @@ class Evidence(ReportCallback):
     images of 32 px. A number of 0 turns a part off.
 
     Args:
-        num_mosaics: Mosaics of four test images for the pointing game (arXiv 2205.10435), which says what fraction of
-            a CAM lies on the image of its class.
-        num_removed: Random test images of which the marked pixels are removed (ROAD, arXiv 2202.00449), compared with
-            null maps.
-        num_randomized: Random test images for the sanity checks with randomized weights (arXiv 1810.03292, 2401.06465).
-        num_replaced: Random misclassified images of which the evidence for a class is blurred, to see whether the
-            prediction changes.
+        num_mosaics: Mosaics of four test images for the pointing game (arXiv 2205.10435).
+        num_removed: Random test images for removal (ROAD, arXiv 2202.00449), against null maps.
+        num_randomized: Random test images for the sanity checks (arXiv 1810.03292, 2401.06465).
+        num_replaced: Random misclassified images of which the evidence for a class is blurred.
         method: How CAMs are computed; see GradCAMGrid.
         report: `quick` turns all parts off.
     """
