@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_lit.analysis import scores
-from cifar_lit.analysis.confidence import aurc
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import evidence_figures, evidence_text, tables
 from cifar_lit.report.html import render
@@ -153,7 +151,7 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
     rows |= {
         "test loss": [f"{split['loss']:.3f}" for split in test],
         "calibration error": [f"{split['calibration_error']:.1%}" for split in test],
-        **_evidence(runs),
+        **tables.confidence_and_duplicates(runs),
         "train accuracy": [f"{run.train.accuracy:.2%}" if run.train else "(none)" for run in runs],
         "weights": [run.weights for run in runs],
         "parameters": [f"{run.parameters:,}" for run in runs],
@@ -163,21 +161,6 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
         "commit": [str(run.provenance.parts[0].get("commit") or "(none)")[:12] for run in runs],
     }
     return [[name, *cells] for name, cells in rows.items()]
-
-
-def _evidence(runs: Sequence[RunResults]) -> dict[str, list[str]]:
-    """Return the rows of confidence and near-duplicates, without those that no run has."""
-    rows = {
-        "calibration error with temperature": [
-            f"{scores.calibration(run.scaled).error:.1%}" if run.scaled else "(none)" for run in runs
-        ],
-        "temperature": [f"{run.temperature.value:.3f}" if run.temperature else "(none)" for run in runs],
-        "AURC": [f"{aurc(run.test):.4f}" for run in runs],
-        "accuracy without near-duplicates": [
-            f"{rest.accuracy:.2%}" if (rest := run.without_duplicates) else "(none)" for run in runs
-        ],
-    }
-    return {name: cells for name, cells in rows.items() if set(cells) != {"(none)"}}
 
 
 def differences(runs: Sequence[RunResults]) -> list[list[str]]:

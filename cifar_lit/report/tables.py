@@ -1,6 +1,6 @@
 """The tables and numbers of a run: each is a function of its results."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -134,3 +134,18 @@ def lr_range(results: RunResults) -> Table:
     assert curve is not None
     rows = zip(curve.lrs.tolist(), curve.losses.tolist(), (curve.lrs == curve.suggested).tolist(), strict=True)
     return ["lr", "loss", "suggested"], rows
+
+
+def confidence_and_duplicates(runs: Sequence[RunResults]) -> dict[str, list[str]]:
+    """Return rows of `compare` by name, a cell for each run, without those that no run has."""
+    rows = {
+        "calibration error with temperature": [
+            f"{scores.calibration(run.scaled).error:.1%}" if run.scaled else "(none)" for run in runs
+        ],
+        "temperature": [f"{run.temperature.value:.3f}" if run.temperature else "(none)" for run in runs],
+        "AURC": [f"{aurc(run.test):.4f}" for run in runs],
+        "accuracy without near-duplicates": [
+            f"{rest.accuracy:.2%}" if (rest := run.without_duplicates) else "(none)" for run in runs
+        ],
+    }
+    return {name: cells for name, cells in rows.items() if set(cells) != {"(none)"}}
