@@ -14,8 +14,7 @@ from cifar_lit.utils.errors import at_least
 class Evidence(ReportCallback):
     """Tests the CAMs where the correct answer is known, and against null maps; writes `evidence.json` and figures.
 
-    On two cores, all of it takes about as long as an epoch of 7,000 images: four minutes for the default network and
-    images of 32 px. A number of 0 turns a part off.
+    It takes minutes on a CPU. A number of 0 turns a part off.
 
     Args:
         num_mosaics: Mosaics of four test images for the pointing game (arXiv 2205.10435).
