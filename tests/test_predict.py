@@ -13,10 +13,10 @@ from PIL import Image
 
 import cifar_lit
 from cifar_lit import predict
-from cifar_lit.analysis.temperature import Temperature, store
 from cifar_lit.inference.results import Predictions
 from cifar_lit.inference.rows import Rows
 from cifar_lit.inference.stream import read_batches
+from cifar_lit.models.temperature import Temperature, store
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.signals import Interrupted

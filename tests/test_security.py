@@ -84,7 +84,9 @@ def test_class_names_are_escaped_in_compare_html() -> None:
     changed = [ChangedImages(heading, 1, [item]) for heading in ("Fixed", "New", "Stay")]
     found_changes = Changes(*(np.arange(1) for _ in range(3)), 0.5)
     rows = [["run", *NAMES[:2]], [NAMES[4], *NAMES[:2]]]
-    html = render("compare.html", rows=rows, differences=rows, found=found_changes, changed=changed, max_shown=500)
+    figures = {"localization": [(NAMES[0], "<svg></svg>")]}
+    shown = {"rows": rows, "differences": rows, "evidence": rows, "figures": figures}
+    html = render("compare.html", **shown, found=found_changes, changed=changed, max_shown=500)
     found: list[tuple[str, Any]] = []
 
     class Tags(HTMLParser):

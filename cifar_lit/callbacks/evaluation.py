@@ -14,11 +14,11 @@ from cifar_lit.analysis import duplicates, temperature
 from cifar_lit.analysis.duplicates import Duplicates
 from cifar_lit.analysis.evidence import Plan, collect
 from cifar_lit.analysis.predictions import Predictions, average, predict
-from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.resnet import ResNet18
+from cifar_lit.models.temperature import Temperature
 from cifar_lit.report.epochs import EpochRow
 from cifar_lit.report.results import Provenance, RunResults
 from cifar_lit.training.lr_finder import LRRange

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cifar_lit.analysis import temperature
 from cifar_lit.callbacks.report import ReportCallback
+from cifar_lit.models import temperature
 from cifar_lit.models.weights import fingerprint
 from cifar_lit.report import confidence_figures, data_figures, figures, tables
 from cifar_lit.report.results import RunResults

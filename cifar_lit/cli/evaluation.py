@@ -14,7 +14,6 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.analysis import temperature
 from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import ReportCallback, find_report
@@ -23,7 +22,7 @@ from cifar_lit.cli.arguments import add_links, add_report, parse_error
 from cifar_lit.cli.checks import as_list
 from cifar_lit.cli.options import GROUPS
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.models import weights
+from cifar_lit.models import temperature, weights
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.report.comparison import flat
 from cifar_lit.report.epochs import EpochRow, read_epochs

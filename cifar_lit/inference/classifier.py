@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_lit.analysis import cam_methods, temperature
+from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
 from cifar_lit.data.decode import UnreadableError
 from cifar_lit.inference.images import ImagesLike, Item, expand
 from cifar_lit.inference.results import Explanations, Predictions
 from cifar_lit.inference.stream import Batch, read_batches
+from cifar_lit.models import temperature
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, fingerprint, load_network
 from cifar_lit.utils.errors import UsageError

@@ -18,10 +18,10 @@ from cifar_lit.analysis.evidence import Evidence
 from cifar_lit.analysis.gradcam import activation_maps, default_layer
 from cifar_lit.analysis.predictions import Predictions, read_csv
 from cifar_lit.analysis.slices import Slice
-from cifar_lit.analysis.temperature import Temperature
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import Split
 from cifar_lit.models.resnet import Layer, ResNet18
+from cifar_lit.models.temperature import Temperature
 from cifar_lit.models.weights import load_network
 from cifar_lit.report.epochs import EpochRow, read_epochs
 from cifar_lit.report.error_results import ErrorResults

@@ -8,6 +8,7 @@ import torch
 
 from cifar_lit.analysis import temperature
 from cifar_lit.analysis.predictions import Predictions
+from cifar_lit.models.temperature import Temperature, find, store
 
 
 def drawn(size: int, truth: float, seed: int = 0) -> Predictions:
@@ -64,11 +65,11 @@ def test_no_temperature_where_the_loss_has_no_minimum() -> None:
 
 
 def test_stored_temperature_belongs_to_its_weights(tmp_path: Path) -> None:
-    first, second = (temperature.Temperature(value, 0.9, 2.0, 100) for value in (1.25, 1.5))
-    assert temperature.find(tmp_path, "0123") is None
+    first, second = (Temperature(value, 0.9, 2.0, 100) for value in (1.25, 1.5))
+    assert find(tmp_path, "0123") is None
     for weights, one in (("0123", first), ("4567", second)):
-        temperature.store(tmp_path, weights, one)
-    assert temperature.find(tmp_path, "0123") == first and temperature.find(tmp_path, "4567") == second
-    assert temperature.find(tmp_path, "89ab") is None
-    temperature.store(tmp_path, "0123", second)
-    assert temperature.find(tmp_path, "0123") == second
+        store(tmp_path, weights, one)
+    assert find(tmp_path, "0123") == first and find(tmp_path, "4567") == second
+    assert find(tmp_path, "89ab") is None
+    store(tmp_path, "0123", second)
+    assert find(tmp_path, "0123") == second

@@ -10,10 +10,10 @@ from PIL import Image
 
 import cifar_lit
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.analysis.temperature import Temperature, store
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.results import Predictions
+from cifar_lit.models.temperature import Temperature, store
 from cifar_lit.report.results import RunResults
 from tests.conftest import copy_run
 

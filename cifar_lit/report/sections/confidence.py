@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from cifar_lit.analysis.temperature import Temperature, why_none
+from cifar_lit.analysis.temperature import why_none
+from cifar_lit.models.temperature import Temperature
 from cifar_lit.report import confidence_figures, figures
 from cifar_lit.report.inline import svg
 from cifar_lit.report.results import RunResults
