@@ -98,14 +98,14 @@ class LimitedFile(WrappedFile):
 
 def simulate_full_disk() -> None:
     """Limit what this process can write; called in a run before it starts."""
-    from cifar_lit.data import decode, image_folder
+    from cifar_lit.data import decode_files, image_folder
     from cifar_lit.utils import files
 
     def limited(path: Any, mode: str = "r", **options: Any) -> Any:
         file = open(path, mode, **options)
         return LimitedFile(file) if "w" in mode else file
 
-    for module in (decode, image_folder, files):
+    for module in (decode_files, image_folder, files):
         mock.patch.object(module, "open", limited, create=True).start()
 
 
