@@ -112,9 +112,9 @@ class _Statistics:
 def _sorted_errors(predictions: Predictions) -> tuple[NDArray[np.int64], Floats]:
     """Return rows, the most confident first, and their errors, each the mean over the rows of equal confidence."""
     order = np.argsort(-predictions.confidence, kind="stable")
-    wrong = (predictions.predicted != predictions.labels).astype(np.float64)
+    misclassified = (predictions.predicted != predictions.labels).astype(np.float64)
     _, group, counts = np.unique(predictions.confidence, return_inverse=True, return_counts=True)
-    return order, (np.bincount(group, wrong) / counts)[group][order]
+    return order, (np.bincount(group, misclassified) / counts)[group][order]
 
 
 def _estimates(values: Floats, drawn: Floats, least: float, perfect: bool) -> dict[str, Estimate]:

@@ -72,9 +72,9 @@ def find(images: NDArray[np.uint8], correct: NDArray[np.bool_]) -> list[Slice]:
             continue
         for one in np.unique(number):
             inside = number == one
-            right, size = int(correct[inside].sum()), int(inside.sum())
-            others = int(correct.sum()) - right, len(correct) - size
-            table = [[right, size - right], [others[0], others[1] - others[0]]]
+            hits, size = int(correct[inside].sum()), int(inside.sum())
+            others = int(correct.sum()) - hits, len(correct) - size
+            table = [[hits, size - hits], [others[0], others[1] - others[0]]]
             found.append(
                 Slice(
                     name,
@@ -82,10 +82,10 @@ def find(images: NDArray[np.uint8], correct: NDArray[np.bool_]) -> list[Slice]:
                     float(column[inside].min()),
                     float(column[inside].max()),
                     size,
-                    right / size,
-                    accuracy_interval(right, size),
+                    hits / size,
+                    accuracy_interval(hits, size),
                     float(fisher_exact(table).pvalue),
-                    right / size < others[0] / others[1],
+                    hits / size < others[0] / others[1],
                 )
             )
     adjusted = holm(np.array([one.p_value for one in found]))

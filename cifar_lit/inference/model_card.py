@@ -151,8 +151,8 @@ def _errors(results: RunResults) -> list[str]:
         f"- `{results.classes[true]}` predicted as `{results.classes[predicted]}`: {count} of {table[true].sum()}"
         for true, predicted, count in scores.confused_pairs(table, NUM_CONFUSIONS)
     ]
-    wrong = f"{len(results.test.errors):,} of {len(results.test):,} test images are misclassified."
-    return [f"{wrong} Weakest classes: {weakest}. Most frequent confusions:\n", *pairs]
+    errors = f"{len(results.test.errors):,} of {len(results.test):,} test images are misclassified."
+    return [f"{errors} Weakest classes: {weakest}. Most frequent confusions:\n", *pairs]
 
 
 def _training(results: RunResults) -> list[str]:
