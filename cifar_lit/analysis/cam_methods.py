@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,7 @@ from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.utils.errors import UsageError
 
 ALIASES = {"GradCAM++": "GradCAMPlusPlus"}
+Reshape = Callable[[Tensor], Tensor]
 IMAGE_SIZED = ("FullGrad", "RefineCAM", "SESS")  # they combine layers, or crops of the image
 NUM_CONTRASTED = 3  # classes that FinerCAM compares with, as in the package
 
@@ -70,7 +72,7 @@ def run(
     inputs: Tensor,
     classes: Tensor,
     layers: Sequence[nn.Module],
-    reshape: Callable[[Tensor], Tensor] | None = None,
+    reshape: Reshape | None = None,
 ) -> list[NDArray[np.float32]]:
     """Compute CAMs of any network with the package, with gradients enabled.
 
@@ -112,7 +114,10 @@ def layer_outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tenso
     """Collect the outputs of layers in the forward passes of the block, with gradients even of frozen weights."""
     outputs = _Outputs()
 
-    def collect(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def collect(layer: nn.Module, _inputs: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            kind = f"{type(layer).__name__} returns a {type(output).__name__}"
+            raise UsageError(f"target_layer: {kind}, not a tensor; use a layer in it or after it")
         if torch.is_grad_enabled() and not output.requires_grad:
             output.requires_grad_()
         outputs[layer] = output
@@ -124,6 +129,46 @@ def layer_outputs(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_layers(
+    network: Callable[[Tensor], Tensor], inputs: Tensor, layers: Sequence[nn.Module], reshape: Reshape | None
+) -> None:
+    """Raise UsageError if the CAMs of layers would be meaningless: tokens, or feature maps with the channels last.
+
+    Arguments as in `run`.
+    """
+    height, width = inputs.shape[-3:-1] if inputs.shape[-1] == 3 else inputs.shape[-2:]
+    with layer_outputs(layers) as outputs:
+        network(inputs)
+    for layer in layers:
+        _check_output(outputs[layer], reshape, math.log(height / width))
+
+
+def _check_output(output: Tensor, reshape: Reshape | None, aspect: float) -> None:
+    def shape(tensor: Tensor) -> str:
+        return f"({', '.join(['B', *map(str, tensor.shape[1:])])})"
+
+    problem = f"target_layer returns {shape(output)}"
+    try:
+        features = reshape(output) if reshape else output
+    except Exception as error:  # of many kinds
+        problem += f", for which reshape_transform fails ({error})"
+    else:
+        if features.ndim == 4:  # (B, channels, h, w), unless the image's proportions are those of the first two
+            first, middle, last = (math.log(size) for size in features.shape[1:])
+            if abs(middle - last - aspect) <= abs(first - middle - aspect) + 1e-9:
+                return
+        problem += f", and reshape_transform {shape(features)}" if reshape else ""
+        problem += ", not (B, channels, h, w)"
+    remedy = "use another layer, or give reshape_transform"
+    if output.ndim == 4:
+        remedy = "use reshape_transform=lambda maps: maps.permute(0, 3, 1, 2)"
+    elif output.ndim == 3:  # tokens; those of the patches come last
+        side = math.isqrt(output.shape[1])
+        patches = f"tokens[:, {output.shape[1] - side**2}:].reshape(len(tokens), {side}, {side}, -1)"
+        remedy = f"for square images use reshape_transform=lambda tokens: {patches}.permute(0, 3, 1, 2)"
+    raise UsageError(f"{problem}; {remedy}")
 
 
 def check_gradients(method: str, tensors: Sequence[Tensor]) -> None:

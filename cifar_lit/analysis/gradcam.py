@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_lit.analysis.cam_methods import check_gradients, layer_outputs, package_cams
+from cifar_lit.analysis.cam_methods import Reshape, check_gradients, layer_outputs, package_cams
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 
 MAX_PIXELS = 2**16  # in a batch; the activations of all layers are kept in memory
 MIN_CONTRAST = 1e-3  # relative to the highest value; stretching less to 0..1 shows rounding errors as stripes
-Reshape = Callable[[Tensor], Tensor]
 NO_EVIDENCE = "no evidence"
 
 # How features and gradients, `(B, channels, h, w)` each, are multiplied before the channels are summed.

@@ -14,7 +14,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.gradcam import GRADIENT_METHODS, Reshape, grad_cam
+from cifar_lit.analysis.cam_methods import Reshape
+from cifar_lit.analysis.gradcam import GRADIENT_METHODS, grad_cam
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.training import compat
@@ -124,12 +125,13 @@ class ModuleResults(ErrorResults):
         modules = [self.module.get_submodule(name) for name in layers]
         with _evaluating(self.module, self.device), torch.inference_mode(False), torch.enable_grad():
             inputs = self._inputs(rows).clone().to(self.device)
+            reshape = self.options.reshape_transform
+            cam_methods.check_layers(self._logits, inputs[:1], modules, reshape)
             if method in GRADIENT_METHODS:
-                reshape = self.options.reshape_transform
                 cams = grad_cam(lambda: self._logits(inputs), modules, classes, reshape, [method])[method]
             else:
                 network = _Logits(self.module, self._logits)
-                cams = cam_methods.run(method, network, inputs, classes, modules, self.options.reshape_transform)
+                cams = cam_methods.run(method, network, inputs, classes, modules, reshape)
         return dict(zip(layers, cams, strict=True))
 
     def _inputs(self, rows: NDArray[np.int64]) -> Tensor:

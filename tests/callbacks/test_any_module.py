@@ -216,6 +216,56 @@ def test_frozen_layers_are_explained_or_refused(
         results.cams(results.test.errors[:2], layers, method)
 
 
+class ChannelsLast(nn.Module):
+    """A transformer whose feature maps are `(B, h, w, channels)`, as those of torchvision's Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 3)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.features(images).permute(0, 2, 3, 1)).mean((1, 2)))
+        return logits
+
+
+BLOCK = "net.encoder.layers.encoder_layer_1"
+PATCHES = r"reshape_transform=lambda tokens: tokens\[:, 1:\].reshape\(len\(tokens\), 4, 4, -1\).permute\(0, 3, 1, 2\)"
+LAST = r"reshape_transform=lambda maps: maps.permute\(0, 3, 1, 2\)$"
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "EigenCAM"])
+@pytest.mark.parametrize(
+    ("make", "layer", "reshape", "message"),
+    [
+        (transformer, f"{BLOCK}.ln_1", None, r"returns \(B, 17, 16\), not .*" + PATCHES),
+        (transformer, f"{BLOCK}.ln_1", lambda x: x[:, 1:].unflatten(1, (4, 4)), r"\(B, 4, 4, 16\).*" + PATCHES),
+        (
+            transformer,
+            f"{BLOCK}.ln_1",
+            lambda x: x[:, 1:].unflatten(1, (7, 7)),
+            r"\(B, 17, 16\), for .*fails .*" + PATCHES,
+        ),
+        (transformer, f"{BLOCK}.self_attention", None, "MultiheadAttention returns a tuple, not a tensor; use"),
+        (transformer, "net.heads.head", None, r"returns \(B, 3\), not \(B, channels, h, w\); use another layer"),
+        (lambda: Classifier(ChannelsLast()), "net.norm", None, r"returns \(B, 4, 4, 8\), not .*" + LAST),
+    ],
+)
+def test_layers_without_feature_maps_are_refused(
+    make: Callable[[], Classifier],
+    layer: str,
+    reshape: Any,
+    message: str,
+    method: str,
+    loader: "DataLoader[Any]",
+    trainer: Callable[..., Trainer],
+) -> None:
+    torch.manual_seed(0)
+    results = evaluate_module(trainer(), make(), ModuleOptions(dataloader=loader, reshape_transform=reshape), 2)
+    with pytest.raises(UsageError, match=message):
+        results.cams(results.test.errors[:2], [layer], method)
+
+
 def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
     for part, message in (
         (GradCAMGrid(), r"no target_layer was given.*such as 'net\.features\.12\.0'"),
