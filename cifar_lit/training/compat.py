@@ -40,6 +40,8 @@ def hide_warnings() -> None:
         "The '(val|test)_dataloader' does not have many workers",  # they only index an array, which needs no workers
         "Total length of `list` across ranks is zero",  # how a data module says that there is no validation
         "Checkpoint directory .* exists and is not empty",  # a resumed run's
+        "Experiment logs directory .* exists and is not empty",  # training/run.py keeps what Lightning would delete
+        "Embedding dir exists",  # that of the report which is created again
         "You're resuming from a checkpoint that ended before the epoch ended and",  # our loaders do resume there
         "You called `self.log.* but have no logger configured",  # the report needs none
         "The number of training batches .* is smaller than the logging interval",  # each epoch is logged in any case

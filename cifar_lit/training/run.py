@@ -138,7 +138,7 @@ class Training:
         run = self.start.run or run_folder.create(self.runs, self.config)
         with run_folder.lock(run, self.process_timeout.total_seconds() if slurm.was_requeued() else 0):
             self._folder.path = run
-            for logger in self.trainer.loggers if self.start.run else []:
+            for logger in self.trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     keep_metrics(Path(logger.log_dir))
             self.trainer.loggers = [
@@ -205,6 +205,6 @@ class Training:
 
 
 def keep_metrics(folder: Path) -> None:
-    """Rename the `metrics.csv` of a CSVLogger with a fixed version, which deletes it when a run is resumed."""
+    """Rename the `metrics.csv` of a CSVLogger with a fixed version, which deletes that of an earlier or resumed run."""
     if (file := folder / "metrics.csv").exists():
         file.rename(folder / f"metrics_{len([*folder.glob('metrics_*.csv')]) + 1}.csv")

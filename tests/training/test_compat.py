@@ -132,6 +132,7 @@ def test_irrelevant_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         trainer(saver, max_steps=1, limit_val_batches=1, logger=CSVLogger(tmp_path)).fit(Line(Loader(int)))
         resuming = trainer(max_steps=2, limit_val_batches=1, enable_checkpointing=False)
         resuming.fit(Line([]), ckpt_path=saver.file, weights_only=True)
+        assert CSVLogger(tmp_path, "", "").experiment  # of an earlier run's folder
     assert warnings.formatwarning("be careful", UserWarning, "/venv/site-packages/a.py", 7) == "warning: be careful\n"
 
 

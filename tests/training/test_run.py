@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 
 from cifar_lit.training.run import Start, Training
 from cifar_lit.training.run_folder import RunFolder
@@ -26,7 +27,12 @@ def test_run_that_is_stopped_before_its_first_step_says_what_is_saved(
     (run / "checkpoints").mkdir(parents=True)
     if saved:
         (run / "checkpoints" / "last.ckpt").touch()
-    trainer = Trainer(callbacks=[RunFolder()], enable_checkpointing=False, max_epochs=1, **QUIET_TRAINER)
+    logger = CSVLogger(tmp_path, "mine", "all")
+    metrics = Path(logger.log_dir, "metrics.csv")
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("of an earlier run")
+    options = {**QUIET_TRAINER, "logger": logger}
+    trainer = Trainer(callbacks=[RunFolder()], enable_checkpointing=False, max_epochs=1, **options)
     start = Start(run if resumed else None)
     nothing = cast(Any, None)
     training = Training(trainer, nothing, nothing, start, run.parent, "", 0, nothing, timedelta(0))
@@ -35,3 +41,4 @@ def test_run_that_is_stopped_before_its_first_step_says_what_is_saved(
     assert (f"--ckpt_path {run}" in stopped.value.advice) == (saved and resumed)
     assert ("nothing was saved yet" in stopped.value.advice) != (saved and resumed)
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]  # a new one is removed
+    assert metrics.with_name("metrics_1.csv").read_text() == "of an earlier run"  # Lightning would delete it
