@@ -8,8 +8,6 @@ from typing import Any
 
 from training import Training
 
-from cifar_lit.cli.arguments import take
-from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
 
@@ -38,6 +36,9 @@ def record(training: Training, folder: Path, data: str | None) -> Record:
         folder: The run's folder.
         data: Name of the data set; None for that of its source.
     """
+    from cifar_lit.cli.arguments import take  # here, because these import Lightning: the first training starts at once
+    from cifar_lit.report.results import RunResults
+
     run = RunResults.load(folder)
     first, options = run.provenance.parts[0], run.provenance.options["data"]
     scores = {

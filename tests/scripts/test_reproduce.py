@@ -28,6 +28,7 @@ SHORT = [
     *("--data.source", "digits", "--data.image_size", "8", "--data.num_workers", "0", "--data.crop_padding", "1"),
     *("--model.stem", "imagenet", "--trainer.limit_train_batches", "2", "--trainer.limit_test_batches", "2"),
     *("--page.num_cams", "0", "--report", "quick", "--projector.num_images", "0", "--data.cutout_size", "2"),
+    *("--misclassified.k", "1", "--samples.k", "1"),
 ]
 TWO_SEEDS = ["baseline", "--seeds", "2", "--epochs", "1", "--data", "digits", "--", *SHORT]
 
