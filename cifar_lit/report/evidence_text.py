@@ -45,13 +45,13 @@ def table(runs: Sequence[RunResults]) -> list[list[str]]:
 def written(name: str, value: Estimate) -> str:
     """Return one of the scores with its interval as text: ROAD and eMPRT as numbers, the others as percentages."""
     if "ROAD" in name or "eMPRT" in name:
-        return f"{value.mean:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
+        return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
     return percent(value)
 
 
 def percent(value: Estimate) -> str:
     """Return a fraction with its interval."""
-    return f"{value.mean:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
 
 
 def localization(evidence: Evidence) -> str:

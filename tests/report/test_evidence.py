@@ -59,10 +59,10 @@ def test_page_shows_every_number(results: RunResults, found: Evidence) -> None:
     shown = {row[0]: row[1:] for row in cells(page, "Does the prediction depend on the marked pixels?")[1:]}
     assert list(shown) == [CAM, *NULL_MAPS]
     for name, difference in removal.differences.items():
-        assert difference and shown[name][1].startswith(f"{difference.mean:+.3f} ({difference.low:+.3f} to")
+        assert difference and shown[name][1].startswith(f"{difference.value:+.3f} ({difference.low:+.3f} to")
     shown = {row[0]: row[1:] for row in cells(page, "Do they depend on what was learned?")[1:]}
     rise = sanity.complexity_rise["layer1"]
-    assert rise and shown["layer1"][0].startswith(f"{rise.mean:+.3f} (") and shown["layer4"] == ["none with contrast"]
+    assert rise and shown["layer1"][0].startswith(f"{rise.value:+.3f} (") and shown["layer4"] == ["none with contrast"]
     assert f"{acts.num_images} misclassified images" in page and page.count("<svg") == 2
 
 
@@ -74,8 +74,8 @@ def test_missing_parts_are_named(make_results: Callable[..., RunResults], found:
     assert "--report full" in page and "Can the CAMs be trusted" not in page
 
 
-def estimate(mean: float, half: float = 0.1) -> Estimate:
-    return Estimate(mean, mean - half, mean + half, 20)
+def estimate(value: float, half: float = 0.1) -> Estimate:
+    return Estimate(value, value - half, value + half, 20)
 
 
 @pytest.mark.parametrize(
