@@ -1,5 +1,6 @@
 """The evidence on the page, in sentences, in files and side by side."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
 
 from cifar_lit.analysis.bootstrap import Estimate
 from cifar_lit.analysis.evidence import Evidence, Plan, collect
@@ -115,9 +117,15 @@ def test_sentence_of_interventions(more: float, says: str) -> None:
 
 
 def test_files_figures_and_the_layer_of_the_cams(results: RunResults, found: Evidence, tmp_path: Path) -> None:
-    writer = ReportWriter(tmp_path)
+    logger = CSVLogger(tmp_path, name="logs", version="")
+    writer = ReportWriter(tmp_path, [logger], step=3)
     callback.Evidence().write(results, writer)
     assert writer.figures == ["localization", "interventions"] and writer.failures == {}
+    logger.save()
+    logged = next(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
+    assert (logged["step"], float(logged["evidence/pointing_game"])) == ("3", 0.5)
+    assert found.removal and (blob := found.removal.differences["centred blob"])
+    assert float(logged["evidence/road_minus_centred_blob"]) == pytest.approx(blob.value)
     assert Evidence.read(tmp_path / "evidence.json") == found
     assert Evidence.read(tmp_path / "none.json") == Evidence()
     assert results.default_layer == "layer2"
