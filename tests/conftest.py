@@ -1,7 +1,6 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparison import figures_left_blank
 from filelock import FileLock
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -39,8 +39,9 @@ QUICK = [
     "--page.num_cams=5",
     "--report=quick",
 ]
-# For tests that do not look at the report's CAMs and figures.
-BRIEF = [*QUICK, "--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
+# For tests that do not look at the report's CAMs and figures: smaller images, at which deep layers are a single pixel.
+BRIEF = [*QUICK, "--data.image_size=16", "--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1"]
+BRIEF += ["--samples.k=1"]
 
 # For a Trainer on the CPU that prints and logs nothing.
 QUIET_TRAINER: dict[str, Any] = {
@@ -95,16 +96,6 @@ def copy_run(run: Path, folder: Path) -> Path:
         (os.link if source.endswith(".ckpt") else shutil.copy2)(source, target)
 
     return Path(shutil.copytree(run, folder / run.relative_to(run.parents[2]), copy_function=copy))
-
-
-@contextmanager
-def figures_left_blank() -> Iterator[None]:
-    """Do not render figures, which takes half the time of a short run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifar_lit.report.writer.to_array", lambda figure: np.zeros((8, 8, 3), np.uint8))
-        for name in ("confidence", "scores", "slices"):
-            patch.setattr(f"cifar_lit.report.sections.{name}.svg", lambda draw: "")
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +197,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out slow tests unless --slow is given; begin with long files, so that no process ends alone with one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
     if not config.getoption("slow"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    items.sort(key=lambda item: item.path.parent.name not in ("scripts", "tests"))
+    items.sort(key=lambda item: (item.path not in long, item.path.parent.name not in ("scripts", "tests")))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison import figures_left_blank
 from scipy.stats import binom
 
 from cifar_lit import compare
@@ -16,7 +17,7 @@ from cifar_lit.analysis.scores import calibration
 from cifar_lit.fit import main
 from cifar_lit.report.comparison import changes
 from cifar_lit.report.results import RunResults
-from tests.conftest import BRIEF, copy_run, figures_left_blank
+from tests.conftest import BRIEF, copy_run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def runs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, figures_left_blank():
         patch.chdir(folder)
         monitor = "--trainer.callbacks+=pytorch_lightning.callbacks.LearningRateMonitor"
-        main([*BRIEF, "--trainer.limit_train_batches=8", monitor])
+        main([*BRIEF, "--data.image_size=32", "--trainer.limit_train_batches=8", monitor])
     return folder / "lightning_logs" / "demo"
 
 

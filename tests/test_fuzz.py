@@ -32,7 +32,7 @@ TREES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_random_recipe_is_refused_with_a_message(
     examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

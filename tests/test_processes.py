@@ -8,6 +8,7 @@ from typing import Any
 import fork_server
 import pytest
 import torch
+from comparison import BLANK
 
 from cifar_lit import evaluate
 from cifar_lit.models.classifier import ImageClassifier
@@ -15,7 +16,7 @@ from tests.conftest import BRIEF
 
 
 def fit(folder: Path, *args: str) -> Path:
-    run = fork_server.run([*BRIEF, *args, "--data.batch_size=16"], folder, processes=2)
+    run = fork_server.run([*BRIEF, *args, "--data.batch_size=16"], folder, processes=2, before=BLANK)
     assert run.wait(300) == 0, run.output
     (created,) = folder.glob("lightning_logs/demo/version_*")
     return created
@@ -56,7 +57,7 @@ def test_layers_that_were_frozen_are_trained_alike_in_all_processes(tmp_path: Pa
         folder = tmp_path / str(processes)
         folder.mkdir()
         batch = f"--data.batch_size={32 // processes}"
-        run = fork_server.run([*BRIEF, *options, batch], folder, processes=processes)
+        run = fork_server.run([*BRIEF, *options, batch], folder, processes=processes, before=BLANK)
         assert run.wait(300) == 0, run.output
         (last,) = folder.glob("lightning_logs/demo/version_*/checkpoints/last.ckpt")
         after = torch.load(last, weights_only=True)["state_dict"]

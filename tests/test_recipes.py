@@ -16,6 +16,7 @@ DIGITS = ["--data.source=digits", "--data.val_size=100", "--data.num_workers=0",
 SHORT = [
     *DIGITS,
     "--data.image_size=16",
+    "--data.batch_size=32",
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
     "--trainer.limit_test_batches=0.1",

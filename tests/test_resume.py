@@ -12,11 +12,12 @@ from typing import Any
 import fork_server
 import pytest
 import torch
+from comparison import BLANK, figures_left_blank
 from filelock import FileLock
 
 from cifar_lit.fit import main
 from tests.cli.refused import files, refused
-from tests.conftest import BRIEF, CONFIGS, ROOT, figures_left_blank
+from tests.conftest import BRIEF, CONFIGS, ROOT
 
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -99,7 +100,7 @@ def other_folder(run: Path) -> str:
     return os.path.join("..", run)
 
 
-MOVES = {"not moved": as_it_is, "renamed": renamed, "moved": moved, "other folder": other_folder}
+MOVES = {"not moved": as_it_is, "moved": moved, "other folder": other_folder}
 MORE = ["--trainer.max_epochs=2"]
 # The rows of the table in docs/resuming.md: what happened to the run, and what else is given with --ckpt_path.
 RESUMED: dict[str, tuple[Callable[[Path], str], list[str]]] = {
@@ -200,7 +201,8 @@ TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: Capture) -> None:
     message = refused(capsys, main, "--ckpt_path=last", *TWO, *MORE)
     assert "64 images per step, but the run has 32" in message and "--data.batch_size 16" in message
-    resumed = fork_server.run(["--ckpt_path=last", "--data.batch_size=16", *MORE], Path.cwd(), processes=2)
+    args = ["--ckpt_path=last", "--data.batch_size=16", *MORE]
+    resumed = fork_server.run(args, Path.cwd(), processes=2, before=BLANK)
     assert resumed.wait(300) == 0, resumed.output
     assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in resumed.output
     assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["1", "2"]

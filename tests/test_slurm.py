@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
-from comparison import SMALL, fingerprint, run_folder
+from comparison import BLANK, SMALL, fingerprint, run_folder
 from filelock import FileLock
 
 from tests.slurm import MISSING, Cluster, start
@@ -37,10 +38,11 @@ def test_job_on_two_nodes_ends_as_if_it_had_not_been_requeued(cluster: Cluster, 
     requeued.wait("training: 3 epochs")
     requeued.signal()
     requeued.wait("requeued the SLURM job")
-    undisturbed = cluster.submit(tmp_path / "undisturbed", TWO_NODES, *two_nodes)
-    assert requeued.end() == undisturbed.end() == "COMPLETED", requeued.output
+    undisturbed = fork_server.run(ARGS, tmp_path / "undisturbed", processes=2, before=BLANK, machines=True)
+    assert requeued.end() == "COMPLETED", requeued.output
     assert requeued.output.count("stopped by") == 1 and requeued.field("Restarts") == "1"
     assert "saved in" not in requeued.output and "Traceback" not in requeued.output
+    assert undisturbed.wait(200) == 0, undisturbed.output
     assert fingerprint(run_folder(tmp_path / "requeued")) == fingerprint(run_folder(tmp_path / "undisturbed"))
 
 
@@ -56,7 +58,9 @@ def test_job_without_srun_is_requeued_from_the_start_on(cluster: Cluster, tmp_pa
     job.wait("requeued the SLURM job", times=2)
     with FileLock(run_folder(tmp_path) / ".lock"):  # as if a process on a failed node still trained
         job.wait("waiting up to 600 s for another process")
-    assert job.end() == "COMPLETED" and "Traceback" not in job.output, job.output
+    job.wait("epoch 1/3")
+    assert "Traceback" not in job.output, job.output
+    cluster.call("scancel", job.number)
 
 
 def test_refused_requeue_says_why_and_how_to_resume(cluster: Cluster, tmp_path: Path) -> None:
@@ -69,16 +73,13 @@ def test_refused_requeue_says_why_and_how_to_resume(cluster: Cluster, tmp_path: 
     assert f"resume with\nsrun --nodes 1 --ntasks 1 {sys.executable} -m cifar_lit.fit --ckpt_path light" in message
 
 
-def test_forgotten_srun_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    job = cluster.submit(tmp_path, f"{FIT} --trainer.devices 2", "--ntasks=2")
-    assert job.end() == "FAILED" and job.field("ExitCode") == "2:0"
+def test_srun_is_needed_and_processes_must_be_those_of_the_trainer_and_listen_on_localhost(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    commands = [f"{FIT} --trainer.devices 2", f"srun {FIT} --trainer.devices 1", f"srun {FIT} --trainer.devices 2"]
+    job = cluster.submit(tmp_path, "\necho code $?\n".join(commands), "--nodes=1", "--ntasks=2")
+    job.wait("code 2", times=2)
     assert "put srun before the command" in job.output
-
-
-def test_processes_must_be_those_of_the_trainer_and_listen_on_localhost(cluster: Cluster, tmp_path: Path) -> None:
-    tasks = f"srun {FIT} --trainer.devices"
-    job = cluster.submit(tmp_path, f"{tasks} 1\necho code $?\n{tasks} 2", "--nodes=1", "--ntasks=2")
-    job.wait("code 2")
     assert "srun has started 2 processes on 1 machine" in job.output and "use --trainer.devices 2" in job.output
     assert not list(tmp_path.glob("lightning_logs"))
     job.wait("training: 3 epochs")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from comparison import SMALL, fingerprint, run_folder
+from comparison import BLANK, SMALL, fingerprint, run_folder
 
 from tests.conftest import ROOT
 from tests.training.test_distributed import children, listening
@@ -58,8 +58,8 @@ def test_restarted_and_orphaned_processes_lose_nothing(tmp_path: Path) -> None:
         agent.kill()
         for pid in filter(alive, workers):
             os.kill(pid, signal.SIGKILL)
-    resumed = fork_server.run([*ARGS, "--ckpt_path=auto"], tmp_path, processes=2)
+    resumed = fork_server.run([*ARGS, "--ckpt_path=auto"], tmp_path, processes=2, before=BLANK)
     assert resumed.wait(200) == 0, resumed.output
-    undisturbed = fork_server.run(ARGS, tmp_path / "undisturbed", processes=2)
+    undisturbed = fork_server.run(ARGS, tmp_path / "undisturbed", processes=2, before=BLANK)
     assert undisturbed.wait(200) == 0, undisturbed.output
     assert fingerprint(run_folder(tmp_path)) == fingerprint(run_folder(tmp_path / "undisturbed"))

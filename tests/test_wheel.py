@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import cifar_lit
-from tests.conftest import QUICK, ROOT
+from tests.conftest import BRIEF, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def test_installed_package_is_imported_and_listed(scripts: Path, tmp_path: Path)
 
 def test_demo_trains_in_two_processes(scripts: Path, tmp_path: Path) -> None:
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    options = ["--config", "demo", *QUICK[2:], *two]
+    options = ["--config", "demo", *BRIEF[2:], *two]
     output = check_output(scripts / "cifar-lit", "fit", *options, cwd=tmp_path, path=scripts)
     (run,) = (tmp_path / "lightning_logs" / "demo").iterdir()
     assert (run / "report" / "index.html").is_file()

@@ -14,7 +14,7 @@ from unittest import mock
 
 import fork_server
 import numpy as np
-from comparison import SMALL, TIMEOUT_S, run_folder, wait_and_compare
+from comparison import BLANK, SMALL, TIMEOUT_S, run_folder, wait_and_compare
 from harness import Row, Settings, WrappedFile
 from PIL import Image
 
@@ -162,7 +162,7 @@ def _checkpoints(scratch: Path, rng: random.Random, mounted: bool) -> Case:
     """Leave space for some checkpoints, but not for all."""
     folder, log = scratch / "checkpoints", scratch / "checkpoints_log"
     megabytes = rng.choice([150, 200, 300])
-    args = [*SMALL, "--checkpoint.every_n_train_steps", "1"]
+    args = [*SMALL, "--trainer.limit_train_batches", "3", "--checkpoint.every_n_train_steps", "1"]
     disk_args = [*args, "--trainer.default_root_dir", str(folder)]
     with disk(folder, mounted, megabytes) as small:
         run = small.run(disk_args, log)
@@ -220,6 +220,6 @@ def _check_error(run: fork_server.Group) -> list[str]:
 
 
 def _undisturbed(args: list[str], folder: Path) -> Path:
-    run = fork_server.run(args, folder)
+    run = fork_server.run(args, folder, before=BLANK)
     assert run.wait(TIMEOUT_S) == 0, run.output
     return folder

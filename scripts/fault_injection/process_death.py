@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fork_server
-from comparison import SMALL, TIMEOUT_S, wait_and_compare
+from comparison import BLANK, SMALL, TIMEOUT_S, wait_and_compare
 from harness import Row, Settings, remove
 
 PROCESS_TIMEOUT_S = 10
@@ -33,7 +33,7 @@ def inject(settings: Settings) -> Iterator[Row]:
 def _hit(scratch: Path, rng: random.Random, what: str, args: list[str], processes: int, signum: signal.Signals) -> Row:
     name = f"{what} {signum.name}".replace(" ", "_")
     undisturbed, hit = scratch / f"{name}_undisturbed", scratch / name
-    run = fork_server.run(args, undisturbed, processes)
+    run = fork_server.run(args, undisturbed, processes, before=BLANK)
     assert run.wait(TIMEOUT_S) == 0, run.output
     run = fork_server.run(args, hit, processes)
     while "epoch 1/" not in run.output and run.exit_code is None:
@@ -56,7 +56,7 @@ def _hit(scratch: Path, rng: random.Random, what: str, args: list[str], processe
         failures.append("a traceback")
     if seconds > 2 * PROCESS_TIMEOUT_S + 5:
         failures.append(f"took {seconds:.0f} s")
-    run = fork_server.run([*args, "--ckpt_path", "last"], hit, processes)
+    run = fork_server.run([*args, "--ckpt_path", "last"], hit, processes, before=BLANK)
     failures += wait_and_compare(run, undisturbed, hit)
     if not failures:
         remove(undisturbed, hit)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fork_server
-from comparison import SMALL, TIMEOUT_S, wait_and_compare
+from comparison import BLANK, SMALL, TIMEOUT_S, wait_and_compare
 from harness import Row, Settings, remove
 
 SCHEDULES: dict[str, list[str]] = {
@@ -64,7 +64,7 @@ def _kill_and_resume(scratch: Path, rng: random.Random, chosen: dict[str, Any], 
     undisturbed, killed = scratch / f"{number}_undisturbed", scratch / f"{number}_killed"
     args, processes = _arguments(chosen), chosen["processes"]
     start = time.monotonic()
-    run = fork_server.run(args, undisturbed, processes)
+    run = fork_server.run(args, undisturbed, processes, before=BLANK)
     while "`Trainer.fit` stopped" not in run.output and run.exit_code is None:
         time.sleep(0.02)
     training_s = time.monotonic() - start
@@ -74,7 +74,7 @@ def _kill_and_resume(scratch: Path, rng: random.Random, chosen: dict[str, Any], 
     kills: list[str] = []
     failures: list[str] = []
     for _ in range(rng.randint(2, 5)):
-        run = fork_server.run([*args, *_resume_option(killed)], killed, processes)
+        run = fork_server.run([*args, *_resume_option(killed)], killed, processes, before=BLANK)
         run.wait(after := rng.uniform(0, remaining_s))
         if run.exit_code is not None:
             failures += [f"ended with exit code {run.exit_code}"] if run.exit_code else []
@@ -88,7 +88,7 @@ def _kill_and_resume(scratch: Path, rng: random.Random, chosen: dict[str, Any], 
         if exit_code not in (-signum, 128 + signum):  # -signum: SIGKILL, or the handler was not installed yet
             failures.append(f"{signum.name} ended with exit code {exit_code}")
         remaining_s = max(remaining_s - after, training_s / 4)
-    run = fork_server.run([*args, *_resume_option(killed)], killed, processes)
+    run = fork_server.run([*args, *_resume_option(killed)], killed, processes, before=BLANK)
     failures += wait_and_compare(run, undisturbed, killed)
     if not failures:
         remove(undisturbed, killed)

@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _train_all(options: argparse.Namespace, recipes: list[Path], fit_args: tuple[str, ...]) -> None:
-    from results import add, read_text, record, summary, write_tables  # here, because they import torch
+    from results import add, read_text, record, summary, write_tables  # here, because they import cifar_lit
     from training import Training
 
     from cifar_lit.utils.errors import RunError

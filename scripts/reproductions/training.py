@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from cifar_lit.training import run_folder
 from cifar_lit.utils.signals import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +64,9 @@ class Training:
             for name, value in _flatten(self._recipe).items()
             if not any(name == option or name.startswith(f"{option}.") for option in overridden)
         }
-        for run in reversed(run_folder.versions(Path("lightning_logs") / self.recipe.stem)):
+        runs = (Path("lightning_logs") / self.recipe.stem).glob("version_*")
+        versions = {int(number): run for run in runs if (number := run.name.removeprefix("version_")).isdecimal()}
+        for _, run in sorted(versions.items(), reverse=True):
             try:
                 provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
                 config = _flatten(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))

@@ -35,9 +35,9 @@ from cifar_lit.training.distributed import (
 )
 from cifar_lit.utils.errors import RunError, UsageError
 from tests.cli.refused import refused
-from tests.conftest import QUICK, QUIET_TRAINER, ROOT
+from tests.conftest import BRIEF, QUICK, QUIET_TRAINER, ROOT
 
-TWO = [*QUICK, "--trainer.devices=2", "--trainer.accelerator=cpu"]
+TWO = [*BRIEF, "--trainer.devices=2", "--trainer.accelerator=cpu"]
 
 
 def sockets(pid: int) -> set[str]:

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from comparison import SMALL, run_folder
+from comparison import BLANK, SMALL, run_folder
 
 from cifar_lit.utils.signals import SLURM_SIGNAL, handled
 
 LONG = [*SMALL, "--data.num_workers", "1", "--trainer.max_epochs"]
 
 
-def start(folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None) -> fork_server.Group:
+def start(
+    folder: Path, *args: str, until: str = "epoch 1/", env: dict[str, str] | None = None, before: str | None = None
+) -> fork_server.Group:
     """Start a run and wait until it has printed something."""
-    run = fork_server.run(args, folder, env=env)
+    run = fork_server.run(args, folder, env=env, before=before)
     wait(lambda: until in run.output or run.exit_code is not None)
     return run
 
@@ -107,7 +109,7 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
     assert run.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "requests").read_text() == "requeue 77\nrequeue 78\n"
     env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
-    again = start(tmp_path, *args, until="never", env=env)
+    again = start(tmp_path, *args, until="never", env=env, before=BLANK)
     assert again.exit_code == 0 and "this training is finished; creating its report again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
