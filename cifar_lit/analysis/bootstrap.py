@@ -1,4 +1,4 @@
-"""Means with 95 % intervals by the percentile bootstrap."""
+"""Estimates with 95 % intervals, and means with those of the percentile bootstrap."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +11,16 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval.
+    """A score with its 95 % interval.
 
     Attributes:
-        mean: The mean of the values.
+        value: The score, such as a mean.
         low: The lower end of the interval.
         high: The upper end.
-        count: Number of values.
+        count: Number of images or other values that it was computed from.
     """
 
-    mean: float
+    value: float
     low: float
     high: float
     count: int

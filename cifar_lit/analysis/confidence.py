@@ -5,21 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_lit.analysis.bootstrap import Estimate
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.analysis.scores import BINS, confidence_bins
 
 Floats = NDArray[np.float64]
 SCORES = ("calibration_error", "loss", "aurc")
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -78,11 +70,11 @@ def assess(before: Predictions, after: Predictions | None, seed: int = 0, resamp
         weights = np.bincount(rng.integers(0, size, size), minlength=size).astype(np.float64)
         drawn[row] = [one(weights) for one in both]
     perfect = values[:, 0] <= np.quantile(chance, 0.975, axis=0)
-    scores = [_estimates(values[i], drawn[:, i], 0.0, bool(perfect[i])) for i in range(len(both))]
+    scores = [_estimates(values[i], drawn[:, i], size, 0.0, bool(perfect[i])) for i in range(len(both))]
     limits = np.quantile(chance, 0.95, axis=0).tolist()
     if after is None:
         return Confidence(scores[0], None, None, limits[0], None)
-    change = _estimates(values[1] - values[0], drawn[:, 1] - drawn[:, 0], -np.inf, False)
+    change = _estimates(values[1] - values[0], drawn[:, 1] - drawn[:, 0], size, -np.inf, False)
     return Confidence(scores[0], scores[1], change, *limits)
 
 
@@ -117,9 +109,10 @@ def _sorted_errors(predictions: Predictions) -> tuple[NDArray[np.int64], Floats]
     return order, (np.bincount(group, misclassified) / counts)[group][order]
 
 
-def _estimates(values: Floats, drawn: Floats, least: float, perfect: bool) -> dict[str, Estimate]:
+def _estimates(values: Floats, drawn: Floats, count: int, least: float, perfect: bool) -> dict[str, Estimate]:
     low, high = 2 * values - np.quantile(drawn, [0.975, 0.025], axis=0)
     if perfect:
         low[0] = 0
     low, high = np.maximum(low, least), np.maximum(high, least)
-    return {name: Estimate(*map(float, row)) for name, *row in zip(SCORES, values, low, high, strict=True)}
+    columns = zip(SCORES, values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: Estimate(value, lower, upper, count) for name, value, lower, upper in columns}

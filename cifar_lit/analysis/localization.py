@@ -53,7 +53,7 @@ class Localization:
             The deeper one of two with the same score; None if none was scored.
         """
         scores = self.scores.get(method, self.scores["GradCAM"])
-        found = {name: score.mean for name, score in scores.items() if score and self.sizes[name] > 5}
+        found = {name: score.value for name, score in scores.items() if score and self.sizes[name] > 5}
         return max(reversed(found), key=lambda name: found[name], default=None)
 
 

@@ -5,16 +5,17 @@ from typing import Literal
 from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.evidence import NUMBERS, Plan
 from cifar_lit.callbacks.report import ReportCallback
-from cifar_lit.report import evidence_figures
+from cifar_lit.report import evidence_figures, evidence_text
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.utils.errors import at_least
 
 
 class Evidence(ReportCallback):
-    """Tests the CAMs where the correct answer is known, and against null maps; writes `evidence.json` and figures.
+    """Tests the CAMs where the correct answer is known, and against null maps.
 
-    It takes minutes on a CPU. A number of 0 turns a part off.
+    Writes `evidence.json` and figures, and logs the scores of the explained layer. It takes minutes on
+    a CPU. A number of 0 turns a part off.
 
     Args:
         num_mosaics: Mosaics of four test images for the pointing game (arXiv 2205.10435).
@@ -46,6 +47,8 @@ class Evidence(ReportCallback):
             writer.record_failure(f"Evidence ({name})", error)
         if evidence.layer:
             writer.json("evidence", evidence.to_dict())
+            values = evidence_text.scores(evidence)
+            writer.scalars({f"evidence/{key}": value.value for key, value in values.items()})
         for name, draw in evidence_figures.FIGURES.items():
             if getattr(evidence, name):
                 writer.figure(name, draw(results))

@@ -94,8 +94,8 @@ def _with_intervals(
     """Plot the estimates that are known, with their intervals."""
     known = [(x, one) for x, one in zip(positions, estimates, strict=True) if one]
     if known:
-        x, y = [x for x, _ in known], [one.mean for _, one in known]
-        ends = [[max(0, one.mean - one.low) for _, one in known], [max(0, one.high - one.mean) for _, one in known]]
+        x, y = [x for x, _ in known], [one.value for _, one in known]
+        ends = [[max(0, one.value - one.low) for _, one in known], [max(0, one.high - one.value) for _, one in known]]
         style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
         axis.errorbar(x, y, yerr=ends, linestyle=linestyle, label=label, **style, **options)
 

@@ -12,46 +12,61 @@ from cifar_lit.report.figures import method_name
 from cifar_lit.report.results import RunResults
 
 AREA = AREAS.index(SENTENCE_AREA)
+CORRECTED = {"for_predicted": FOR_PREDICTED, "for_true": FOR_TRUE}
+MINUS = dict(zip(("random", "centred_blob", "other_image", "other_class", "blurred"), NULL_MAPS, strict=True))
+NAMES = {
+    "pointing_game": "pointing game (chance 25 %)",
+    "road": "ROAD of the CAM",
+    **{f"road_minus_{key}": f"ROAD minus that of: {name}" for key, name in MINUS.items()},
+    "emprt": "rise of complexity when randomized (eMPRT)",
+    **{
+        f"corrected_{key}{end}": f"errors corrected by blurring {SENTENCE_AREA:.0%}, {kind}{more}".replace("%", " %")
+        for key, kind in CORRECTED.items()
+        for end, more in (("", ""), ("_minus_random", ", minus random places"))
+    },
+}
 
 
 def scores(evidence: Evidence) -> dict[str, Estimate]:
-    """Return the scores of the layer that the report explains, by name; fractions, 0..1, unless the name says more."""
+    """Return the scores of the layer that the report explains, by the keys of NAMES; fractions, 0..1, except ROAD's."""
     found: dict[str, Estimate | None] = {}
     if place := evidence.localization:
         method = evidence.method if evidence.method in place.scores else "GradCAM"
-        found["pointing game (chance 25 %)"] = place.scores[method].get(evidence.layer or LAYERS[0])
+        found["pointing_game"] = place.scores[method].get(evidence.layer or LAYERS[0])
     if removal := evidence.removal:
-        found["ROAD of the CAM"] = removal.scores[CAM]
-        found |= {f"ROAD minus that of: {name}": removal.differences[name] for name in NULL_MAPS}
+        found["road"] = removal.scores[CAM]
+        found |= {f"road_minus_{key}": removal.differences[name] for key, name in MINUS.items()}
     if sanity := evidence.sanity:
-        found["rise of complexity when randomized (eMPRT)"] = sanity.complexity_rise[sanity.layer]
+        found["emprt"] = sanity.complexity_rise[sanity.layer]
     if acts := evidence.interventions:
-        for kind in (FOR_PREDICTED, FOR_TRUE):
-            corrected = f"errors corrected by blurring {100 * SENTENCE_AREA:.0f} %, {kind}"
-            found[corrected] = acts.turned[kind][AREA]
-            found[f"{corrected}, minus random places"] = acts.differences[kind][AREA]
-    return {name: value for name, value in found.items() if value}
+        for key, kind in CORRECTED.items():
+            found[f"corrected_{key}"] = acts.turned[kind][AREA]
+            found[f"corrected_{key}_minus_random"] = acts.differences[kind][AREA]
+    return {key: value for key, value in found.items() if value}
 
 
 def table(runs: Sequence[RunResults]) -> list[list[str]]:
     """Return the scores of each run as text, one row each, its name first; empty if no run has any."""
     found = [scores(run.evidence) for run in runs]
-    names = dict.fromkeys(name for one in found for name in one)
     layers = ["layer of the CAMs", *(run.evidence.layer or "(none)" for run in runs)]
-    rows = [[name, *(written(name, one[name]) if name in one else "(none)" for one in found)] for name in names]
+    rows = [
+        [name, *(written(key, one[key]) if key in one else "(none)" for one in found)]
+        for key, name in NAMES.items()
+        if any(key in one for one in found)
+    ]
     return [layers, *rows] if rows else []
 
 
-def written(name: str, value: Estimate) -> str:
+def written(key: str, value: Estimate) -> str:
     """Return one of the scores with its interval as text: ROAD and eMPRT as numbers, the others as percentages."""
-    if "ROAD" in name or "eMPRT" in name:
-        return f"{value.mean:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
+    if key.startswith(("road", "emprt")):
+        return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
     return percent(value)
 
 
 def percent(value: Estimate) -> str:
     """Return a fraction with its interval."""
-    return f"{value.mean:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
 
 
 def localization(evidence: Evidence) -> str:

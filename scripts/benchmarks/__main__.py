@@ -2,17 +2,18 @@
 
 import argparse
 import datetime
-import importlib
+import multiprocessing
 import os
 import shlex
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # cifar_lit, if it is not installed
 
-from harness import Row, Settings, save, table
+from harness import Row, Settings, measure, save, table
 
 PARTS = {
     "augmentation": "augmentation on one core, in workers and in batches",
@@ -32,7 +33,7 @@ NEED_IMAGES = {"throughput", "folder", "memory", "report", "end_to_end"}
 
 
 def main() -> None:
-    """Run the selected parts."""
+    """Run the selected parts, each in a process of its own: none inherits the threads and the memory of another."""
     parser = argparse.ArgumentParser(
         "scripts/bench",
         description=__doc__,
@@ -56,9 +57,8 @@ def main() -> None:
     from synthetic import generate
 
     from cifar_lit.models.resnet import smallest_strided
-    from cifar_lit.utils.hardware import choose_device, choose_precision, describe, keep_freed_memory
+    from cifar_lit.utils.hardware import choose_device, choose_precision, describe
 
-    keep_freed_memory()  # as fit does on CPUs; for both sides
     precision, device = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
     provenance: dict[str, object] = describe()  # first, because the commit may change meanwhile
     rows: list[Row] = []
@@ -75,7 +75,8 @@ def main() -> None:
             part_start = time.monotonic()
             folder = scratch / name
             folder.mkdir()
-            measured = importlib.import_module(name).measure(Settings(options.quick, root, folder))
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                measured = process.submit(measure, name, Settings(options.quick, root, folder)).result()
             print(f"{time.monotonic() - part_start:.0f} s", file=sys.stderr, flush=True)
             for row in measured:
                 print(f"  {row.what}: {row.ours}; {row.peer}; {row.result}", file=sys.stderr, flush=True)

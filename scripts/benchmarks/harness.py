@@ -1,9 +1,11 @@
-"""Measurements side by side: contenders alternate in one process, for several rounds."""
+"""Measurements side by side: the contenders of a part alternate in one process, for several rounds."""
 
 import contextlib
+import importlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -76,6 +78,16 @@ class Row:
     goal: str = ""
     met: bool | None = None
     seconds: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def measure(part: str, settings: Settings) -> list[Row]:
+    """Run a part, in a process of its own."""
+    from cifar_lit.utils.hardware import keep_freed_memory
+
+    multiprocessing.set_start_method(None, force=True)  # the default one; this process has inherited "spawn"
+    keep_freed_memory()  # as fit does on CPUs; for both sides
+    rows: list[Row] = importlib.import_module(part).measure(settings)
+    return rows
 
 
 def alternate(rounds: int, **contenders: Callable[[], object]) -> dict[str, Times]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from training import Training
 
+from cifar_lit.analysis.scores import accuracy_interval
 from cifar_lit.cli.arguments import take
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
@@ -17,7 +18,9 @@ Record = dict[str, Any]
 HIDDEN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # implied by the name of the data
 ENVIRONMENT = ("hardware", "precision", "processes", "versions")
 SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", *ENVIRONMENT)
-SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+ORIGINAL, COPY = "CIFAR-10, original pixels", "CIFAR-10, JPEG copy"
+SOURCES = {"cifar10": ORIGINAL, "cifar100": "CIFAR-100"}
+FOLDERS = {"6fc307836a0f0ac721c077f79a4e781f": ORIGINAL, "d6b6fd0991ba902b351cdfb5045442af": COPY}  # by training images
 TEMPLATE = """# Results
 
 <!-- results -->
@@ -36,11 +39,13 @@ def record(training: Training, folder: Path, data: str | None) -> Record:
     Args:
         training: What was trained.
         folder: The run's folder.
-        data: Name of the data set; None for that of its source.
+        data: Name of the data set; None for the known one of these training images, else that of the source.
     """
     run = RunResults.load(folder)
     first, options = run.provenance.parts[0], run.provenance.options["data"]
     scores = {
+        "test_images": len(run.test),
+        "val_accuracy": run.val.accuracy if run.val else None,
         "test_accuracy": run.test.accuracy,
         "test_accuracy_flip_tta": run.test_flip_tta.accuracy if run.test_flip_tta else None,
         "weights": run.weights,
@@ -56,7 +61,7 @@ def record(training: Training, folder: Path, data: str | None) -> Record:
         "full_epochs": training.full_epochs,
         "command": first["command"],
         "options": " ".join(take(training.options, *HIDDEN)[1]),
-        "data": data or SOURCES.get(options["source"], options["source"]),
+        "data": data or FOLDERS.get(run.fingerprints["train"]) or SOURCES.get(options["source"], options["source"]),
         "fingerprints": run.fingerprints,
         "held_out": options["val_size"],
         **scores,
@@ -137,15 +142,17 @@ def _by_row(records: Sequence[Record]) -> list[list[Record]]:
 
 def _results_table(records: Sequence[Record]) -> str:
     lines = [
-        "| no. | recipe | data | held out | epochs | seeds | test accuracy | with flip TTA | an epoch | a run |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| no. | recipe | data | held out | epochs | seeds | accuracy, held out | images tested | test accuracy | "
+        "with flip TTA | an epoch | a run |",
+        f"|{'---|' * 12}",
     ]
     environments = []
     for number, row in enumerate(_by_row(records), 1):
         first = row[0]
         lines.append(
             f"| {number} | {_name(first)} | {first['data']} | {first['held_out']:,} | {_epochs(first)} | {len(row)} | "
-            f"{_mean(row, 'test_accuracy')} | {_mean(row, 'test_accuracy_flip_tta')} | "
+            f"{_mean(row, 'val_accuracy')} | {first['test_images']:,} | "
+            f"{_mean(row, 'test_accuracy')}{_interval(row)} | {_mean(row, 'test_accuracy_flip_tta')} | "
             f"{_median(row, 'seconds_per_epoch')} | "
             f"{_median(row, 'seconds_total') or _median(row, 'seconds_training') + ', epochs only'} |"
         )
@@ -184,10 +191,19 @@ def _epochs(record: Record) -> str:
 
 
 def _mean(row: Sequence[Record], key: str) -> str:
-    """Return mean and standard deviation over the seeds, in percent."""
+    """Return mean and standard deviation over the seeds, in percent; a dash if they are unknown."""
     values = [100 * record[key] for record in row if record[key] is not None]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation} %" if values else "not computed"
+    return f"{statistics.mean(values):.2f}{deviation} %" if values else "-"
+
+
+def _interval(row: Sequence[Record]) -> str:
+    """Return the 95 % interval of the test accuracy of a single seed, in percent; empty for several."""
+    if len(row) > 1:
+        return ""
+    total = row[0]["test_images"]
+    low, high = accuracy_interval(round(row[0]["test_accuracy"] * total), total)
+    return f" ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def _median(row: Sequence[Record], key: str) -> str:

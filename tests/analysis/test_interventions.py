@@ -67,8 +67,8 @@ def test_evidence_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     turned, reverse = found.turned[FOR_PREDICTED][area], found.turned[FOR_TRUE][area]
     random, difference = found.random[FOR_PREDICTED][area], found.differences[FOR_PREDICTED][area]
     assert turned and reverse and random and difference
-    assert (turned.mean, reverse.mean) == (1, 0) and random.mean < 1
-    assert difference.mean == pytest.approx(1 - random.mean)
+    assert (turned.value, reverse.value) == (1, 0) and random.value < 1
+    assert difference.value == pytest.approx(1 - random.value)
 
 
 def test_fractions_by_another_route() -> None:
@@ -91,5 +91,5 @@ def test_fractions_by_another_route() -> None:
                 changed = np.where(mask, cv2.GaussianBlur(image, (0, 0), 4), image)
                 corrected.append(int(net(torch.from_numpy(changed[None])).argmax()) == true)
         turned = found.turned[kind][AREAS.index(0.2)]
-        assert (turned.mean if turned else None) == (np.mean(corrected) if corrected else None)
+        assert (turned.value if turned else None) == (np.mean(corrected) if corrected else None)
     assert found.num_images + found.num_flat == 6 and REPEATS > 0

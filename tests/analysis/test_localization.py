@@ -63,11 +63,11 @@ def test_evidence_in_the_correct_cell_scores_1() -> None:
     found = localize(net, cells, classes)
     for name in METHODS:
         score = found.scores[name]["layer4"]
-        assert score and score.mean > 0.94 and score.count == 2
+        assert score and score.value > 0.94 and score.count == 2
     wrong = pointing_game(net, cells, classes[:, ::-1].copy(), LAYERS)["GradCAM"]["layer1"]
     assert np.nanmax(wrong) < 0.06
     blob = found.scores[BLOB]["layer1"]
-    assert blob and (blob.mean, blob.low, blob.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert blob and (blob.value, blob.low, blob.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def by_hand(net: ResNet18, mosaic: np.ndarray, label: int, layer: str, method: str) -> np.ndarray:
@@ -145,8 +145,8 @@ def test_fractions_of_a_cam() -> None:
 def test_interval_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(3, 2, 400)
     found = estimate(np.append(values, np.nan))
-    assert found and found.count == 400 and found.mean == pytest.approx(values.mean())
+    assert found and found.count == 400 and found.value == pytest.approx(values.mean())
     half = 1.96 * values.std() / 20  # of the normal approximation
-    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=0.03)
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.03)
     assert (found.against(0), found.against(3), found.against(4)) == (1, 0, -1)
     assert estimate(np.array([np.nan])) is None

@@ -112,9 +112,9 @@ def test_null_maps_and_their_differences() -> None:
     for name in NULL_MAPS:
         score, difference = found.scores[name], found.differences[name]
         assert score and difference and score.count == difference.count == 3
-        assert score.mean == pytest.approx(alone[name].mean())
-        assert difference.mean == pytest.approx((alone[CAM] - alone[name]).mean())
-        assert difference.low <= difference.mean <= difference.high
+        assert score.value == pytest.approx(alone[name].mean())
+        assert difference.value == pytest.approx((alone[CAM] - alone[name]).mean())
+        assert difference.low <= difference.value <= difference.high
 
 
 def test_images_without_contrast_are_left_out_of_the_comparison() -> None:

@@ -62,7 +62,7 @@ def test_all_weights_are_randomized_but_not_the_network() -> None:
     assert np.isnan(rises["layer4"]).all()  # 1 px
     found = check_sanity(net, images, CLASSES, "layer1")
     means = {name: np.nanmean(one) if not np.isnan(one).all() else None for name, one in rises.items()}
-    assert {name: one and one.mean for name, one in found.complexity_rise.items()} == means
+    assert {name: one and one.value for name, one in found.complexity_rise.items()} == means
 
 
 def test_complexity_rise_equals_quantus() -> None:

@@ -1,5 +1,6 @@
 """The evidence on the page, in sentences, in files and side by side."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
 
 from cifar_lit.analysis.bootstrap import Estimate
 from cifar_lit.analysis.evidence import Evidence, Plan, collect
@@ -59,10 +61,10 @@ def test_page_shows_every_number(results: RunResults, found: Evidence) -> None:
     shown = {row[0]: row[1:] for row in cells(page, "Does the prediction depend on the marked pixels?")[1:]}
     assert list(shown) == [CAM, *NULL_MAPS]
     for name, difference in removal.differences.items():
-        assert difference and shown[name][1].startswith(f"{difference.mean:+.3f} ({difference.low:+.3f} to")
+        assert difference and shown[name][1].startswith(f"{difference.value:+.3f} ({difference.low:+.3f} to")
     shown = {row[0]: row[1:] for row in cells(page, "Do they depend on what was learned?")[1:]}
     rise = sanity.complexity_rise["layer1"]
-    assert rise and shown["layer1"][0].startswith(f"{rise.mean:+.3f} (") and shown["layer4"] == ["none with contrast"]
+    assert rise and shown["layer1"][0].startswith(f"{rise.value:+.3f} (") and shown["layer4"] == ["none with contrast"]
     assert f"{acts.num_images} misclassified images" in page and page.count("<svg") == 2
 
 
@@ -74,8 +76,8 @@ def test_missing_parts_are_named(make_results: Callable[..., RunResults], found:
     assert "--report full" in page and "Can the CAMs be trusted" not in page
 
 
-def estimate(mean: float, half: float = 0.1) -> Estimate:
-    return Estimate(mean, mean - half, mean + half, 20)
+def estimate(value: float, half: float = 0.1) -> Estimate:
+    return Estimate(value, value - half, value + half, 20)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +117,15 @@ def test_sentence_of_interventions(more: float, says: str) -> None:
 
 
 def test_files_figures_and_the_layer_of_the_cams(results: RunResults, found: Evidence, tmp_path: Path) -> None:
-    writer = ReportWriter(tmp_path)
+    logger = CSVLogger(tmp_path, name="logs", version="")
+    writer = ReportWriter(tmp_path, [logger], step=3)
     callback.Evidence().write(results, writer)
     assert writer.figures == ["localization", "interventions"] and writer.failures == {}
+    logger.save()
+    logged = next(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
+    assert (logged["step"], float(logged["evidence/pointing_game"])) == ("3", 0.5)
+    assert found.removal and (blob := found.removal.differences["centred blob"])
+    assert float(logged["evidence/road_minus_centred_blob"]) == pytest.approx(blob.value)
     assert Evidence.read(tmp_path / "evidence.json") == found
     assert Evidence.read(tmp_path / "none.json") == Evidence()
     assert results.default_layer == "layer2"

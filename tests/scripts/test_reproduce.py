@@ -58,6 +58,8 @@ def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
     first, second = load(done / "results.json")
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["fingerprints"] == metrics[0]["fingerprints"] and first["seconds_total"] > 0
+    tested = len((runs[0] / "report" / "predictions.csv").read_text().splitlines()) - 1
+    assert first["test_images"] == tested and f"| {tested} |" in row
     assert first["hardware"] in text and first["precision"] in text and first["versions"]["torch"] in text
     assert all(commit[:7] in text for commit in first["commits"])
 
@@ -75,6 +77,13 @@ def test_repeated_command_keeps_finished_runs_and_text(done: Path) -> None:
     assert "baseline, seed 0 (kept): test accuracy" in process.stdout
     assert modified() == runs and load(done / "results.json") == records
     assert (done / "results.md").read_text() == text
+
+
+@pytest.mark.slow
+def test_single_seed_has_an_interval_of_the_images_tested(done: Path, tmp_path: Path) -> None:
+    scores = {"val_accuracy": 0.928, "test_images": 1000, "test_accuracy": 0.926, "held_out": 5000}
+    write_tables(tmp_path / "results.md", [{**load(done / "results.json")[0], **scores}])
+    assert "| 1 | 92.80 % | 1,000 | 92.60 % (90.81 to 94.06) |" in (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.slow
