@@ -133,6 +133,7 @@ def test_flip_tta_is_reported_beside_the_plain_metrics(
     assert "flip TTA" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_fitted_temperature_and_best_layer_are_used_for_other_images(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -175,7 +176,8 @@ def test_fitted_temperature_and_best_layer_are_used_for_other_images(
     out = tmp_path / "rows.jsonl"
     files = [str(tmp_path / f"{i}.png") for i in range(3)]
     predict.main([str(run), *files, "--calibrated", "--device=cpu", "--out", str(out)])
-    found = [[row[f"p({name})"] for name in classifier.classes] for row in map(json.loads, out.open())]
+    rows = map(json.loads, out.read_text().splitlines())
+    found = [[row[f"p({name})"] for name in classifier.classes] for row in rows]
     np.testing.assert_allclose(found, (others / temperature).softmax(1).numpy(), atol=1e-4)
 
     assert classifier.layer_choice[1] == f"best localization in {run / 'evaluation_1' / 'evidence.json'}"
