@@ -37,6 +37,9 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--method", default="GradCAM", help="method of the grad-cam package (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (default: %(default)s)")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="scale the probabilities by the temperature that the report stored"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
     with short_errors():
         options = parser.parse_intermixed_args(args)  # images may follow an option that takes a list

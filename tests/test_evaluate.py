@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import cifar_lit
-from cifar_lit import compare, evaluate, predict
+from cifar_lit import compare, evaluate, explain, predict
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.weights import net_state
@@ -179,6 +179,9 @@ def test_fitted_temperature_and_best_layer_are_used_for_other_images(
     rows = map(json.loads, out.read_text().splitlines())
     found = [[row[f"p({name})"] for name in classifier.classes] for row in rows]
     np.testing.assert_allclose(found, (others / temperature).softmax(1).numpy(), atol=1e-4)
+    explain.main(["--ckpt_path", str(run), files[0], "--calibrated", "--top=1", "--out", str(tmp_path / "explained")])
+    (explained,) = json.loads((tmp_path / "explained" / "explain.json").read_text())["images"]
+    assert explained["calibrated"] and explained["top"][0]["probability"] == pytest.approx(max(found[0]), abs=1e-4)
 
     assert classifier.layer_choice[1] == f"best localization in {run / 'evaluation_1' / 'evidence.json'}"
     assert classifier.layer_choice[0] == RunResults.load(run / "evaluation_1").default_layer

@@ -36,6 +36,7 @@ def explain_all(
     method: str = "GradCAM",
     top: int = 5,
     out: str | None = None,
+    calibrated: bool = False,
 ) -> None:
     """Explain image files; write an overlay for each, a contact sheet and explain.json.
 
@@ -47,6 +48,7 @@ def explain_all(
         method: Of the grad-cam package.
         top: Number of classes to list, 1 or more.
         out: Folder for the results; by default a new `explain_N`.
+        calibrated: Whether to scale the probabilities by the stored temperature; CAMs do not depend on it.
 
     Raises:
         UsageError: An option cannot be used.
@@ -61,6 +63,8 @@ def explain_all(
     classifier = Classifier.load(ckpt_path, option="--ckpt_path")
     if class_name is not None and class_name not in classifier.classes:
         raise UsageError(f"--class {class_name}: the network's classes are {', '.join(classifier.classes)}")
+    if calibrated:
+        classifier.require_temperature("--calibrated")
     shown = list(dict.fromkeys(layers or classifier.layer_choice[:1]))
     folder.mkdir(parents=True, exist_ok=True)
     if not layers:
@@ -73,7 +77,7 @@ def explain_all(
     explained = (
         (file, image, explanations, i)
         for batch, pixels in _read_batches(files, classifier.image_size, unreadable)
-        for explanations in [classifier.explain(pixels, class_name, shown, method)]
+        for explanations in [classifier.explain(pixels, class_name, shown, method, calibrated)]
         for i, (file, image) in enumerate(batch)
     )
     for file, image, explanations, i in tqdm(
@@ -87,6 +91,7 @@ def explain_all(
             "overlay": f"{_unique_name(Path(file).stem, names)}.png",
             "top": [{"class": label, "probability": probability} for label, probability in best[:top]],
             "explained": name,
+            "calibrated": calibrated,
             "method": method,
             "layers": shown,
             "notes": _notes(file, pixels) + [f"{layer}: {why}" for layer, why in flat.items()],
