@@ -29,10 +29,17 @@ def main(args: Sequence[str] | None = None) -> None:
         "--class", dest="class_name", metavar="NAME", help="class to explain (default: the predicted class)"
     )
     parser.add_argument(
-        "--layers", nargs="+", metavar="LAYER", help="layer1 to layer4 (default: the deepest with a heatmap above 5 px)"
+        "--layers",
+        nargs="+",
+        metavar="LAYER",
+        help="layer1 to layer4 (default: the one that localizes best according to the run's report; without its "
+        "scores, the deepest with a heatmap above 5 px)",
     )
     parser.add_argument("--method", default="GradCAM", help="method of the grad-cam package (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (default: %(default)s)")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="scale the probabilities by the temperature that the report stored"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
     with short_errors():
         options = parser.parse_intermixed_args(args)  # images may follow an option that takes a list

@@ -17,13 +17,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cifar_lit
 from cifar_lit.demo import main
+from cifar_lit.models.temperature import Temperature, store
+from tests.conftest import copy_run
 
 UPLOAD = """async size => {
     const form = new FormData();
     form.append("files", new Blob([new Uint8Array(size)]), "large.png");
     return (await fetch("gradio_api/upload", {method: "POST", body: form})).status;
 }"""
+TEXT_ENDS_BEFORE_ARROW = """[...document.querySelectorAll("input[role=listbox]")].every(input => {
+    const end = input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight);
+    return end <= input.parentElement.querySelector(".icon-wrap").getBoundingClientRect().left;
+})"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -100,7 +107,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(finished_run, tmp_path_factory.mktemp("server"))
+    run = copy_run(finished_run, tmp_path_factory.mktemp("run"))
+    store(run / "checkpoints", cifar_lit.load(run, "cpu").fingerprint, Temperature(0.25, 0.2, 0.3, 200))
+    server = Server(run, tmp_path_factory.mktemp("server"))
     try:
         server.wait()
         yield server
@@ -151,6 +160,7 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     expect(caption).to_contain_text("Evidence for")  # of the first example
     expect(explained.locator("li:visible")).to_have_count(5)
     assert fits()
+    assert page.evaluate(TEXT_ENDS_BEFORE_ARROW)
 
     image = tmp_path / "mine.png"
     Image.fromarray(np.random.default_rng(width_px).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(image)
@@ -174,6 +184,13 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     page.get_by_role("option", name="7", exact=True).click()
     expect(caption).to_contain_text("Evidence for 7")
 
+    before, calibrated = caption.inner_text(), page.get_by_label("Calibrated probabilities")
+    calibrated.check()
+    expect(caption).not_to_have_text(before)
+    expect(caption).to_contain_text("Evidence for 7")
+    calibrated.uncheck()
+    expect(caption).to_have_text(before)
+
     text = tmp_path / "text.png"
     text.write_text("hello")
     page.get_by_role("button", name="Remove Image").click()
@@ -184,9 +201,10 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
 
     page.get_by_role("tab", name="Misclassified").click()
     expect(opened.locator("figcaption b")).to_have_count(2)
-    before = opened.inner_html()
-    page.locator(".grid-wrap button").nth(1).click()
-    page.wait_for_function("before => document.querySelector('#opened').innerHTML != before", arg=before)
+    for act in (page.locator(".grid-wrap button").nth(1).click, calibrated.check):
+        before = opened.inner_html()
+        act()
+        page.wait_for_function("before => document.querySelector('#opened').innerHTML != before", arg=before)
     assert fits()
 
     page.get_by_role("tab", name="Model card").click()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lit import compare, evaluate
+import cifar_lit
+from cifar_lit import compare, evaluate, explain, predict
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.weights import net_state
@@ -132,6 +133,60 @@ def test_flip_tta_is_reported_beside_the_plain_metrics(
     assert "flip TTA" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_fitted_temperature_and_best_layer_are_used_for_other_images(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(finished_run, tmp_path)
+    net, data = checkpoint_net(run), RunResults.load(run).data
+    images, labels = (torch.from_numpy(getattr(data.splits.train, name)) for name in ("images", "labels"))
+    last, trained = net.backbone.fc, data.train_dataset.indices[:300]
+    with torch.no_grad():  # least squares on the features of an almost untrained network, then far too confident
+        net.backbone.fc = torch.nn.Identity()
+        features = net(images[trained])
+        targets = torch.nn.functional.one_hot(labels[trained], 10) - 0.1
+        last.weight.copy_(50 * torch.linalg.lstsq(features, targets).solution.T)
+        net.backbone.fc = last
+    file = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"]["net.backbone.fc.weight"] = last.weight.data
+    checkpoint["state_dict"]["net.backbone.fc.bias"] = last.bias.data
+    file.unlink()  # it is linked
+    torch.save(checkpoint, file)
+
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("page:\n", "page:\n  num_road: 10\n"))  # of an earlier version
+
+    numbers = {"mosaics": 2, "removed": 0, "randomized": 0, "replaced": 0}
+    parts = [f"--evidence.num_{name}={number}" for name, number in numbers.items()]
+    quick = ["--trainer.limit_train_batches=1", "--page.num_neighbors=0", "--scores.duplicates=false"]
+    evaluate.main([str(run), *NO_CAMS, "--report=full", *parts, *quick])
+    classifier = cifar_lit.load(run, "cpu")
+    temperature, held_out = classifier.require_temperature(), data.val_dataset.indices
+    with torch.no_grad():
+        logits, others = net(images[held_out]).double(), net(torch.from_numpy(data.splits.test.images[:3]))
+    values = [1.0, 0.95 * temperature, temperature, 1.05 * temperature]
+    losses = [torch.nn.functional.cross_entropy(logits / value, labels[held_out]).item() for value in values]
+    assert np.argmin(losses) == 2 and temperature > 1.5
+    assert json.loads((run / "evaluation_1" / "metrics.json").read_text())["temperature"]["value"] == temperature
+
+    for i, image in enumerate(data.splits.test.images[:3]):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    out = tmp_path / "rows.jsonl"
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    predict.main([str(run), *files, "--calibrated", "--device=cpu", "--out", str(out)])
+    rows = map(json.loads, out.read_text().splitlines())
+    found = [[row[f"p({name})"] for name in classifier.classes] for row in rows]
+    np.testing.assert_allclose(found, (others / temperature).softmax(1).numpy(), atol=1e-4)
+    explain.main(["--ckpt_path", str(run), files[0], "--calibrated", "--top=1", "--out", str(tmp_path / "explained")])
+    (explained,) = json.loads((tmp_path / "explained" / "explain.json").read_text())["images"]
+    assert explained["calibrated"] and explained["top"][0]["probability"] == pytest.approx(max(found[0]), abs=1e-4)
+
+    assert classifier.layer_choice[1] == f"best localization in {run / 'evaluation_1' / 'evidence.json'}"
+    assert classifier.layer_choice[0] == RunResults.load(run / "evaluation_1").default_layer
+
+
 def checkpoint_net(run: Path) -> torch.nn.Module:
     """Return the network of a run's best checkpoint."""
     data = ImageDataModule("digits")
@@ -156,6 +211,7 @@ def test_help_has_only_options_with_an_effect(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="0"):
         evaluate.main(["--help"])
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 200
+    assert len(text.splitlines()) < 150
     assert "--data.root" in text and "--page.num_cams" in text
+    assert "CONFIG" not in text and "-->" not in text
     assert "--model" not in text and "--data.batch_size" not in text and "--trainer.max_epochs" not in text

@@ -136,6 +136,15 @@ REFUSED = {
 }
 
 
+def test_run_with_an_option_that_was_removed_is_refused(run: Path, capsys: Capture) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("page:\n", "page:\n  num_road: 10\n"))
+    before = files(run)
+    message = refused(capsys, main, f"--ckpt_path={run}")
+    assert f"{config}: there is no option 'page.num_road'; evidence.num_removed replaces it" in message
+    assert "correct it in this file to resume the run" in message and files(run) == before
+
+
 def some_slow(cases: Iterable[str], fast: Collection[str]) -> list[Any]:
     return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 

@@ -30,6 +30,11 @@ class Estimate:
         return int(self.low > value) - int(self.high < value)
 
 
+def as_estimate(values: dict[str, Any]) -> Any:
+    """Return the estimate with these values, or the values if they are others; an `object_hook` of json."""
+    return Estimate(**values) if values.keys() == Estimate.__dataclass_fields__.keys() else values
+
+
 def estimate(values: NDArray[Any], seed: int = 0) -> Estimate | None:
     """Estimate a mean from independent values.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_lit.analysis.bootstrap import Estimate
+from cifar_lit.analysis.bootstrap import as_estimate
 from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.analysis.interventions import Interventions, intervene
 from cifar_lit.analysis.localization import CELLS, MIN_CONFIDENCE, Localization, draw_mosaics, localize
@@ -58,6 +58,7 @@ class Evidence:
         removal: ROAD and null maps.
         sanity: Randomized networks.
         interventions: Replaced parts of misclassified images.
+        weights: Fingerprint of the network; empty in reports of earlier versions.
         missing: Why a part is None.
         errors: The exceptions among these reasons; not saved.
     """
@@ -68,6 +69,7 @@ class Evidence:
     removal: Removal | None = None
     sanity: Sanity | None = None
     interventions: Interventions | None = None
+    weights: str = ""
     missing: dict[str, str] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict, repr=False, compare=False)
 
@@ -79,8 +81,7 @@ class Evidence:
     @classmethod
     def from_json(cls, text: str) -> "Evidence":
         """Return what `to_dict` returned, from JSON."""
-        estimate = {one.name for one in fields(Estimate)}
-        values = json.loads(text, object_hook=lambda found: Estimate(**found) if found.keys() == estimate else found)
+        values = json.loads(text, object_hook=as_estimate)
         return cls(**{name: PARTS[name](**one) if name in PARTS and one else one for name, one in values.items()})
 
     @classmethod

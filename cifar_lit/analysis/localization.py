@@ -1,17 +1,22 @@
 """Do CAMs find the place of a class? The grid pointing game (arXiv 2205.10435), whose correct answer is known."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cifar_lit.analysis.bootstrap import Estimate, estimate
+from cifar_lit.analysis.bootstrap import Estimate, as_estimate, estimate
 from cifar_lit.analysis.gradcam import MAX_PIXELS, gradient_cams, layer_sizes
-from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
+
+if TYPE_CHECKING:  # inference imports this file, but not Lightning
+    from cifar_lit.analysis.predictions import Predictions
 
 METHODS = ("GradCAM", "HiResCAM", "LayerCAM")
 BLOB = "centred blob"  # the null map
@@ -52,7 +57,23 @@ class Localization:
         return max(reversed(found), key=lambda name: found[name], default=None)
 
 
-def draw_mosaics(test: Predictions, count: int, seed: int = 0) -> NDArray[np.int64]:
+def read_best_layer(file: Path, weights: str) -> Layer | None:
+    """Return the layer that localizes best according to the `evidence.json` of a report.
+
+    Args:
+        file: The file.
+        weights: Fingerprint of the network.
+
+    Returns:
+        None if the file has no scores, or those of other weights.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"), object_hook=as_estimate)
+    if values.get("weights") != weights or not values["localization"]:
+        return None
+    return Localization(**values["localization"]).best_layer(values["method"])
+
+
+def draw_mosaics(test: "Predictions", count: int, seed: int = 0) -> NDArray[np.int64]:
     """Draw images that are classified correctly with a probability of at least 0.9, of four classes for each mosaic.
 
     An image recurs only when too few others are left. There are at most as many mosaics as such images, and none if

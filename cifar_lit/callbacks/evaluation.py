@@ -1,7 +1,7 @@
 """The final evaluation of a network, in all processes of a Trainer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.data.sampling import stratified_split
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.temperature import Temperature
+from cifar_lit.models.weights import fingerprint
 from cifar_lit.report.epochs import EpochRow
 from cifar_lit.report.results import Provenance, RunResults
 from cifar_lit.training.lr_finder import LRRange
@@ -123,7 +124,10 @@ def evaluate_network(
         data=data,
         load_network=lambda: net,
         lr_range=lr_range,
-        load_evidence=lambda results: collect(results.network, results.images, results.test, evidence or Plan()),
+        load_evidence=lambda results: replace(
+            collect(results.network, results.images, results.test, evidence or Plan()),
+            weights=fingerprint(results.network, results.classes, data.image_size),
+        ),
         val=val,
         temperature=temperature.fit(val) if val else stored,
         load_duplicates=partial(_find_duplicates, splits, test.indices) if searches else lambda: None,

@@ -19,9 +19,9 @@ class Evidence(ReportCallback):
 
     Args:
         num_mosaics: Mosaics of four test images for the pointing game (arXiv 2205.10435).
-        num_removed: Random test images for removal (ROAD, arXiv 2202.00449), against null maps.
+        num_removed: Random test images for ROAD (arXiv 2202.00449), against null maps.
         num_randomized: Random test images for the sanity checks (arXiv 1810.03292, 2401.06465).
-        num_replaced: Random misclassified images of which the evidence for a class is blurred.
+        num_replaced: Random misclassified images whose evidence for a class is blurred.
         method: How CAMs are computed; see GradCAMGrid.
         report: `quick` turns all parts off.
     """

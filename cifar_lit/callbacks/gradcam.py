@@ -24,10 +24,9 @@ class GradCAMGrid(ReportCallback):
 
     Args:
         k: Number of images, 1 or more.
-        layers: Layers to draw, `layer1` to `layer4`. `auto`: of those whose CAM is larger than 5 px the one that
-            localizes best in the pointing game; without it (evidence.num_mosaics 0), the deepest.
-        method: `GradCAM`, or another method of the grad-cam package: HiResCAM, GradCAM++, LayerCAM, XGradCAM,
-            EigenCAM, FinerCAM, ScoreCAM, ...
+        layers: Layers to draw. `auto`: of those with a CAM above 5 px the best in the pointing game; without it
+            (evidence.num_mosaics 0), the deepest.
+        method: Of the grad-cam package: GradCAM, HiResCAM, GradCAM++, LayerCAM, EigenCAM, ...
         target_layer: For a module that is not ImageClassifier: the layer to draw, or its name in `named_modules()`.
         reshape_transform: Maps that layer's output to `(B, channels, h, w)` where it is something else, such as the
             tokens of a transformer.

@@ -13,14 +13,14 @@ class HTMLReport(ReportCallback):
     """Writes `index.html`, the run on one page, and `README.md`, its short version.
 
     Args:
-        max_listed: Number of misclassified images on the page, the highest loss first, 0 or more; default: all.
-        num_cams: Number of those images that get CAMs, 0 or more.
+        max_listed: Misclassified images to list, highest loss first, 0 or more; default: all.
+        num_cams: How many get CAMs, 0 or more.
         method: How the CAMs are computed; see GradCAMGrid.
         slices: Whether to show the accuracy on slices of the test images; see Scores.
-        num_neighbors: Number of nearest training images that are shown with each image that has CAMs, by the cosine of
-            the features of the last layer, 0 or more.
-        num_neighbor_images: Number of training images among which they are looked up, stratified by class, 0 or more;
-            it takes a pass of the network over them. 0 turns them off.
+        num_neighbors: Nearest training images shown with each image that has CAMs, by the cosine of the last layer's
+            features, 0 or more.
+        num_neighbor_images: Training images, stratified by class, among which they are looked up, in one more pass of
+            the network; 0 turns them off.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class MisclassifiedImages(ReportCallback):
     to GradCAMGrid, they hold for both.
 
     Args:
-        k: Number of images to draw, 1 or more.
+        k: Images to draw, 1 or more.
         class_names: Default: `dataset.classes` of the loader, as torchvision's datasets have it, else numbers.
         mean: Mean of each channel with which the images were normalized; to draw them. Default: they are not
             normalized, but uint8 or 0..1.

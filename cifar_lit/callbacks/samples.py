@@ -10,8 +10,10 @@ from cifar_lit.utils.errors import at_least
 class SampleImages(ReportCallback):
     """Writes `train_images.png`, as the network sees them in its first epoch, and `test_images.png`.
 
+    The images are the same ones every time.
+
     Args:
-        k: Number of images of each, 1 or more; the same ones every time.
+        k: Images of each, 1 or more.
     """
 
     def __init__(self, k: int = 10) -> None:

@@ -16,15 +16,13 @@ class Scores(ReportCallback):
     """Writes accuracy, loss and calibration, overall and class by class, and the prediction for every image.
 
     Args:
-        flip_tta: Whether to also report test-time augmentation: the mean of the logits of each test image and its
-            mirror image (arXiv 2404.00498, section 3.5). It takes one more pass over the test set; all other
-            results are without it. Do not use it for classes that change when mirrored, such as digits.
-        temperature: Whether to predict the held-out images, if there are any, and fit a temperature to them (arXiv
-            1706.04599): the scores with it are reported beside the others, and it is stored in the checkpoint's folder
-            for `predict --calibrated`.
-        slices: Whether to report the accuracy by brightness, contrast, sharpness and colourfulness of the test images.
-        duplicates: Whether to list the test images that are near-duplicates of training images, and to report the
-            accuracy without them. Meant for photos; simple drawings are alike without being duplicates.
+        flip_tta: Whether to also report flip TTA, the mean logits of each test image and its mirror image (arXiv
+            2404.00498, section 3.5), in one more pass; not for classes that change when mirrored, such as digits.
+        temperature: Whether to fit a temperature (arXiv 1706.04599) to the held-out images, if any: the scores with it
+            are reported, too, and `predict --calibrated` uses it.
+        slices: Whether to report the accuracy by brightness, contrast, sharpness and colourfulness.
+        duplicates: Whether to list test images that are near-duplicates of training images, and to report the accuracy
+            without them; for photos, because simple drawings are alike.
     """
 
     def __init__(

@@ -17,6 +17,13 @@ ADVICE = {
     "model.optimizer": "use a class of torch.optim, such as SGD or AdamW",
     "page.num_road": "evidence.num_removed replaces it (0 turns it off)",
 }
+LINKS = (
+    ("misclassified.k", "gradcam.k"),  # Grad-CAM explains the same images
+    ("gradcam.method", "page.method"),
+    ("gradcam.method", "evidence.method"),
+    ("report", "evidence.report"),
+    ("scores.slices", "page.slices"),
+)
 
 # Of the class of model.optimizer, in a message of jsonargparse.
 ARGUMENT = r": (?P<reason>(?:Parser key|Option) .*)\. Got value: Namespace\(class_path='(?:\w+\.)*(?P<name>\w+)'"
@@ -33,13 +40,15 @@ def take(args: Sequence[str], *flags: str) -> tuple[list[str], list[str]]:
     return known.values, others
 
 
-def parse_error(message: str, options: Collection[str]) -> UsageError:
+def parse_error(message: str, options: Collection[str], saved: str = "") -> UsageError:
     """Shorten an error message of jsonargparse to one line that suggests the nearest option.
 
     Args:
         message: From jsonargparse.
         options: Names of all options.
+        saved: The `config.yaml` that was parsed, of a run to resume.
     """
+    message = re.sub(r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"there is no option '\1.\2'", message)
     text = re.sub(r"Errors:.*(?=Given value:)", "", _problem_with_class(message) or message, flags=re.DOTALL)
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
     text = re.sub(r"Does not validate .* Subtypes: \[(.*)\] Given value:", r"Expected one of \1. Got value:", text)
@@ -56,6 +65,8 @@ def parse_error(message: str, options: Collection[str]) -> UsageError:
         text += f"; pass recipes with --config {recipe[1]}"
     if text.startswith("Unexpected config:"):
         text = f"--config: the file contains no options; {ADVICE['config']}"
+    if saved:
+        return UsageError(f"{saved}: {text}; correct it in this file to resume the run")
     return UsageError(f"{text}\n--help lists all options, --print_config shows their values")
 
 
@@ -93,14 +104,11 @@ def add_report(parser: ArgumentParser) -> None:
         "--report",
         type=Literal["quick", "full"],
         default="full",
-        help="`full`, or `quick` without the evidence for the CAMs (evidence.*), which takes minutes on a CPU.",
+        help="`quick` leaves out the evidence for the CAMs (evidence.*), which takes minutes on a CPU.",
     )
 
 
 def add_links(parser: ArgumentParser) -> None:
     """Set the options of a part of the report that are those of another."""
-    parser.link_arguments("misclassified.k", "gradcam.k")  # Grad-CAM explains the same images
-    parser.link_arguments("gradcam.method", "page.method")
-    parser.link_arguments("gradcam.method", "evidence.method")
-    parser.link_arguments("report", "evidence.report")
-    parser.link_arguments("scores.slices", "page.slices")
+    for source, target in LINKS:
+        parser.link_arguments(source, target)

@@ -1,7 +1,7 @@
 """The command line of `evaluate`: a checkpoint, images with labels, and the parts of the report."""
 
 import os
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -18,7 +18,7 @@ from cifar_lit.callbacks.evaluation import evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import ReportCallback, find_report
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import add_links, add_report, parse_error
+from cifar_lit.cli.arguments import LINKS, add_links, add_report, parse_error
 from cifar_lit.cli.checks import as_list
 from cifar_lit.cli.options import GROUPS
 from cifar_lit.data.datamodule import ImageDataModule
@@ -45,16 +45,16 @@ def build_parser() -> ArgumentParser:
         prog="python -m cifar_lit.evaluate",
         usage=USAGE,
         description="Create the report of a run or a checkpoint again, on its own test images or on others of its "
-        "classes, which need no training images: with --data.source folder, ROOT/test/CLASS/ or ROOT/CLASS/ is enough. "
-        "Options that are not given are those of the run.",
+        "classes: with --data.source folder, ROOT/test/CLASS/ or ROOT/CLASS/ is enough. Options that are not given are "
+        "those of the run.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="Folder of a run (lightning_logs/RECIPE/version_N), for its best weights, its options and its data, or a "
-        ".ckpt file. Loaded without running code from it.",
+        help="Folder of a run (lightning_logs/RECIPE/version_N), for its best weights, options and data, or a .ckpt "
+        "file. No code from it runs.",
     )
     parser.add_argument(
         "--out",
@@ -70,7 +70,7 @@ def build_parser() -> ArgumentParser:
     for name, group in REPORT.items():
         parser.add_class_arguments(group, name, skip={*group.python_only})
     trainer = parser.add_argument_group("Device, limits and further parts of the report")
-    trainer.add_argument("--trainer.accelerator", type=str, default="auto", help="Device: `auto`, `cpu`, `gpu`, ...")
+    trainer.add_argument("--trainer.accelerator", type=str, default="auto", help="`auto`, `cpu`, `gpu`, ...")
     trainer.add_argument(
         "--trainer.precision",
         type=str | int | None,
@@ -78,12 +78,14 @@ def build_parser() -> ArgumentParser:
         help="Default: the fastest safe one, as in training.",
     )
     for split in ("test", "train"):
-        limit = "A number of batches, or a fraction of the images; default: all."
+        limit = "Number of batches or fraction of images; default: all."
         trainer.add_argument(f"--trainer.limit_{split}_batches", type=int | float | None, default=None, help=limit)
     trainer.add_argument(
         "--trainer.callbacks", type=list[ReportCallback] | None, default=None, help="ReportCallbacks of your own."
     )
     add_links(parser)
+    for name in ("data", *REPORT, *(target for _, target in LINKS)):  # files for a group; options that cannot be set
+        compat.set_help(parser, name, SUPPRESS)
     return parser
 
 

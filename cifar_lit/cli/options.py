@@ -108,7 +108,7 @@ class FitCLI(LightningCLI):
         self.config = given
         if self.start.run:
             config = str(run_folder.parts(self.start.run, "config.yaml")[-1])
-            saved = self.parse(parser, ["--config", config])
+            saved = self.parse(parser, ["--config", config], saved=config)
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
         self.config.ckpt_path = None  # a run's config.yaml is the recipe of a new one
@@ -117,13 +117,13 @@ class FitCLI(LightningCLI):
         if self.start.run:
             resume.find_data(self.start.run, saved, self.config)
 
-    def parse(self, parser: LightningArgumentParser, args: Any) -> Namespace:
+    def parse(self, parser: LightningArgumentParser, args: Any, saved: str = "") -> Namespace:
         """Parse arguments, with short errors."""
         try:
             config: Namespace = parser.parse_args(args)
         except ArgumentError as error:
             options = vars(parser.get_defaults(skip_validation=True).as_flat())
-            raise parse_error(str(error), options) from None
+            raise parse_error(str(error), options, saved) from None
         except UnicodeDecodeError as error:
             raise UsageError(f"--config: the file is not UTF-8 text ({error}); {ADVICE['config']}") from None
         defaults = parser.get_defaults(skip_validation=True)

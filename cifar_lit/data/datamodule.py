@@ -26,25 +26,22 @@ class ImageDataModule(LightningDataModule):
     """Images for training, validation and test.
 
     Args:
-        source: `cifar10` and `cifar100` (downloaded once), `folder` (your own images, see root) or `digits`
-            (scikit-learn's handwritten digits, built in).
-        root: The download folder of cifar10 and cifar100; for `folder`, the folder with `train/<class>/*` and
-            `test/<class>/*` (or `val`, or `valid`).
-        image_size: Height and width of the network's input in pixels, 8 to 4096; other images are resized.
+        source: `cifar10`, `cifar100` (downloaded once), `folder` (your images, see root) or `digits` (scikit-learn's).
+        root: Download folder; for `folder`, that of `train/CLASS/*` and `test/CLASS/*` (or `val`, `valid`).
+        image_size: Height and width of the input in px, 8 to 4096; other images are resized.
         val_size: Training images held out for validation, stratified by class: their number, 0 or more, or a fraction
             such as 0.1. At least one image of each class is trained on. 0 trains on all images and keeps the last
             weights.
-        train_eval_size: Training images evaluated at the end without augmentation, to compare with the test set,
-            stratified by class, 1 or more.
+        train_eval_size: Training images, stratified by class, evaluated at the end without augmentation, to compare
+            with the test images, 1 or more.
         batch_size: Batch size per process, 1 to 1,000,000.
         augment_on: `workers` augments in worker processes, with albumentations; `device` stores the training images on
             the device and augments entire batches there, with the same distribution; `auto` is `device` on a CUDA GPU
             if the images fit into half of its free memory, and `workers` otherwise.
-        num_workers: Worker processes per training process, 0 to 256; 0 loads in the training process. Default: the
-            available cores divided by the training processes of the machine, at most 8. Fewer are used if their
-            batches do not fit into the shared memory, /dev/shm.
-        mirrors: URLs (http, https, file) of the archive, or, with a trailing `/`, of a folder that contains it; tried
-            in turn before the original URL.
+        num_workers: Worker processes per training process, 0 to 256; 0 loads in that process. Default: its part of
+            the cores, at most 8; fewer if their batches do not fit into /dev/shm.
+        mirrors: URLs (http, https, file) of the archive, or, with a trailing `/`, of its folder, tried before the
+            original.
         cache_dir: Folder for the caches of decoded image folders.
         process_timeout: Seconds to wait for the next batch of the workers before the training fails, 1 or more.
         seed: Seed of the validation split, the order and the augmentation. Default: that of seed_everything.

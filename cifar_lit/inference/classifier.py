@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import activation_maps, default_layer, upscale, why_flat
+from cifar_lit.analysis.localization import read_best_layer
 from cifar_lit.data.decode import UnreadableError
 from cifar_lit.inference.images import ImagesLike, Item, expand
 from cifar_lit.inference.results import Explanations, Predictions
@@ -87,6 +88,18 @@ class Classifier:
         found = temperature.find(self.folder, self.fingerprint) if self.folder else None
         return found.value if found else None
 
+    @cached_property
+    def layer_choice(self) -> tuple[Layer, str]:
+        """The layer that is explained by default, and why: that of the report, or by the size of its CAMs alone."""
+        if self.folder:
+            folder = self.folder.absolute()
+            reports = folder.parent if folder.name == "checkpoints" else folder
+            for file in sorted(reports.glob("*/evidence.json"), reverse=True):  # report before evaluation_N
+                if layer := read_best_layer(file, self.fingerprint):
+                    return layer, f"best localization in {file}"
+        layer = default_layer(self.net, self.image_size)
+        return layer, "the default, because no localization scores are recorded for these weights"
+
     def require_temperature(self, option: str = "calibrated") -> float:
         """Return the temperature.
 
@@ -148,9 +161,9 @@ class Classifier:
                 files, probabilities = previous[0].files, previous[1].cpu().numpy()
                 yield Predictions(self.classes, probabilities, tuple(files)), previous[0].unreadable
 
-    def probabilities(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Map one batch of images `(B, S, S, 3)`, uint8, to probabilities `(B, C)`, float32."""
-        probabilities: NDArray[np.float32] = self._forward(images).cpu().numpy()
+    def probabilities(self, images: torch.Tensor, divisor: float = 1.0) -> NDArray[np.float32]:
+        """Map one batch of images `(B, S, S, 3)`, uint8, to probabilities `(B, C)`, float32, of the divided logits."""
+        probabilities: NDArray[np.float32] = self._forward(images, divisor).cpu().numpy()
         return probabilities
 
     def _forward(self, images: torch.Tensor, divisor: float = 1.0) -> torch.Tensor:
@@ -164,32 +177,36 @@ class Classifier:
         classes: str | Sequence[str] | None = None,
         layers: Layer | Sequence[Layer] | None = None,
         method: str = "GradCAM",
+        calibrated: bool = False,
     ) -> Explanations:
         """Compute class activation maps (CAMs): which regions of an image are evidence for a class.
 
         Args:
             images: As for `predict`.
             classes: Name of the class to explain, or a name for each image; by default the predicted ones.
-            layers: Names among `layer1` to `layer4`; by default the deepest with a CAM above 5 px.
+            layers: Names among `layer1` to `layer4`; by default the one that localizes best according to the report
+                beside the checkpoint; without its scores (evidence.num_mosaics), the deepest with a CAM above 5 px.
             method: `GradCAM`, or another method of the grad-cam package.
+            calibrated: As for `predict`; CAMs do not depend on it.
 
         Raises:
             UsageError: As for `predict`, or there is no such class, layer or method.
             UnreadableError: A file cannot be decoded.
         """
         method = cam_methods.check("method", method)
-        layers = [layers] if isinstance(layers, str) else layers or [default_layer(self.net, self.image_size)]
+        layers = [layers] if isinstance(layers, str) else layers or [self.layer_choice[0]]
         if unknown := set(layers) - set(LAYERS):
             raise UsageError(f"layers={', '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
         items = list(expand(images))
         if not items:
             raise UsageError("images: there are none to explain")
         targets = self._targets(classes, len(items))
+        divisor = self.require_temperature() if calibrated else 1.0
         parts = []
         for batch in read_batches(items, self.image_size, min(EXPLAINED_BATCH, eval_batch_size(self.image_size))):
             if batch.unreadable:
                 raise UnreadableError(batch.unreadable[0])
-            table, pixels = self.probabilities(batch.images), batch.images.numpy()
+            table, pixels = self.probabilities(batch.images, divisor), batch.images.numpy()
             labels = table.argmax(1) if targets is None else targets[: len(table)]
             targets = None if targets is None else targets[len(table) :]
             maps = activation_maps(self.net, pixels, labels[:, None], layers, method)

@@ -13,7 +13,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.data.decode import DARK, SCALE, UnreadableError, read
 from cifar_lit.inference.classifier import EXPLAINED_BATCH, Classifier
 from cifar_lit.inference.images import expand
@@ -37,6 +36,7 @@ def explain_all(
     method: str = "GradCAM",
     top: int = 5,
     out: str | None = None,
+    calibrated: bool = False,
 ) -> None:
     """Explain image files; write an overlay for each, a contact sheet and explain.json.
 
@@ -44,10 +44,11 @@ def explain_all(
         images: Files, and folders of images.
         ckpt_path: A run's folder or a checkpoint.
         class_name: Class to explain; by default the predicted one of each image.
-        layers: Layers to explain; by default the deepest with a heatmap above 5 px.
+        layers: Layers to explain; by default as in `Classifier.explain`.
         method: Of the grad-cam package.
         top: Number of classes to list, 1 or more.
         out: Folder for the results; by default a new `explain_N`.
+        calibrated: Whether to scale the probabilities by the stored temperature; CAMs do not depend on it.
 
     Raises:
         UsageError: An option cannot be used.
@@ -62,8 +63,12 @@ def explain_all(
     classifier = Classifier.load(ckpt_path, option="--ckpt_path")
     if class_name is not None and class_name not in classifier.classes:
         raise UsageError(f"--class {class_name}: the network's classes are {', '.join(classifier.classes)}")
-    shown = list(dict.fromkeys(layers or [default_layer(classifier.net, classifier.image_size)]))
+    if calibrated:
+        classifier.require_temperature("--calibrated")
+    shown = list(dict.fromkeys(layers or classifier.layer_choice[:1]))
     folder.mkdir(parents=True, exist_ok=True)
+    if not layers:
+        print(": ".join(classifier.layer_choice))
     names = {"contact_sheet"}
     short_names = dict(zip(classifier.classes, fonts.class_names(classifier.classes, 24), strict=True))
     results: list[dict[str, Any]] = []
@@ -72,7 +77,7 @@ def explain_all(
     explained = (
         (file, image, explanations, i)
         for batch, pixels in _read_batches(files, classifier.image_size, unreadable)
-        for explanations in [classifier.explain(pixels, class_name, shown, method)]
+        for explanations in [classifier.explain(pixels, class_name, shown, method, calibrated)]
         for i, (file, image) in enumerate(batch)
     )
     for file, image, explanations, i in tqdm(
@@ -86,6 +91,7 @@ def explain_all(
             "overlay": f"{_unique_name(Path(file).stem, names)}.png",
             "top": [{"class": label, "probability": probability} for label, probability in best[:top]],
             "explained": name,
+            "calibrated": calibrated,
             "method": method,
             "layers": shown,
             "notes": _notes(file, pixels) + [f"{layer}: {why}" for layer, why in flat.items()],

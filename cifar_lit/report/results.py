@@ -80,6 +80,7 @@ class RunResults(ErrorResults):
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
         lr_range: The learning-rate range test, if it ran.
         load_evidence: Computes, or reads, what says that the CAMs can be trusted.
+        checkpoint: File of the network, if the report was read from the disk.
         val: Predictions for the held-out images; None if there are none, or they were not requested.
         temperature: Fitted to `val`, or stored for these weights before; None if there is none.
         load_duplicates: Returns the near-duplicates of training images; None if they were not requested.
@@ -102,6 +103,7 @@ class RunResults(ErrorResults):
     load_duplicates: Callable[[], Duplicates | None] = field(default=lambda: None, repr=False)
     known: Predictions | None = field(default=None, repr=False)
     load_evidence: Callable[["RunResults"], Evidence] = field(default=lambda _: Evidence(), repr=False)
+    checkpoint: Path | None = None
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -215,6 +217,7 @@ class RunResults(ErrorResults):
         data.network_classes = classes
         flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
         fitted = metrics.get("temperature")  # reports of earlier versions have none
+        checkpoint = run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt"
         where = run.resolve()
         name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
         return cls(
@@ -229,9 +232,10 @@ class RunResults(ErrorResults):
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
             provenance=provenance,
             data=data,
-            load_network=lambda: load_network(str(run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt")).net,
+            load_network=lambda: load_network(str(checkpoint)).net,
             lr_range=read_lr_range(report / "lr_find.csv"),
             load_evidence=lambda _: Evidence.read(report / "evidence.json"),
+            checkpoint=checkpoint,
             val=read_csv(val)[0] if val.exists() else None,
             temperature=Temperature(**fitted) if fitted else None,
             load_duplicates=lambda: duplicates.read_csv(report / "near_duplicates.csv"),

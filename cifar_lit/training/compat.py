@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
@@ -63,8 +63,8 @@ def secure_jsonargparse() -> None:
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
-def set_help(parser: LightningArgumentParser, option: str, text: str) -> None:
-    """Replace the help of an option that Lightning adds to each parser, which argparse offers no method for."""
+def set_help(parser: ArgumentParser, option: str, text: str) -> None:
+    """Replace the help of an option that Lightning or jsonargparse adds, which argparse offers no method for."""
     next(action for action in parser._actions if action.dest == option).help = text
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.model_card import model_card
-from cifar_lit.models.weights import TrainedNetwork
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
@@ -33,13 +32,14 @@ def collect(run: str, folder: Path, max_errors: int) -> Classifier:
         results = RunResults.load(run)
         results.data.download = False
         collect_results(results, folder, max_errors)
-        return Classifier(TrainedNetwork(results.network, results.classes, results.data.image_size))
+        assert results.checkpoint
+        return Classifier.load(results.checkpoint)
     except UsageError as error:
         classifier = Classifier.load(run)
         missing = str(error) if Path(run).is_dir() else "They belong to a run: use its folder."
         reason = f"There are no examples, no misclassified test images and no model card. {missing}"
         summary = _summary(classifier.classes, classifier.image_size)
-        Content(f"ResNet-18, {Path(run).name}", summary, missing=reason).save(folder)
+        Content(f"ResNet-18, {Path(run).name}", summary, classifier.layer_choice[0], missing=reason).save(folder)
         return classifier
 
 
@@ -67,7 +67,7 @@ def collect_results(results: RunResults, folder: Path, max_errors: int) -> None:
     quality = f"It classifies {test.accuracy:.1%} of {len(test):,} test images correctly."
     summary = f"{_summary(results.classes, results.data.image_size)} {quality}"
     parts |= {"num_errors": len(test.errors), "num_test": len(test)}
-    Content(f"ResNet-18, {results.name}", summary, **parts).save(folder)
+    Content(f"ResNet-18, {results.name}", summary, results.default_layer, **parts).save(folder)
     atomic_write_text(folder / CARD, model_card(results, WEIGHTS))
 
 

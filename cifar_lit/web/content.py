@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.models.resnet import Layer
 from cifar_lit.utils.files import atomic_write_text
 
 FILE, CARD = "content.json", "README.md"
@@ -38,6 +39,7 @@ class Content:
     Attributes:
         title: Of the page.
         summary: One sentence about the network.
+        layer: The layer whose CAMs are shown at first.
         examples: Correctly classified images.
         errors: Misclassified images, the highest loss first.
         num_errors: How many test images are misclassified; `errors` may be fewer.
@@ -47,6 +49,7 @@ class Content:
 
     title: str
     summary: str
+    layer: Layer
     examples: tuple[TestImage, ...] = ()
     errors: tuple[TestImage, ...] = ()
     num_errors: int = 0

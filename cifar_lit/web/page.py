@@ -5,7 +5,6 @@ from typing import Any
 import gradio as gr
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.gradcam import default_layer
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report.drawing import CAM_OPACITY
 from cifar_lit.web import html
@@ -26,11 +25,12 @@ def build(views: Views) -> gr.Blocks:
     page = gr.Blocks(title=content.title, analytics_enabled=False, delete_cache=(60, KEPT_S))
     with page:
         gr.Markdown(f"# {content.title}\n{content.summary}")
+        calibrated = _calibrated_checkbox(views)
         with gr.Tab("Explain"):
-            _explain(views)
+            _explain(views, calibrated)
         with gr.Tab("Misclassified"):
             if content.errors:
-                _errors(views)
+                _errors(views, calibrated)
             else:
                 gr.HTML(html.message(content.missing or "No test image is misclassified."))
         with gr.Tab("Model card"):
@@ -44,7 +44,7 @@ def style() -> dict[str, Any]:
     return {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css": html.CSS, "footer_links": []}
 
 
-def _explain(views: Views) -> None:
+def _explain(views: Views, calibrated: gr.Checkbox) -> None:
     """Add the controls for an image of the user's."""
     examples = [views.path(example) for example in views.content.examples]
     most = min(MAX_CLASSES, len(views.classifier.classes))
@@ -77,12 +77,12 @@ def _explain(views: Views) -> None:
         return views.explain(upload["path"] if upload else None, *chosen)
 
     shown.change(None, shown, js=SHOW_CLASSES)
-    changes = [image.change, label.change, layer.change, method.change]
-    chosen = [image, label, layer, method, shown]
+    changes = [image.change, label.change, layer.change, method.change, calibrated.change]
+    chosen = [image, label, layer, method, shown, calibrated]
     gr.on(changes, explain, chosen, result, preprocess=False, **NETWORK)  # gradio would decode without our guards
 
 
-def _errors(views: Views) -> None:
+def _errors(views: Views, calibrated: gr.Checkbox) -> None:
     """Add the gallery of misclassified images."""
     stored = min(len(views.content.errors), MAX_SHOWN)
 
@@ -125,8 +125,20 @@ def _errors(views: Views) -> None:
     changes = [control.change for control in filters]
     gr.on(changes, show, filters, [gallery, line, position], trigger_mode="always_last")
     gallery.select(select, filters, position)
-    changes = [position.change, layer.change, method.change]
-    gr.on(changes, views.open_error, [position, layer, method], opened, **NETWORK)
+    chosen: list[Any] = [position, layer, method, calibrated]
+    gr.on([control.change for control in chosen], views.open_error, chosen, opened, **NETWORK)
+
+
+def _calibrated_checkbox(views: Views) -> gr.Checkbox:
+    """Add the checkbox for all probabilities of the page; it is hidden if there is no temperature."""
+    temperature = views.classifier.temperature
+    if temperature is None:
+        return gr.Checkbox(visible=False)
+    info = (
+        f"Scaled by the temperature {temperature:.3g}, which was fitted to held-out images: the predicted classes stay "
+        "the same, their probabilities are closer to how often they are correct."
+    )
+    return gr.Checkbox(label="Calibrated probabilities", info=info)
 
 
 def _class_dropdown(views: Views, label: str, default: str) -> gr.Dropdown:
@@ -136,10 +148,11 @@ def _class_dropdown(views: Views, label: str, default: str) -> gr.Dropdown:
 
 def _cam_controls(views: Views, elem_id: str) -> tuple[gr.Radio, gr.Dropdown]:
     """Add the controls of the CAMs in an element: layer, method, and opacity, which acts in the browser."""
-    first = default_layer(views.classifier.net, views.classifier.image_size)
     notes = {LAYERS[0]: " (finest)", LAYERS[-1]: " (coarsest)"}
     methods = sorted(cam_methods.methods(), key=lambda name: (name != "GradCAM", name))
-    layer = gr.Radio([(f"{name}{notes.get(name, '')}", name) for name in LAYERS], value=first, label="Layer")
+    layer = gr.Radio(
+        [(f"{name}{notes.get(name, '')}", name) for name in LAYERS], value=views.content.layer, label="Layer"
+    )
     with gr.Row():
         method = gr.Dropdown(methods, value="GradCAM", label="Method", min_width=240)
         opacity = gr.Slider(0, 1, CAM_OPACITY, step=0.05, label="Opacity")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from cifar_lit.models import weights
+from cifar_lit.models import temperature, weights
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.files import atomic_write_text, new_folder
 from cifar_lit.web.collect import collect_results
@@ -43,9 +43,11 @@ def write_space(run: str, out: str) -> None:
     results.data.download = False
     folder.mkdir(parents=True, exist_ok=True)
     collect_results(results, folder, MAX_ERRORS)
-    run_folder = Path(run) if Path(run, "checkpoints").is_dir() else Path(run).absolute().parent  # of an evaluation
-    checkpoint = weights.read(run_folder / "checkpoints" / f"{results.weights.split()[0]}.ckpt", "RUN")
-    torch.save(weights.network_part(checkpoint), folder / WEIGHTS)
+    assert results.checkpoint
+    torch.save(weights.network_part(weights.read(results.checkpoint, "RUN")), folder / WEIGHTS)
+    fingerprint = weights.fingerprint(results.network, results.classes, results.data.image_size)
+    if fitted := temperature.find(results.checkpoint.parent, fingerprint):
+        temperature.store(folder, fingerprint, fitted)
     modules = find_modules("cifar_lit.web.server")
     for file in modules.values():
         target = folder / file.relative_to(ROOT)

@@ -31,7 +31,9 @@ class Views:
         """Return the file of a test image."""
         return str(self.folder / image.file)
 
-    def explain(self, file: str | None, label: int, layer: Layer, method: str, shown: int) -> str:
+    def explain(
+        self, file: str | None, label: int, layer: Layer, method: str, shown: int, calibrated: bool = False
+    ) -> str:
         """Return the evidence for a class in an image file, and the most probable classes.
 
         Args:
@@ -40,6 +42,7 @@ class Views:
             layer: The layer to explain.
             method: Of the grad-cam package.
             shown: How many classes to list.
+            calibrated: Whether to divide the logits by the stored temperature.
         """
         if file is None:
             return html.message("Add an image: drop, paste or choose a file, or click an example.")
@@ -48,7 +51,7 @@ class Views:
         try:
             pixels = read(file, self.classifier.image_size)
             name = None if label == ANY else self.classifier.classes[label]
-            result = self.classifier.explain(Image.fromarray(pixels), name, layer, method)
+            result = self.classifier.explain(Image.fromarray(pixels), name, layer, method, calibrated)
         except (UnreadableError, UsageError) as error:
             return html.message(str(error).replace(file, Path(file).name))
         ranked = result.predictions.top(MAX_CLASSES)[0]
@@ -76,14 +79,14 @@ class Views:
             f"Showing {min(found, count):,} as true → predicted class, the highest loss first: click one."
         )
 
-    def open_error(self, position: int | None, layer: Layer, method: str) -> str:
-        """Return the evidence for the true and for the predicted class of a misclassified image."""
+    def open_error(self, position: int | None, layer: Layer, method: str, calibrated: bool = False) -> str:
+        """Return the evidence for the true and for the predicted class of a misclassified image; see `explain`."""
         if position is None:
             return html.message("No misclassified image is of these classes; choose others.")
         image = self.content.errors[position]
         pixels = read(self.path(image), self.classifier.image_size)
         names = [image.true, image.predicted]
-        result = self.classifier.explain([Image.fromarray(pixels)] * 2, names, layer, method)
+        result = self.classifier.explain([Image.fromarray(pixels)] * 2, names, layer, method, calibrated)
         probabilities = dict(result.predictions.top(len(self.classifier.classes))[0])
         drawn = [
             (cam, f"{kind} class: {name}, {probabilities[name]:.1%}", flat[0])

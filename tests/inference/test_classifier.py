@@ -1,5 +1,6 @@
 """`cifar_lit.load`: predictions and explanations of images in all supported forms."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 from PIL import Image
 
 import cifar_lit
+from cifar_lit import explain
+from cifar_lit.analysis.bootstrap import Estimate
+from cifar_lit.analysis.evidence import Evidence
 from cifar_lit.analysis.gradcam import activation_maps, upscale
+from cifar_lit.analysis.localization import Localization
 from cifar_lit.data.decode import UnreadableError, read
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.results import Predictions
@@ -250,6 +255,8 @@ def test_calibrated_probabilities_are_scaled(finished_run: Path, tmp_path: Path,
     plain, scaled = classifier.predict(noise), classifier.predict(noise, calibrated=True)
     expected = torch.from_numpy(plain.probabilities).log().div(2.5).softmax(1)
     np.testing.assert_allclose(scaled.probabilities, expected.numpy(), atol=1e-5)
+    explained = classifier.explain(noise, layers="layer1", calibrated=True).predictions
+    np.testing.assert_array_equal(explained.probabilities, scaled.probabilities)
     assert (plain.predicted == scaled.predicted).all() and not np.allclose(plain.probabilities, expected, atol=1e-4)
 
 
@@ -260,6 +267,34 @@ def test_temperature_of_other_weights_is_not_used(finished_run: Path, noise: Any
     assert other.temperature is None
     with pytest.raises(ValueError, match=r"calibrated: no temperature .* cifar_lit\.evaluate CHECKPOINT fits one"):
         other.predict(noise, calibrated=True)
+
+
+def test_default_layer_is_that_of_the_report(
+    finished_run: Path, tmp_path: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(finished_run, tmp_path)
+    report, evaluation = (run / name / "evidence.json" for name in ("report", "evaluation_1"))
+    evaluation.parent.mkdir()
+
+    def record(file: Path, weights: str, **means: float) -> None:
+        scores: Any = {"GradCAM": {layer: Estimate(mean, 0, 1, 9) for layer, mean in means.items()}}
+        localization = Localization(9, 36, scores, {"layer1": 16, "layer2": 8, "layer3": 4, "layer4": 2})
+        found = Evidence(layer="layer2", localization=localization if means else None, weights=weights)
+        file.write_text(json.dumps(found.to_dict()))
+
+    weights = cifar_lit.load(run, "cpu").fingerprint
+    record(report, weights, layer1=0.3, layer2=0.4, layer3=0.9)  # of layer3, too small for a score that counts
+    record(evaluation, weights, layer1=0.4, layer2=0.3)
+    assert cifar_lit.load(run, "cpu").layer_choice == ("layer2", f"best localization in {report}")
+    assert cifar_lit.load(run, "cpu").explain(photos[0]).layers == (RunResults.load(run).default_layer,) == ("layer2",)
+    explain.main([photos[0], "--ckpt_path", str(run), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.startswith(f"layer2: best localization in {report}\n")
+    record(evaluation, weights, layer1=0.3, layer2=0.4)
+    record(report, weights)
+    assert cifar_lit.load(run / "checkpoints" / "last.ckpt", "cpu").layer_choice[1].endswith(str(evaluation))
+    record(evaluation, "of others", layer1=0.3, layer2=0.4)
+    layer, reason = cifar_lit.load(run, "cpu").layer_choice
+    assert layer == "layer1" and "no localization scores" in reason
 
 
 def test_fingerprint_is_that_of_the_weights(classifier: Classifier, finished_run: Path) -> None:

@@ -98,6 +98,23 @@ def test_misclassified_image_is_opened_with_the_evidence_for_both_classes(views:
     assert "choose others" in views.open_error(None, "layer1", "GradCAM")
 
 
+def test_probabilities_are_calibrated(make_views: Callable[..., Views]) -> None:
+    views = make_views()
+    example = views.path(views.content.examples[0])
+    plain = views.classifier.predict(example)
+    views.classifier.temperature = 0.25
+    scaled = plain.probabilities[0] ** 4 / (plain.probabilities[0] ** 4).sum()
+    answer = views.explain(example, ANY, "layer1", "GradCAM", 3, True)
+    assert f"Evidence for {plain.labels[0]}, {scaled.max():.1%}" in answer
+    assert all(f"<b>{probability:.1%}</b>" in answer for probability in scaled)
+    error = views.content.errors[0]
+    logits = np.log(views.classifier.predict(views.path(error)).probabilities[0])
+    scaled = np.exp(4 * logits) / np.exp(4 * logits).sum()
+    for kind, name in (("True", error.true), ("Predicted", error.predicted)):
+        probability = scaled[views.classifier.classes.index(name)]
+        assert f"{kind} class: {name}, {probability:.1%}" in views.open_error(0, "layer1", "GradCAM", True)
+
+
 def test_names_of_classes_are_escaped(make_views: Callable[..., Views]) -> None:
     views = make_views(classes=("<b>ape</b>", "'bee'", '"cat"'))
     answer = views.explain(views.path(views.content.examples[0]), 0, "layer1", "GradCAM", 3)
