@@ -1,4 +1,4 @@
-"""Classify and explain image files with a trained network: `python -m cifar_lit.explain`."""
+"""Classify and explain image files with a trained network: `python -m cifar_lit.explain RUN IMAGE...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,13 +18,12 @@ def main(args: Sequence[str] | None = None) -> None:
         "overlay PNG for each image, a contact sheet and explain.json.",
         allow_abbrev=False,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="PNG, JPEG or WebP of any size")
     parser.add_argument(
-        "--ckpt_path",
-        required=True,
-        metavar="RUN_OR_FILE",
+        "run",
+        metavar="RUN",
         help="folder of a run (lightning_logs/RECIPE/version_N), for its best weights, or a .ckpt file",
     )
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="PNG, JPEG or WebP of any size")
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="class to explain (default: the predicted class)"
     )

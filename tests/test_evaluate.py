@@ -179,7 +179,7 @@ def test_fitted_temperature_and_best_layer_are_used_for_other_images(
     rows = map(json.loads, out.read_text().splitlines())
     found = [[row[f"p({name})"] for name in classifier.classes] for row in rows]
     np.testing.assert_allclose(found, (others / temperature).softmax(1).numpy(), atol=1e-4)
-    explain.main(["--ckpt_path", str(run), files[0], "--calibrated", "--top=1", "--out", str(tmp_path / "explained")])
+    explain.main([str(run), files[0], "--calibrated", "--top=1", "--out", str(tmp_path / "explained")])
     (explained,) = json.loads((tmp_path / "explained" / "explain.json").read_text())["images"]
     assert explained["calibrated"] and explained["top"][0]["probability"] == pytest.approx(max(found[0]), abs=1e-4)
 

@@ -62,7 +62,7 @@ def test_folder_of_images(
     monkeypatch.setattr(
         explanation.drawing, "grid", lambda *args, **kw: (titles.append(args[1:]), grid(*args, **kw))[1]
     )
-    explain.main([str(images), "--ckpt_path", checkpoint, "--layers", "layer1", "layer3", "--out", "out"])
+    explain.main([checkpoint, str(images), "--layers", "layer1", "layer3", "--out", "out"])
     written = {file.name for file in Path("out").iterdir()}
     assert written == {"clear.png", "grey.png", "grey_2.png", "large.png", "same_size.png", "tiny.png"} | {
         "contact_sheet.png",
@@ -114,7 +114,7 @@ def test_files_and_images_stay_together(
 
 
 def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -> None:
-    explain.main(["--ckpt_path", checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
+    explain.main([checkpoint, "--class", "eel", "--top", "2", str(images / "grey.png")])
     (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     loaded = torch.load(checkpoint, weights_only=True)
     net = ResNet18(**loaded["hyper_parameters"]).eval()
@@ -130,7 +130,7 @@ def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -
 
 
 def test_cam_of_a_single_pixel_is_reported_as_showing_no_place(checkpoint: str, images: Path) -> None:
-    explain.main([str(images / "grey.png"), "--ckpt_path", checkpoint, "--layers", "layer1", "layer4"])
+    explain.main([checkpoint, str(images / "grey.png"), "--layers", "layer1", "layer4"])
     (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
     assert "layer4: 1 px: shows no place" in result["notes"]
 
@@ -141,7 +141,7 @@ def test_unreadable_image_is_named_and_the_others_explained(
     (images / "text.png").write_text("no image")
     Image.fromarray(np.full((32, 32), 4095, np.uint16)).save(images / "more" / "dark.png")
     with pytest.raises(SystemExit) as exit_:
-        explain.main([str(images), "--ckpt_path", checkpoint])
+        explain.main([checkpoint, str(images)])
     assert exit_.value.code == 1
     assert "text.png" in capsys.readouterr().err
     results = json.loads(Path("explain_1/explain.json").read_text())
@@ -166,7 +166,7 @@ def test_bad_options(
     options: list[str], message: str, checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        explain.main([str(images), "--ckpt_path", checkpoint, *options])
+        explain.main([checkpoint, str(images), *options])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(Path().glob("explain_*"))

@@ -85,7 +85,7 @@ def test_command_runs_as_its_module_does(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_exit_code_and_arguments_pass_through(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cifar_lit", "explain", "two words.png", "--ckpt_path", "x"]
+    command = [sys.executable, "-m", "cifar_lit", "explain", "x", "two words.png"]
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: two words.png: no such image")

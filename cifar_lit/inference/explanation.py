@@ -29,8 +29,8 @@ MAX_ON_SHEET = 100  # images on the contact sheet
 
 
 def explain_all(
+    run: str,
     images: Sequence[str],
-    ckpt_path: str,
     class_name: str | None = None,
     layers: Sequence[Layer] | None = None,
     method: str = "GradCAM",
@@ -41,8 +41,8 @@ def explain_all(
     """Explain image files; write an overlay for each, a contact sheet and explain.json.
 
     Args:
+        run: A run's folder or a checkpoint.
         images: Files, and folders of images.
-        ckpt_path: A run's folder or a checkpoint.
         class_name: Class to explain; by default the predicted one of each image.
         layers: Layers to explain; by default as in `Classifier.explain`.
         method: Of the grad-cam package.
@@ -60,7 +60,7 @@ def explain_all(
         raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
     method = cam_methods.check("--method", method)
     files, folder = [str(file) for file in expand(images)], new_folder(out, "explain")
-    classifier = Classifier.load(ckpt_path, option="--ckpt_path")
+    classifier = Classifier.load(run)
     if class_name is not None and class_name not in classifier.classes:
         raise UsageError(f"--class {class_name}: the network's classes are {', '.join(classifier.classes)}")
     if calibrated:
@@ -115,9 +115,9 @@ def explain_all(
         tqdm.write(_table(result))
     if sheet:
         thumbnails, captions = zip(*sheet, strict=True)
-        heading = f"{method_name(method)} of {shown[-1]}: file, predicted class (its probability)\n{ckpt_path}"
+        heading = f"{method_name(method)} of {shown[-1]}: file, predicted class (its probability)\n{run}"
         drawing.save(drawing.grid(thumbnails, captions, heading, columns=4), folder / "contact_sheet.png")
-    text = json.dumps({"checkpoint": ckpt_path, "images": results, "unreadable": unreadable}, indent=2)
+    text = json.dumps({"checkpoint": run, "images": results, "unreadable": unreadable}, indent=2)
     atomic_write_text(folder / "explain.json", text + "\n")
     print(f"{counted(len(results), 'image')} explained in {folder}")
     if unreadable:

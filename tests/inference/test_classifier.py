@@ -287,7 +287,7 @@ def test_default_layer_is_that_of_the_report(
     record(evaluation, weights, layer1=0.4, layer2=0.3)
     assert cifar_lit.load(run, "cpu").layer_choice == ("layer2", f"best localization in {report}")
     assert cifar_lit.load(run, "cpu").explain(photos[0]).layers == (RunResults.load(run).default_layer,) == ("layer2",)
-    explain.main([photos[0], "--ckpt_path", str(run), "--out", str(tmp_path / "out")])
+    explain.main([str(run), photos[0], "--out", str(tmp_path / "out")])
     assert capsys.readouterr().out.startswith(f"layer2: best localization in {report}\n")
     record(evaluation, weights, layer1=0.3, layer2=0.4)
     record(report, weights)
