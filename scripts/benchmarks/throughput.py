@@ -1,4 +1,4 @@
-"""Training with data loading: the default recipe compared with a plain loop and torchvision's transforms."""
+"""Training with data loading: the default recipe compared with a loop as tutorials write it."""
 
 import time
 
@@ -18,7 +18,7 @@ def measure(settings: Settings) -> list[Row]:
     """Train for an epoch on a GPU, for a few steps on a CPU; starting the workers is not counted."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    batch = 8 if settings.quick else 512 if on_gpu else 64
+    batch = 8 if settings.quick else 512 if on_gpu else 128
     steps = 2 if settings.quick else 90 if on_gpu else 3
     workers = 16 if on_gpu else available_cores()
     transform = transforms.Compose(
@@ -37,7 +37,8 @@ def measure(settings: Settings) -> list[Row]:
     net = resnet18(num_classes=10)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     net.to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10_000)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     def plain() -> float:
@@ -49,6 +50,7 @@ def measure(settings: Settings) -> list[Row]:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
             images, labels = next(batches, (images, labels))
         float(loss.detach())
         return time.perf_counter() - start
@@ -72,7 +74,7 @@ def measure(settings: Settings) -> list[Row]:
 
     times = alternate(0 if settings.quick or not on_gpu else 3, plain=plain, ours=ours)
     what = f"training with data loading, batch {batch}, {steps} steps"
-    against = f"float32 loop, torchvision transforms in {workers} workers"
+    against = f"float32 loop with OneCycle, torchvision transforms in {workers} workers"
     row = faster("throughput", what, times["ours"], times["plain"], batch * steps, against, 6 if on_gpu else None)
     fraction = max(data_time[-3:])
     goal, met = ("must 2 %", fraction < 0.02) if on_gpu else ("", None)
