@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.model_card import model_card
+from cifar_lit.models.weights import TrainedNetwork
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
@@ -49,9 +50,8 @@ def collect_results(results: RunResults, folder: Path, max_errors: int) -> Class
     Raises:
         UsageError: The test images are no longer there.
     """
-    assert results.checkpoint
-    classifier = Classifier.load(results.checkpoint)
-    classifier.image_size = results.data.image_size
+    beside = results.checkpoint.parent if results.checkpoint else None
+    classifier = Classifier(TrainedNetwork(results.network, results.classes, results.data.image_size, beside))
     test = results.test
     rows_of = {
         "examples": choose_examples(test.labels, test.predicted, NUM_EXAMPLES),
