@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from cifar_lit.analysis import cam_methods
@@ -225,15 +224,20 @@ def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptio
         return options.dataloader
     data: LightningDataModule | None = getattr(trainer, "datamodule", None)
     loader: Any = trainer.val_dataloaders if trainer.world_size == 1 else None  # it has a part of the images
-    if data and is_overridden("test_dataloader", data):
+    if data and _has_test_loader(data):
         data.setup("test")
         loader = data.test_dataloader()
-    elif is_overridden("test_dataloader", module):
+    elif _has_test_loader(module):
         loader = module.test_dataloader()
     first = loader[0] if isinstance(loader, list | tuple) else loader
     if first is None:
         raise UsageError("MisclassifiedImages, GradCAMGrid: no test_dataloader; give dataloader, the loader to use")
     return first
+
+
+def _has_test_loader(source: LightningModule | LightningDataModule) -> bool:
+    """Return whether there is a `test_dataloader`; Lightning's is_overridden refuses objects of `lightning.pytorch`."""
+    return source.test_dataloader.__module__ not in ("pytorch_lightning.core.hooks", "lightning.pytorch.core.hooks")
 
 
 @contextmanager

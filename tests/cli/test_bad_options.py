@@ -130,6 +130,7 @@ CASES = [
     (f"{EARLY_STOPPING} --trainer.callbacks.patience=x", "trainer.callbacks: EarlyStopping:", "patience"),
     ("--trainer.callbacks+=tests.cli.refused.Missing", "trainer.callbacks: Missing:", "tests.cli.refused"),
     ("--trainer.logger=nowhere.Logger", "trainer.logger: Logger:", "nowhere"),
+    ("--trainer.logger=lightning.pytorch.loggers.CSVLogger", "trainer.logger: use pytorch_lightning.loggers.CSVLogger"),
     ("--trainer.logger=Neptune", "trainer.logger: there is no class Neptune; use MODULE.CLASS"),
     ("--trainer.callbacks+=tests.cli.refused.Unavailable", "trainer.callbacks: Unavailable", "not_installed"),
     ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.save_top_k=-2", "ModelCheckpoint", "save_top_k=-2"),
