@@ -21,6 +21,7 @@ from cifar_lit.training import compat
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
+HOOKS = ("pytorch_lightning.core.hooks", "lightning.pytorch.core.hooks")  # is_overridden knows one package only
 NEEDED = "a batch must be (images, labels): images (B, 3, H, W), (B, 1, H, W) or (B, H, W, 3), labels (B,)"
 
 
@@ -224,20 +225,15 @@ def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptio
         return options.dataloader
     data: LightningDataModule | None = getattr(trainer, "datamodule", None)
     loader: Any = trainer.val_dataloaders if trainer.world_size == 1 else None  # it has a part of the images
-    if data and _has_test_loader(data):
+    if data and data.test_dataloader.__module__ not in HOOKS:
         data.setup("test")
         loader = data.test_dataloader()
-    elif _has_test_loader(module):
+    elif module.test_dataloader.__module__ not in HOOKS:
         loader = module.test_dataloader()
     first = loader[0] if isinstance(loader, list | tuple) else loader
     if first is None:
         raise UsageError("MisclassifiedImages, GradCAMGrid: no test_dataloader; give dataloader, the loader to use")
     return first
-
-
-def _has_test_loader(source: LightningModule | LightningDataModule) -> bool:
-    """Return whether there is a `test_dataloader`; Lightning's is_overridden refuses objects of `lightning.pytorch`."""
-    return source.test_dataloader.__module__ not in ("pytorch_lightning.core.hooks", "lightning.pytorch.core.hooks")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ def log_image(logger: Logger, name: str, pixels: Pixels, step: int) -> None:
     """Log an image; a logger that takes no images gets nothing.
 
     Args:
-        logger: One of Lightning's, of either of its packages, or any other with a method `log_image(key, images, step)` like that of WandbLogger.
+        logger: One of Lightning's, of either package, or any other with a method `log_image(key, images, step)` like
+            that of WandbLogger.
         name: May contain slashes.
         pixels: Shape `(H, W, 3)`, uint8.
         step: The global step.
