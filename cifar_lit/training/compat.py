@@ -65,7 +65,7 @@ def configure_jsonargparse() -> None:
     locale, which is another one on Windows.
     """
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
-    RecipePath.read_text = _read_text  # type: ignore[method-assign]  # no option for it
+    RecipePath.read_text = _read_text  # type: ignore[method-assign, assignment]  # no option for it
 
 
 def _read_text(path: RecipePath) -> str:

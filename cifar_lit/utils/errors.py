@@ -93,7 +93,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
     return (UsageError, lightning.MisconfigurationException) if lightning else (UsageError,)
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
