@@ -15,6 +15,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         "python -m cifar_lit.explain",
+        usage="%(prog)s RUN IMAGE_OR_FOLDER... [options]",
         description="Show what a trained network predicts for images, and the evidence for it by Grad-CAM. Writes an "
         "overlay PNG for each image, a contact sheet and explain.json.",
         allow_abbrev=False,
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", default="GradCAM", help="method of the grad-cam package (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (default: %(default)s)")
     parser.add_argument(
-        "--calibrated", action="store_true", help="scale the probabilities by the temperature that the report stored"
+        "--calibrated", action="store_true", help="apply temperature scaling (arXiv 1706.04599), as predict does"
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
     with short_errors():

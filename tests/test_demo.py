@@ -27,10 +27,10 @@ UPLOAD = """async size => {
     form.append("files", new Blob([new Uint8Array(size)]), "large.png");
     return (await fetch("gradio_api/upload", {method: "POST", body: form})).status;
 }"""
-TEXT_ENDS_BEFORE_ARROW = """[...document.querySelectorAll("input[role=listbox]")].every(input => {
+TEXT_ENDS_BEFORE_ARROW = """(inputs => inputs.length > 0 && inputs.every(input => {
     const end = input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight);
     return end <= input.parentElement.querySelector(".icon-wrap").getBoundingClientRect().left;
-})"""
+}))([...document.querySelectorAll("input[role=listbox]")])"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

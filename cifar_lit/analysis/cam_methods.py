@@ -138,14 +138,24 @@ def check_layers(
 
     Arguments as in `run`.
     """
-    height, width = inputs.shape[-3:-1] if inputs.shape[-1] == 3 else inputs.shape[-2:]
+    aspect = None
+    if inputs.ndim == 4:
+        height, width = inputs.shape[1:3] if inputs.shape[3] == 3 else inputs.shape[2:]
+        aspect = math.log(height / width)
     with layer_outputs(layers) as outputs:
         network(inputs)
     for layer in layers:
-        _check_output(outputs[layer], reshape, math.log(height / width))
+        _check_output(outputs[layer], reshape, aspect)
 
 
-def _check_output(output: Tensor, reshape: Reshape | None, aspect: float) -> None:
+def _check_output(output: Tensor, reshape: Reshape | None, aspect: float | None) -> None:
+    def is_map(features: Tensor) -> bool:
+        """Return whether it is (B, channels, h, w), unless the image's proportions are those of the first two."""
+        if features.ndim != 4 or aspect is None:
+            return features.ndim == 4
+        first, middle, last = (math.log(size) for size in features.shape[1:])
+        return abs(middle - last - aspect) <= abs(first - middle - aspect) + 1e-9
+
     def shape(tensor: Tensor) -> str:
         return f"({', '.join(['B', *map(str, tensor.shape[1:])])})"
 
@@ -155,14 +165,14 @@ def _check_output(output: Tensor, reshape: Reshape | None, aspect: float) -> Non
     except Exception as error:  # of many kinds
         problem += f", for which reshape_transform fails ({error})"
     else:
-        if features.ndim == 4:  # (B, channels, h, w), unless the image's proportions are those of the first two
-            first, middle, last = (math.log(size) for size in features.shape[1:])
-            if abs(middle - last - aspect) <= abs(first - middle - aspect) + 1e-9:
-                return
+        if is_map(features):
+            return
         problem += f", and reshape_transform {shape(features)}" if reshape else ""
         problem += ", not (B, channels, h, w)"
     remedy = "use another layer, or give reshape_transform"
-    if output.ndim == 4:
+    if reshape and is_map(output):
+        remedy = "leave out reshape_transform"
+    elif output.ndim == 4:
         remedy = "use reshape_transform=lambda maps: maps.permute(0, 3, 1, 2)"
     elif output.ndim == 3:  # tokens; those of the patches come last
         side = math.isqrt(output.shape[1])

@@ -58,7 +58,7 @@ class Evidence:
         removal: ROAD and null maps.
         sanity: Randomized networks.
         interventions: Replaced parts of misclassified images.
-        weights: Fingerprint of the network; empty in reports of earlier versions.
+        weights: Fingerprint of the network; empty if unknown.
         missing: Why a part is None.
         errors: The exceptions among these reasons; not saved.
     """
@@ -135,7 +135,7 @@ def collect(net: ResNet18, images: Images, test: Predictions, plan: Plan) -> Evi
     def interventions() -> Interventions:
         rows = np.random.default_rng(0).permutation(test.errors)[: plan.num_replaced]
         if not len(rows):
-            raise Missing("no error, nothing to replace")
+            raise Missing("no test image is misclassified")
         found = intervene(net, images(rows), test.target_classes(rows), layer, plan.method)
         if not found.num_images:
             raise Missing(f"no misclassified image has {layer} CAMs with contrast for both classes")

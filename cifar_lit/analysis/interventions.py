@@ -1,5 +1,6 @@
-"""Does the evidence act? What predictions become when the pixels that CAMs mark are blurred."""
+"""Do predictions change when the pixels that CAMs mark are blurred?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from cifar_lit.analysis.bootstrap import Estimate, estimate
 from cifar_lit.analysis.gradcam import activation_maps, upscale
+from cifar_lit.analysis.scores import accuracy_interval
 from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.utils.hardware import eval_batch_size
 
@@ -80,12 +82,18 @@ def intervene(
     ).reshape(len(AREAS), len(KINDS), 1 + REPEATS, -1)
     marked, random = turned[:, :, 0].astype(np.float64), turned[:, :, 1:].mean(axis=2)  # (areas, kinds, N)
 
-    def estimates(values: NDArray[Any]) -> dict[str, list[Estimate | None]]:
-        return {kind: [estimate(one) for one in values[:, i]] for i, kind in enumerate(KINDS)}
+    def estimates(values: NDArray[Any], one: Callable[[NDArray[Any]], Estimate | None] = estimate) -> Any:
+        return {kind: [one(column) for column in values[:, i]] for i, kind in enumerate(KINDS)}
 
-    return Interventions(
-        layer, len(kept), len(pairs) - len(kept), estimates(marked), estimates(random), estimates(marked - random)
-    )
+    turned_by = estimates(marked, fraction), estimates(random), estimates(marked - random)
+    return Interventions(layer, len(kept), len(pairs) - len(kept), *turned_by)
+
+
+def fraction(hits: NDArray[np.float64]) -> Estimate | None:
+    """Estimate a fraction from hits `(N,)`, 0 or 1, with Wilson's interval; None if there are none."""
+    if not len(hits):
+        return None
+    return Estimate(float(hits.mean()), *accuracy_interval(int(hits.sum()), len(hits)), len(hits))
 
 
 def highest(values: NDArray[np.float32], area: float) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # inference imports this file, but not Lightning
     from cifar_lit.analysis.predictions import Predictions
 
 METHODS = ("GradCAM", "HiResCAM", "LayerCAM")
-BLOB = "centred blob"  # the null map
+BLOB = "centered blob"  # the null map
 CELLS = 4  # 2 x 2
 CHANCE = 1 / CELLS
 MIN_CONFIDENCE = 0.9
@@ -52,9 +52,13 @@ class Localization:
         Returns:
             The deeper one of two with the same score; None if none was scored.
         """
-        scores = self.scores.get(method, self.scores["GradCAM"])
-        found = {name: score.value for name, score in scores.items() if score and self.sizes[name] > 5}
+        found = self.choices(method)
         return max(reversed(found), key=lambda name: found[name], default=None)
+
+    def choices(self, method: str) -> dict[Layer, float]:
+        """Return the mean scores of the layers that `best_layer` chooses from."""
+        scores = self.scores.get(method, self.scores["GradCAM"])
+        return {name: score.value for name, score in scores.items() if score and self.sizes[name] > 5}
 
 
 def read_best_layer(file: Path, weights: str) -> Layer | None:
@@ -160,13 +164,13 @@ def localize(net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64
         for method, by_layer in played.items()
     }
     size = 2 * images.shape[2]
-    null = np.tile(cell_fractions(centred_blob(size), size).mean(), len(images))
+    null = np.tile(cell_fractions(centered_blob(size), size).mean(), len(images))
     scores[BLOB] = dict.fromkeys(layers, estimate(null))
     different = {image.tobytes() for four in images for image in four}
     return Localization(len(images), len(different), scores, sizes)
 
 
-def centred_blob(size: int) -> NDArray[np.float32]:
+def centered_blob(size: int) -> NDArray[np.float32]:
     """Return a Gaussian around the centre with a standard deviation of a quarter, `(size, size)`, 0..1."""
     line = np.exp(-0.5 * ((np.arange(size) + 0.5 - size / 2) / (size / 4)) ** 2)
     return np.outer(line, line).astype(np.float32)

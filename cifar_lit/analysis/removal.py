@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from cifar_lit.analysis.bootstrap import Estimate, estimate
 from cifar_lit.analysis.gradcam import activation_maps, upscale
-from cifar_lit.analysis.localization import centred_blob
+from cifar_lit.analysis.localization import centered_blob
 from cifar_lit.models.resnet import Layer, ResNet18
 from cifar_lit.utils.hardware import eval_batch_size
 
 PERCENTILES = (20, 40, 60, 80)
 CAM = "the CAM"
-NULL_MAPS = ("random", "centred blob", "another image's CAM", "the other class's CAM", "the CAM, blurred")
+NULL_MAPS = ("random", "centered blob", "another image's CAM", "the other class's CAM", "the CAM, blurred")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def null_maps(
     kinds = (
         cams,
         np.random.default_rng(seed).random(cams.shape, dtype=np.float32),
-        np.tile(centred_blob(size), (len(cams), 1, 1)),
+        np.tile(centered_blob(size), (len(cams), 1, 1)),
         _of_another(cams),
         other,
         blurred,
@@ -90,8 +90,10 @@ def null_maps(
 
 
 def _of_another(cams: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Exchange the CAMs that have contrast, so that each image gets another one's."""
+    """Exchange the CAMs that have contrast, so that each image gets another one's; a single one gets none."""
     rows = np.flatnonzero(np.ptp(cams, axis=(1, 2)) > 0)
+    if len(rows) == 1:
+        return np.zeros_like(cams)
     exchanged = cams.copy()
     exchanged[rows] = np.roll(cams[rows], 1, axis=0)
     return exchanged

@@ -1,4 +1,4 @@
-"""Accuracy on slices of the images: by brightness, contrast, sharpness and colourfulness, in quintiles."""
+"""Accuracy on slices of the images: by brightness, contrast, sharpness and colorfulness, in quintiles."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cifar_lit.analysis.scores import accuracy_interval
 
-PROPERTIES = ("brightness", "contrast", "sharpness", "colourfulness")
+PROPERTIES = ("brightness", "contrast", "sharpness", "colorfulness")
 QUANTILES = 5
 LEVEL = 0.05  # of the adjusted p-value
 
@@ -44,7 +44,7 @@ def measure(image: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     """Return the PROPERTIES of an RGB image `(H, W, 3)`, for values in 0..255.
 
     Brightness and contrast are mean and standard deviation of the gray values, sharpness is the variance of their
-    Laplacian (Pech-Pacheco et al. 2000), colourfulness is that of Hasler and Suesstrunk (2003).
+    Laplacian (Pech-Pacheco et al. 2000), colorfulness is that of Hasler and Suesstrunk (2003).
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
     red, green, blue = np.moveaxis(image.astype(np.float64), 2, 0)

@@ -94,7 +94,8 @@ class Classifier:
         if self.folder:
             folder = self.folder.absolute()
             reports = folder.parent if folder.name == "checkpoints" else folder
-            for file in sorted(reports.glob("*/evidence.json"), reverse=True):  # report before evaluation_N
+            evaluations = sorted(reports.glob("evaluation_*/evidence.json"), key=lambda file: file.stat().st_mtime)
+            for file in [*reports.glob("report/evidence.json"), *reversed(evaluations)]:
                 if layer := read_best_layer(file, self.fingerprint):
                     return layer, f"best localization in {file}"
         layer = default_layer(self.net, self.image_size)
@@ -153,22 +154,22 @@ class Classifier:
             UsageError: There is no temperature.
             RuntimeError: A worker has died or does not answer.
         """
-        divisor = self.require_temperature() if calibrated else 1.0
+        temperature = self.require_temperature() if calibrated else 1.0
         computing: tuple[Batch, torch.Tensor] | None = None
         for batch in chain(read_batches(items, self.image_size, eval_batch_size(self.image_size), num_workers), [None]):
-            previous, computing = computing, batch and (batch, self._forward(batch.images, divisor))
+            previous, computing = computing, batch and (batch, self._forward(batch.images, temperature))
             if previous:  # the caller handles it while a GPU computes the next batch
                 files, probabilities = previous[0].files, previous[1].cpu().numpy()
                 yield Predictions(self.classes, probabilities, tuple(files)), previous[0].unreadable
 
-    def probabilities(self, images: torch.Tensor, divisor: float = 1.0) -> NDArray[np.float32]:
+    def probabilities(self, images: torch.Tensor, temperature: float = 1.0) -> NDArray[np.float32]:
         """Map one batch of images `(B, S, S, 3)`, uint8, to probabilities `(B, C)`, float32, of the divided logits."""
-        probabilities: NDArray[np.float32] = self._forward(images, divisor).cpu().numpy()
+        probabilities: NDArray[np.float32] = self._forward(images, temperature).cpu().numpy()
         return probabilities
 
-    def _forward(self, images: torch.Tensor, divisor: float = 1.0) -> torch.Tensor:
+    def _forward(self, images: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         with torch.inference_mode():
-            probabilities: torch.Tensor = (self.net(images.to(self.device)) / divisor).softmax(1)
+            probabilities: torch.Tensor = (self.net(images.to(self.device)) / temperature).softmax(1)
         return probabilities
 
     def explain(
@@ -201,12 +202,12 @@ class Classifier:
         if not items:
             raise UsageError("images: there are none to explain")
         targets = self._targets(classes, len(items))
-        divisor = self.require_temperature() if calibrated else 1.0
+        temperature = self.require_temperature() if calibrated else 1.0
         parts = []
         for batch in read_batches(items, self.image_size, min(EXPLAINED_BATCH, eval_batch_size(self.image_size))):
             if batch.unreadable:
                 raise UnreadableError(batch.unreadable[0])
-            table, pixels = self.probabilities(batch.images, divisor), batch.images.numpy()
+            table, pixels = self.probabilities(batch.images, temperature), batch.images.numpy()
             labels = table.argmax(1) if targets is None else targets[: len(table)]
             targets = None if targets is None else targets[len(table) :]
             maps = activation_maps(self.net, pixels, labels[:, None], layers, method)

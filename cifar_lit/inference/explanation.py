@@ -48,7 +48,7 @@ def explain_all(
         method: Of the grad-cam package.
         top: Number of classes to list, 1 or more.
         out: Folder for the results; by default a new `explain_N`.
-        calibrated: Whether to scale the probabilities by the stored temperature; CAMs do not depend on it.
+        calibrated: Whether to apply temperature scaling; CAMs do not depend on it.
 
     Raises:
         UsageError: An option cannot be used.

@@ -18,8 +18,8 @@ def slices(results: RunResults) -> Figure:
         parts = [one for one in results.slices if one.property == name]
         for one in parts:
             ends = [[max(0.0, one.accuracy - one.interval[0])], [max(0.0, one.interval[1] - one.accuracy)]]
-            colour = VAL if one.weak else TRAIN
-            axis.errorbar(one.number, one.accuracy, ends, color=colour, marker="s" if one.weak else "o", capsize=3)
+            color = VAL if one.weak else TRAIN
+            axis.errorbar(one.number, one.accuracy, ends, color=color, marker="s" if one.weak else "o", capsize=3)
         if not parts:
             axis.text(0.5, 0.5, "the same for all images", ha="center", va="center", transform=axis.transAxes)
         axis.axhline(results.test.accuracy, color=ink, linestyle="--", linewidth=0.8)

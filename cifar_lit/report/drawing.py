@@ -18,7 +18,7 @@ from cifar_lit.utils.files import atomic_write
 
 Pixels = NDArray[np.uint8]
 
-TRAIN, VAL = "#4477aa", "#ee7733"  # distinguishable by the colour-blind too (Paul Tol's schemes)
+TRAIN, VAL = "#4477aa", "#ee7733"  # distinguishable by the color-blind too (Paul Tol's schemes)
 TILE_PX = 160  # images are enlarged to at least this
 CAM_OPACITY = 0.55  # as in templates/page.js
 
@@ -48,17 +48,17 @@ def overlay(image: Pixels, cam: NDArray[np.float32], opacity: float = CAM_OPACIT
     """
     large = enlarge(image)
     smooth = cv2.resize(cam, large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray((1 - opacity) * large + opacity * _colours(smooth), dtype=np.uint8)
+    return np.asarray((1 - opacity) * large + opacity * _colors(smooth), dtype=np.uint8)
 
 
 def heatmap(cam: NDArray[np.float32]) -> Pixels:
-    """Return the colours of a CAM `(H, W)`, 0..1: `(H, W, 3)`, uint8."""
-    return np.asarray(_colours(cam), dtype=np.uint8)
+    """Return the colors of a CAM `(H, W)`, 0..1: `(H, W, 3)`, uint8."""
+    return np.asarray(_colors(cam), dtype=np.uint8)
 
 
-def _colours(cam: NDArray[Any]) -> NDArray[np.float64]:
-    colours: NDArray[np.float64] = matplotlib.colormaps["inferno"](cam)[..., :3] * 255
-    return colours
+def _colors(cam: NDArray[Any]) -> NDArray[np.float64]:
+    colors: NDArray[np.float64] = matplotlib.colormaps["inferno"](cam)[..., :3] * 255
+    return colors
 
 
 def side_by_side(images: Sequence[Pixels]) -> Pixels:
@@ -93,11 +93,11 @@ def sentence(text: str) -> Figure:
     return figure
 
 
-def line(axis: Axes, points: Sequence[tuple[float, float | None]], colour: str, marker: str, label: str) -> None:
+def line(axis: Axes, points: Sequence[tuple[float, float | None]], color: str, marker: str, label: str) -> None:
     """Plot the points whose value is not None, if there are any."""
     known = [(x, y) for x, y in points if y is not None]
     if known:
-        axis.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=3, label=label)
+        axis.plot(*zip(*known, strict=True), color=color, marker=marker, markersize=3, label=label)
 
 
 def escape(text: str) -> str:

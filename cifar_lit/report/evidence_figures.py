@@ -22,16 +22,16 @@ THIRD = "#228833"  # of Paul Tol's schemes, as the other two
 
 
 def localization(results: RunResults) -> Figure:
-    """Draw the scores of the pointing game: layers on the axis, a colour for each method, with 95 % intervals."""
+    """Draw the scores of the pointing game: layers on the axis, a color for each method, with 95 % intervals."""
     found = results.evidence.localization
     assert found
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axis = figure.subplots()
     methods = [method for method in found.scores if method != BLOB]
-    for i, (method, colour, marker) in enumerate(zip(methods, (TRAIN, VAL, THIRD), "osD", strict=True)):
+    for i, (method, color, marker) in enumerate(zip(methods, (TRAIN, VAL, THIRD), "osD", strict=True)):
         scores = [found.scores[method].get(layer) for layer in LAYERS]
         positions = np.arange(len(LAYERS)) + 0.16 * (i - 1)  # side by side
-        _with_intervals(axis, positions, scores, colour, marker, method_name(method), linestyle="")
+        _with_intervals(axis, positions, scores, color, marker, method_name(method), linestyle="")
     ink = matplotlib.rcParams["text.color"]
     axis.axhline(CHANCE, color=ink, linestyle="--", label=f"chance, and {BLOB}")
     for position, layer in enumerate(LAYERS):
@@ -55,14 +55,14 @@ def interventions(results: RunResults) -> Figure:
     figure = Figure(figsize=(5.6, 4.1), layout="constrained")
     axis = figure.subplots()
     areas = np.array(AREAS)
-    for i, (kind, colour, marker) in enumerate(zip(KINDS, (TRAIN, VAL), "os", strict=True)):
+    for i, (kind, color, marker) in enumerate(zip(KINDS, (TRAIN, VAL), "os", strict=True)):
         shift = 1.03 ** (2 * i - 1)  # side by side
-        _with_intervals(axis, areas * shift, found.turned[kind], colour, marker, kind)
+        _with_intervals(axis, areas * shift, found.turned[kind], color, marker, kind)
         _with_intervals(
             axis,
             areas * shift**2,
             found.random[kind],
-            colour,
+            color,
             marker,
             "same shape, random place",
             "--",
@@ -85,7 +85,7 @@ def _with_intervals(
     axis: Any,
     positions: Any,
     estimates: Sequence[Estimate | None],
-    colour: str,
+    color: str,
     marker: str,
     label: str,
     linestyle: str = "-",
@@ -96,7 +96,7 @@ def _with_intervals(
     if known:
         x, y = [x for x, _ in known], [one.value for _, one in known]
         ends = [[max(0, one.value - one.low) for _, one in known], [max(0, one.high - one.value) for _, one in known]]
-        style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
+        style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
         axis.errorbar(x, y, yerr=ends, linestyle=linestyle, label=label, **style, **options)
 
 

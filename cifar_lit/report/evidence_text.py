@@ -10,17 +10,19 @@ from cifar_lit.analysis.removal import CAM, NULL_MAPS
 from cifar_lit.models.resnet import LAYERS
 from cifar_lit.report.figures import method_name
 from cifar_lit.report.results import RunResults
+from cifar_lit.utils.text import counted
 
 AREA = AREAS.index(SENTENCE_AREA)
+FEW = 20  # images or mosaics, below which nothing is concluded
 CORRECTED = {"for_predicted": FOR_PREDICTED, "for_true": FOR_TRUE}
-MINUS = dict(zip(("random", "centred_blob", "other_image", "other_class", "blurred"), NULL_MAPS, strict=True))
+MINUS = dict(zip(("random", "centered_blob", "other_image", "other_class", "blurred"), NULL_MAPS, strict=True))
 NAMES = {
     "pointing_game": "pointing game (chance 25 %)",
     "road": "ROAD of the CAM",
-    **{f"road_minus_{key}": f"ROAD minus that of: {name}" for key, name in MINUS.items()},
+    **{f"road_minus_{key}": f"ROAD of the CAM minus null map: {name}" for key, name in MINUS.items()},
     "emprt": "rise of complexity when randomized (eMPRT)",
     **{
-        f"corrected_{key}{end}": f"errors corrected by blurring {SENTENCE_AREA:.0%}, {kind}{more}".replace("%", " %")
+        f"corrected_{key}{end}": f"errors corrected by blurring {kind} ({SENTENCE_AREA:.0%}){more}".replace("%", " %")
         for key, kind in CORRECTED.items()
         for end, more in (("", ""), ("_minus_random", ", minus random places"))
     },
@@ -28,7 +30,7 @@ NAMES = {
 
 
 def scores(evidence: Evidence) -> dict[str, Estimate]:
-    """Return the scores of the layer that the report explains, by the keys of NAMES; fractions, 0..1, except ROAD's."""
+    """Return the scores of the layer that the report explains, by the keys of NAMES."""
     found: dict[str, Estimate | None] = {}
     if place := evidence.localization:
         method = evidence.method if evidence.method in place.scores else "GradCAM"
@@ -78,9 +80,12 @@ def localization(evidence: Evidence) -> str:
     score = found.scores[method].get(layer)
     if not score:
         return f"No CAM of {layer} was scored."
+    found_there = f"{method_name(method)} of {layer} has {percent(score)} of its positive values in the correct cell"
+    if score.count < FEW:
+        return f"{found_there}; {_few(score)}"
     result = {
-        1: "more than chance, 25 %, and than a centred blob",
-        0: "not distinguishable from chance, 25 %, and from a centred blob",
+        1: "more than chance, 25 %, and than a centered blob",
+        0: "not distinguishable from chance, 25 %, and from a centered blob",
         -1: "less than chance, 25 %",
     }[score.against(CHANCE)]
     follows = {
@@ -89,7 +94,7 @@ def localization(evidence: Evidence) -> str:
         -1: "So these CAMs mark the places of other classes. ",
     }[score.against(CHANCE)]
     return (
-        f"{method_name(method)} of {layer} has {percent(score)} of its positive values in the correct cell: {result}. "
+        f"{found_there}: {result}. "
         f"{follows}It does not follow that they show which part of an object is used: the cells are entire images, and "
         "the network was not trained on mosaics."
     )
@@ -99,6 +104,9 @@ def removal(evidence: Evidence) -> str:
     """Say what the comparison with null maps shows."""
     found = evidence.removal
     assert found
+    score = found.scores[CAM]
+    if score and score.count < FEW:
+        return f"The ROAD score of the CAM is {written('road', score)}; {_few(score)}"
     verdicts = {name: one.against(0) for name, one in found.differences.items() if one}
     parts = []
     for verdict, text in ((1, "higher than"), (0, "not distinguishable from"), (-1, "lower than")):
@@ -106,7 +114,7 @@ def removal(evidence: Evidence) -> str:
             parts.append(f"{text} that of {_listed(names)}")
     if all(verdict == 1 for verdict in verdicts.values()):
         follows = "So the probability depends more on the pixels that the CAM marks than on those of every null map."
-    elif verdicts.get(NULL_MAPS[0]) == verdicts.get(NULL_MAPS[1]) == 1:  # random, and the centred blob
+    elif verdicts.get(NULL_MAPS[0]) == verdicts.get(NULL_MAPS[1]) == 1:  # random, and the centered blob
         follows = (
             "So the probability depends more on the pixels that the CAM marks than on random or central ones; beyond "
             "the null maps that it does not exceed, its score is no evidence."
@@ -126,17 +134,26 @@ def interventions(evidence: Evidence) -> str:
     turned, chance, more = (values[FOR_PREDICTED][AREA] for values in (found.turned, found.random, found.differences))
     reverse = found.turned[FOR_TRUE][AREA]
     assert turned and chance and more and reverse
+    blurring = (
+        f"Blurring the {100 * SENTENCE_AREA:.0f} % of an image with the most evidence for the predicted and the least "
+        f"for the true class corrects {percent(turned)} of {counted(found.num_images, 'error')}"
+    )
+    if turned.count < FEW:
+        return f"{blurring}; {_few(turned)}"
     result = {
         1: "so the predictions depend on the marked evidence more than on other places of the same shape",
         0: "the difference could be due to chance, so nothing shows that the predictions depend on the marked evidence",
         -1: "so other places matter more than the marked evidence",
     }[more.against(0)]
     return (
-        f"Blurring the {100 * SENTENCE_AREA:.0f} % of an image with the most evidence for the predicted and the least "
-        f"for the true class corrects {percent(turned)} of {found.num_images} errors, the same shape at a random place "
+        f"{blurring}, the same shape at a random place "
         f"{percent(chance)}: {result}. Blurring the evidence for the true class corrects {percent(reverse)}. It does "
         "not follow that the marked evidence is what caused an error, nor that it is all of it."
     )
+
+
+def _few(score: Estimate) -> str:
+    return f"{score.count} are too few to conclude anything."
 
 
 def _listed(names: list[str]) -> str:

@@ -97,11 +97,11 @@ def curves(results: RunResults) -> Figure:
     regularized = {"loss": [*mixed, *([f"with label smoothing {smoothing:g}"] if smoothing else [])], "accuracy": mixed}
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, accuracy, lr = figure.subplots(1, 3)
-    for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
+    for split, color, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
         for axis, name in ((loss, "loss"), (accuracy, "accuracy")):
             points = [(row.epoch, getattr(row, f"{split}_{name}")) for row in rows]
             label = ", ".join([split, *(regularized[name] if split == "train" else [])])
-            drawing.line(axis, points, colour, marker, label)
+            drawing.line(axis, points, color, marker, label)
     points = [(row.epoch, row.lr) for row in rows]
     drawing.line(lr, points, matplotlib.rcParams["text.color"], "o", "at the end of the epoch")
     for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (lr, "learning rate")):
@@ -181,8 +181,8 @@ def confusion(results: RunResults) -> Figure:
         axis.set_yticks(range(len(table)), **labels, fontsize=8)
     if len(table) <= 20:
         for row, column in zip(*np.nonzero(table), strict=True):
-            colour = "white" if fractions[row, column] > 0.5 else "black"
-            axis.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=7, color=colour)
+            color = "white" if fractions[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=7, color=color)
     return figure
 
 

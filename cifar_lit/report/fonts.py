@@ -69,7 +69,7 @@ def _installed() -> list[str]:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points that a font has; none if matplotlib cannot draw it, as coloured emoji."""
+    """Return the code points that a font has; none if matplotlib cannot draw it, as colored emoji."""
     try:
         font = FT2Font(path)
     except (OSError, RuntimeError):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cifar_lit.report import figures
-from cifar_lit.report.inline import colour_table
+from cifar_lit.report.inline import color_table
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections import SECTIONS, Options
 from cifar_lit.report.writer import ReportWriter
@@ -31,8 +31,8 @@ def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[
             made[name] = None
             failed[name] = writer.record_failure(f"HTMLReport ({name})", error)
     drawn = {name: text for name, text in README_FIGURES.items() if name in writer.figures}
-    colours = {name: colour_table(name) for name in ("inferno", "PuOr")}
-    page = {"titles": {name: section.title for name, section in SECTIONS.items()}, "texts": texts, "colours": colours}
+    colors = {name: color_table(name) for name in ("inferno", "PuOr")}
+    page = {"titles": {name: section.title for name, section in SECTIONS.items()}, "texts": texts, "colors": colors}
     page["errors"] = made["errors"]
     shared |= {"failed": failed, "failures": writer.failures}
     readme = render("readme.md", **shared, quality=made["quality"], figures=drawn)

@@ -15,11 +15,11 @@ from cifar_lit.analysis.gradcam import upscale, why_flat
 
 MAX_IMAGE_PX = 96
 LOSSLESS_PX = 48  # smaller images are kept as they are; also the largest CAM
-INK = "#123456"  # stands for the page's text colour while matplotlib draws
+INK = "#123456"  # stands for the page's text color while matplotlib draws
 
 
 def svg(draw: Callable[[], Figure]) -> str:
-    """Draw a figure in the text colour of the page, for the light and the dark theme."""
+    """Draw a figure in the text color of the page, for the light and the dark theme."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit"}
     with matplotlib.rc_context(style | dict.fromkeys(inked, INK)):
@@ -46,7 +46,7 @@ def encode_cam(cam: NDArray[np.float32]) -> list[object]:
     return [len(scaled), base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode(), why_flat(cam)]
 
 
-def colour_table(name: str) -> str:
-    """Return the 256 RGB triples of a colour map, in base64."""
+def color_table(name: str) -> str:
+    """Return the 256 RGB triples of a color map, in base64."""
     table = matplotlib.colormaps[name](np.arange(256))[:, :3]
     return base64.b64encode((np.asarray(table) * 255).round().astype(np.uint8).tobytes()).decode()

@@ -232,7 +232,7 @@ class RunResults(ErrorResults):
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
             provenance=provenance,
             data=data,
-            load_network=lambda: load_network(str(checkpoint)).net,
+            load_network=lambda: load_network(str(checkpoint), "RUN").net,
             lr_range=read_lr_range(report / "lr_find.csv"),
             load_evidence=lambda _: Evidence.read(report / "evidence.json"),
             checkpoint=checkpoint,

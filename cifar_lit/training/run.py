@@ -1,5 +1,6 @@
 """A training: in which folder, from which checkpoint, and how to resume when it ends early."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,4 +208,5 @@ class Training:
 def keep_metrics(folder: Path) -> None:
     """Rename the `metrics.csv` of a CSVLogger with a fixed version, which deletes that of an earlier or resumed run."""
     if (file := folder / "metrics.csv").exists():
-        file.rename(folder / f"metrics_{len([*folder.glob('metrics_*.csv')]) + 1}.csv")
+        kept = (folder / f"metrics_{number}.csv" for number in itertools.count(1))
+        file.rename(next(path for path in kept if not path.exists()))

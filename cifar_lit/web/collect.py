@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cifar_lit.inference.classifier import Classifier
 from cifar_lit.inference.model_card import model_card
+from cifar_lit.models.weights import TrainedNetwork
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text
@@ -28,14 +29,14 @@ def collect(run: str, folder: Path, max_errors: int) -> Classifier:
     Raises:
         UsageError: There is no such run or checkpoint.
     """
+    checkpoint: str | Path = run
     try:
         results = RunResults.load(run)
+        checkpoint = results.checkpoint or run
         results.data.download = False
-        collect_results(results, folder, max_errors)
-        assert results.checkpoint
-        return Classifier.load(results.checkpoint)
+        return collect_results(results, folder, max_errors)
     except UsageError as error:
-        classifier = Classifier.load(run)
+        classifier = Classifier.load(checkpoint)
         missing = str(error) if Path(run).is_dir() else "They belong to a run: use its folder."
         reason = f"There are no examples, no misclassified test images and no model card. {missing}"
         summary = _summary(classifier.classes, classifier.image_size)
@@ -43,12 +44,14 @@ def collect(run: str, folder: Path, max_errors: int) -> Classifier:
         return classifier
 
 
-def collect_results(results: RunResults, folder: Path, max_errors: int) -> None:
-    """Write the content of a page into a folder.
+def collect_results(results: RunResults, folder: Path, max_errors: int) -> Classifier:
+    """Write the content of a page into a folder, and return the network, for images of the size that was evaluated.
 
     Raises:
         UsageError: The test images are no longer there.
     """
+    beside = results.checkpoint.parent if results.checkpoint else None
+    classifier = Classifier(TrainedNetwork(results.network, results.classes, results.data.image_size, beside))
     test = results.test
     rows_of = {
         "examples": choose_examples(test.labels, test.predicted, NUM_EXAMPLES),
@@ -67,8 +70,9 @@ def collect_results(results: RunResults, folder: Path, max_errors: int) -> None:
     quality = f"It classifies {test.accuracy:.1%} of {len(test):,} test images correctly."
     summary = f"{_summary(results.classes, results.data.image_size)} {quality}"
     parts |= {"num_errors": len(test.errors), "num_test": len(test)}
-    Content(f"ResNet-18, {results.name}", summary, results.default_layer, **parts).save(folder)
+    Content(f"ResNet-18, {results.name}", summary, classifier.layer_choice[0], **parts).save(folder)
     atomic_write_text(folder / CARD, model_card(results, WEIGHTS))
+    return classifier
 
 
 def choose_examples(labels: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -42,12 +42,13 @@ def write_space(run: str, out: str) -> None:
     results = RunResults.load(run)
     results.data.download = False
     folder.mkdir(parents=True, exist_ok=True)
-    collect_results(results, folder, MAX_ERRORS)
+    classifier = collect_results(results, folder, MAX_ERRORS)
     assert results.checkpoint
-    torch.save(weights.network_part(weights.read(results.checkpoint, "RUN")), folder / WEIGHTS)
-    fingerprint = weights.fingerprint(results.network, results.classes, results.data.image_size)
-    if fitted := temperature.find(results.checkpoint.parent, fingerprint):
-        temperature.store(folder, fingerprint, fitted)
+    network = weights.network_part(weights.read(results.checkpoint, "RUN"))
+    network["ImageDataModule"]["image_size"] = classifier.image_size
+    torch.save(network, folder / WEIGHTS)
+    if fitted := temperature.find(results.checkpoint.parent, classifier.fingerprint):
+        temperature.store(folder, classifier.fingerprint, fitted)
     modules = find_modules("cifar_lit.web.server")
     for file in modules.values():
         target = folder / file.relative_to(ROOT)

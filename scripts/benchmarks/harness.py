@@ -81,7 +81,7 @@ class Row:
 
 
 def measure(part: str, settings: Settings) -> list[Row]:
-    """Run a part, in a process of its own."""
+    """Run a part; called in a process that ends after it."""
     from cifar_lit.utils.hardware import keep_freed_memory
 
     multiprocessing.set_start_method(None, force=True)  # the default one; this process has inherited "spawn"

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="shorten each training to this many epochs; marked in the table")
     parser.add_argument(
-        "--data", metavar="NAME", help="name of the data set in the table, if it is not CIFAR-10 itself"
+        "--data", metavar="NAME", help="name of the data set in the table (default: CIFAR-10 is recognized)"
     )
     parser.add_argument(
         "--ablations",

@@ -14,7 +14,7 @@ from cifar_lit.utils.files import atomic_write_text
 Record = dict[str, Any]
 HIDDEN = ("--data.source", "--data.root", "--data.cache_dir", "--data.mirrors")  # implied by the name of the data
 ENVIRONMENT = ("hardware", "precision", "processes", "versions")
-SAME_ROW = ("recipe", "change", "epochs", "options", "data", "fingerprints", *ENVIRONMENT)
+SAME_ROW = ("recipe", "change", "epochs", "options", "fingerprints", *ENVIRONMENT)
 ORIGINAL, COPY = "CIFAR-10, original pixels", "CIFAR-10, JPEG copy"
 SOURCES = {"cifar10": ORIGINAL, "cifar100": "CIFAR-100"}
 FOLDERS = {"6fc307836a0f0ac721c077f79a4e781f": ORIGINAL, "d6b6fd0991ba902b351cdfb5045442af": COPY}  # by training images
@@ -151,7 +151,7 @@ def _results_table(records: Sequence[Record]) -> str:
         first = row[0]
         lines.append(
             f"| {number} | {_name(first)} | {first['data']} | {first['held_out']:,} | {_epochs(first)} | {len(row)} | "
-            f"{_mean(row, 'val_accuracy')} | {first['test_images']:,} | "
+            f"{_mean(row, 'val_accuracy')} | {_tested(first)} | "
             f"{_mean(row, 'test_accuracy')}{_interval(row)} | {_mean(row, 'test_accuracy_flip_tta')} | "
             f"{_median(row, 'seconds_per_epoch')} | "
             f"{_median(row, 'seconds_total') or _median(row, 'seconds_training') + ', epochs only'} |"
@@ -192,16 +192,21 @@ def _epochs(record: Record) -> str:
 
 def _mean(row: Sequence[Record], key: str) -> str:
     """Return mean and standard deviation over the seeds, in percent; a dash if they are unknown."""
-    values = [100 * record[key] for record in row if record[key] is not None]
+    values = [100 * value for record in row if (value := record.get(key)) is not None]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation} %" if values else "-"
 
 
-def _interval(row: Sequence[Record]) -> str:
-    """Return the 95 % interval of the test accuracy of a single seed, in percent; empty for several."""
-    from cifar_lit.analysis.scores import accuracy_interval  # here for the same reason
+def _tested(record: Record) -> str:
+    """Return the number of images tested, which earlier versions did not record."""
+    return f"{record['test_images']:,}" if "test_images" in record else "-"
 
-    if len(row) > 1:
+
+def _interval(row: Sequence[Record]) -> str:
+    """Return the 95 % interval of the test accuracy of a single seed, in percent; empty for several, or if unknown."""
+    from cifar_lit.analysis.scores import accuracy_interval  # here: it imports torch
+
+    if len(row) > 1 or "test_images" not in row[0]:
         return ""
     total = row[0]["test_images"]
     low, high = accuracy_interval(round(row[0]["test_accuracy"] * total), total)

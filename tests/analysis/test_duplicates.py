@@ -10,7 +10,7 @@ COUNT = 120
 
 
 def photos(size: int, count: int, seed: int) -> np.ndarray:
-    """Smooth colourful images, as different as photos are."""
+    """Smooth colorful images, as different as photos are."""
     noise = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in noise])
 

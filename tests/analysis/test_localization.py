@@ -25,8 +25,8 @@ from cifar_lit.models.resnet import LAYERS, Normalize, ResNet18
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]], dtype=np.uint8)
 
 
-class Colours(nn.Module):
-    """A network whose evidence for the classes red, green and blue is exactly where the colour is; 3 has none."""
+class Colors(nn.Module):
+    """A network whose evidence for the classes red, green and blue is exactly where the color is; 3 has none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def predictions(probability: np.ndarray, labels: np.ndarray, classes: int = 10) 
 
 
 def test_evidence_in_the_correct_cell_scores_1() -> None:
-    net: Any = Colours()
+    net: Any = Colors()
     classes = np.array([[0, 1, 2, 3], [3, 2, 0, 1]])
     cells = np.tile(COLOURS[classes][:, :, None, None], (1, 1, 16, 16, 1))
     for layers in pointing_game(net, cells, classes, LAYERS).values():

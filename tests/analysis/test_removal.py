@@ -101,7 +101,7 @@ def test_null_maps_and_their_differences() -> None:
     np.testing.assert_array_equal(maps[CAM], cams)
     np.testing.assert_array_equal(maps["the other class's CAM"], np.stack([upscale(pair[1], 32) for pair in pairs]))
     np.testing.assert_array_equal(maps["another image's CAM"], cams[[2, 0, 1]])
-    blob, blurred = maps["centred blob"], maps["the CAM, blurred"]
+    blob, blurred = maps["centered blob"], maps["the CAM, blurred"]
     assert (blob == blob[:, ::-1]).all() and (blob == blob[:, :, ::-1]).all() and blob[0, 15:17, 15:17].min() > 0.98
     assert (blurred.std(axis=(1, 2)) < cams.std(axis=(1, 2))).all()
     assert np.unique(maps["random"]).size > 3000

@@ -20,10 +20,10 @@ def test_properties_equal_their_definitions(images: np.ndarray) -> None:
     gray = np.round(image @ [0.299, 0.587, 0.114])
     r, g, b = (image[..., channel].astype(float).ravel() for channel in range(3))
     rg, yb = r - g, 0.5 * (r + g) - b
-    colour = np.sqrt(np.var(rg) + np.var(yb)) + 0.3 * np.sqrt(np.mean(rg) ** 2 + np.mean(yb) ** 2)
-    expected = (gray.mean(), gray.std(), ndimage.laplace(gray, mode="mirror").var(), colour)
+    color = np.sqrt(np.var(rg) + np.var(yb)) + 0.3 * np.sqrt(np.mean(rg) ** 2 + np.mean(yb) ** 2)
+    expected = (gray.mean(), gray.std(), ndimage.laplace(gray, mode="mirror").var(), color)
     assert measure(image) == pytest.approx(expected, rel=1e-2)
-    assert measure(image)[3] == pytest.approx(colour)
+    assert measure(image)[3] == pytest.approx(color)
 
 
 def test_weak_slice_is_found_and_counted(images: np.ndarray) -> None:

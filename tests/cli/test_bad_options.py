@@ -186,7 +186,7 @@ CASES = [
     ),
     ("--data.batch_size=1", "data.batch_size=1", "BatchNorm", "--data.batch_size 2", "--model.norm layer"),
     # files
-    ("--ckpt_path=nowhere", "nowhere", "no such folder"),
+    ("--ckpt_path=nowhere", "--ckpt_path nowhere", "no such folder"),
     ("--ckpt_path=last", "--ckpt_path last", "start without"),
     ("--data.source=folder --data.root=nowhere", "data.root", "nowhere"),
 ]

@@ -83,7 +83,7 @@ def estimate(value: float, half: float = 0.1) -> Estimate:
 @pytest.mark.parametrize(
     ("differences", "says", "follows"),
     [
-        ((0.3, 0.3, 0.3, 0.3, 0.3), "higher than that of random, centred blob,", "more on the pixels"),
+        ((0.3, 0.3, 0.3, 0.3, 0.3), "higher than that of random, centered blob,", "more on the pixels"),
         ((0.3, 0.3, 0.3, 0.3, 0.0), "not distinguishable from that of the CAM, blurred", "beyond the null maps"),
         ((0.3, 0.0, 0.3, 0.3, -0.3), "lower than that of the CAM, blurred", "no evidence that the CAM marks"),
     ],
@@ -124,8 +124,8 @@ def test_files_figures_and_the_layer_of_the_cams(results: RunResults, found: Evi
     logger.save()
     logged = next(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
     assert (logged["step"], float(logged["evidence/pointing_game"])) == ("3", 0.5)
-    assert found.removal and (blob := found.removal.differences["centred blob"])
-    assert float(logged["evidence/road_minus_centred_blob"]) == pytest.approx(blob.value)
+    assert found.removal and (blob := found.removal.differences["centered blob"])
+    assert float(logged["evidence/road_minus_centered_blob"]) == pytest.approx(blob.value)
     assert Evidence.read(tmp_path / "evidence.json") == found
     assert Evidence.read(tmp_path / "none.json") == Evidence()
     assert results.default_layer == "layer2"

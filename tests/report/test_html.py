@@ -85,7 +85,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   seen.printed = ["nav", ".filters", "#more"].map(shown);
   const styles = (selector) => [...document.querySelectorAll(selector)].map((one) => getComputedStyle(one));
   seen.cut = styles(".scroll").filter((style) => style.overflowX !== "visible").length;
-  seen.colours = styles(".confusion td")[0].printColorAdjust;
+  seen.colors = styles(".confusion td")[0].printColorAdjust;
   seen.errors = errors;
   document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
 })();
@@ -316,4 +316,4 @@ def test_page_in_a_browser(results: RunResults, page_folder: Path, tmp_path: Pat
     assert seen["open"] and seen["cams"] == 19 and seen["neighbors"] == 5 and min(seen["painted"]) > 1
     assert seen["next"] and seen["back"] and seen["closed"]
     assert seen["sorted"] == sorted(seen["sorted"], reverse=True)
-    assert min(seen["controls"]) > 0 == max(seen["printed"]) == seen["cut"] and seen["colours"] == "exact"
+    assert min(seen["controls"]) > 0 == max(seen["printed"]) == seen["cut"] and seen["colors"] == "exact"

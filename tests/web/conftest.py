@@ -2,8 +2,6 @@ from collections.abc import Callable
 
 import pytest
 
-from cifar_lit.inference.classifier import Classifier
-from cifar_lit.models.weights import TrainedNetwork
 from cifar_lit.report.results import RunResults
 from cifar_lit.web.collect import collect_results
 from cifar_lit.web.content import Content
@@ -18,8 +16,6 @@ def make_views(
 
     def make(max_errors: int = 5, **changes: object) -> Views:
         results, folder = make_results(**changes), tmp_path_factory.mktemp("content")
-        collect_results(results, folder, max_errors)
-        classifier = Classifier(TrainedNetwork(results.network, results.classes, 32), "cpu")
-        return Views(classifier, folder, Content.load(folder))
+        return Views(collect_results(results, folder, max_errors), folder, Content.load(folder))
 
     return make

@@ -46,7 +46,10 @@ def section(results: RunResults, options: Options) -> ConfidenceSection:
 
 def _why_none(results: RunResults) -> str:
     if results.val is None and results.data.test_only:
-        return "none is stored beside the checkpoint for these weights; evaluate the run on its own data first"
+        return (
+            "none is stored beside the checkpoint for these weights, or scores.temperature is false; evaluate the run "
+            "on its own data first"
+        )
     if results.val is None and results.data.val_size:
-        return "the held-out images were not evaluated (scores.temperature)"
+        return "the held-out images were not evaluated (scores.temperature, trainer.limit_val_batches)"
     return why_none(results.val)

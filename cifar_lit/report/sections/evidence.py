@@ -19,12 +19,14 @@ class Shown:
         sentences: What follows, and what does not.
         figures: SVG.
         any: Whether any part was computed.
+        choices: How many layers the pointing game could choose from.
     """
 
     found: Evidence
     sentences: dict[str, str]
     figures: dict[str, str]
     any: bool
+    choices: int
 
 
 def section(results: RunResults, options: Options) -> Shown:
@@ -36,4 +38,5 @@ def section(results: RunResults, options: Options) -> Shown:
         {name: say(found) for name, say in evidence_text.SENTENCES.items() if name in computed},
         {name: svg(partial(draw, results)) for name, draw in evidence_figures.FIGURES.items() if name in computed},
         bool(computed),
+        len(found.localization.choices(found.method)) if found.localization else 0,
     )

@@ -48,4 +48,4 @@ def verdict(slices: list[Slice]) -> str:
     ]
     if not weak:
         return f"None of the {len(slices)} slices is weaker than chance explains."
-    return f"Weaker than chance explains: {'; '.join(weak)}."
+    return f"Less accurate than chance explains: {'; '.join(weak)}."

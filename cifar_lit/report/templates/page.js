@@ -4,7 +4,7 @@ const PAGE = 120; // images shown at once
 const SIDE = 150; // pixels of a CAM
 const percent = (fraction) => (100 * fraction).toFixed(1) + " %";
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-const colours = bytes(data.colours), differences = bytes(data.difference);
+const colors = bytes(data.colors), differences = bytes(data.difference);
 const form = document.querySelector(".filters"), grid = document.getElementById("grid");
 const more = document.getElementById("more"), dialog = document.getElementById("image");
 let chosen = [], shown = 0, open = 0;
@@ -69,8 +69,8 @@ function painted(image, values, table, label) {
   if (image) context.drawImage(image, 0, 0, SIDE, SIDE);
   const pixels = context.getImageData(0, 0, SIDE, SIDE), opacity = image ? 0.55 : 1;
   values.forEach((value, i) => {
-    const colour = 3 * Math.round(255 * Math.min(Math.max(value, 0), 1));
-    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - opacity) * pixels.data[4 * i + c] + opacity * table[colour + c];
+    const color = 3 * Math.round(255 * Math.min(Math.max(value, 0), 1));
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = (1 - opacity) * pixels.data[4 * i + c] + opacity * table[color + c];
     pixels.data[4 * i + 3] = 255;
   });
   context.putImageData(pixels, 0, 0);
@@ -80,7 +80,7 @@ function painted(image, values, table, label) {
 function camTable(item, image) {
   const classes = [`for ${data.classes[item.true]} (true)`, `for ${data.classes[item.predicted]} (predicted)`];
   const cells = (layer, pair, method) => pair.map((cam, which) => element("td", {},
-    painted(image, enlarged(cam), colours, `${method}, ${layer} ${classes[which]}`), element("span", { className: "score" }, cam[2])));
+    painted(image, enlarged(cam), colors, `${method}, ${layer} ${classes[which]}`), element("span", { className: "score" }, cam[2])));
   const body = Object.entries(item.cams).map(([layer, pair]) => {
     const [a, b] = pair.map(enlarged), between = a.map((value, i) => 0.5 + (value - b[i]) / 2);
     const comparable = pair.every(([, , flat]) => !flat);
