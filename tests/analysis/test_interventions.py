@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from cifar_lit.analysis.interventions import (
     AREAS,
@@ -68,6 +69,8 @@ def test_evidence_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     random, difference = found.random[FOR_PREDICTED][area], found.differences[FOR_PREDICTED][area]
     assert turned and reverse and random and difference
     assert (turned.value, reverse.value) == (1, 0) and random.value < 1
+    exact = [binomtest(hits, 3).proportion_ci(method="wilson") for hits in (3, 0)]  # not 0 wide, as by bootstrap
+    assert [(one.low, one.high) for one in (turned, reverse)] == [(one.low, one.high) for one in exact]
     assert difference.value == pytest.approx(1 - random.value)
 
 

@@ -9,6 +9,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
+from cifar_lit.analysis import removal
 from cifar_lit.analysis.gradcam import activation_maps, upscale
 from cifar_lit.analysis.removal import CAM, NULL_MAPS, PERCENTILES, compare_with_null_maps, null_maps, road
 from cifar_lit.analysis.sanity import cascading_randomization
@@ -87,6 +88,14 @@ def test_road_of_a_constant_cam_is_nan(images: np.ndarray) -> None:
     cams = np.zeros((2, 32, 32), dtype=np.float32)
     cams[1] = 0.5
     assert np.isnan(road(net, images, np.array([1, 1]), cams)).all()
+
+
+def test_single_cam_has_none_of_another_image() -> None:
+    cams = np.zeros((3, 4, 4), np.float32)
+    cams[1, 0, 0] = 1
+    assert not removal._of_another(cams).any()
+    cams[2, 3, 3] = 1
+    np.testing.assert_array_equal(removal._of_another(cams), cams[[0, 2, 1]])
 
 
 def test_null_maps_and_their_differences() -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import mobilenet_v3_small, vgg11
 from torchvision.models.vision_transformer import VisionTransformer
 
+from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import upscale
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
 from cifar_lit.callbacks.gradcam import GradCAMGrid
@@ -277,6 +278,12 @@ LAST = r"reshape_transform=lambda maps: maps.permute\(0, 3, 1, 2\)$"
         (transformer, f"{BLOCK}.self_attention", None, "MultiheadAttention returns a tuple, not a tensor; use"),
         (transformer, "net.heads.head", None, r"returns \(B, 3\), not \(B, channels, h, w\); use another layer"),
         (lambda: Classifier(ChannelsLast()), "net.norm", None, r"returns \(B, 4, 4, 8\), not .*" + LAST),
+        (
+            lambda: Classifier(ChannelsLast()),
+            "net.features",
+            lambda maps: maps.permute(0, 2, 3, 1),
+            r"\(B, 8, 4, 4\), and reshape_transform \(B, 4, 4, 8\), .*; leave out reshape_transform$",
+        ),
     ],
 )
 def test_layers_without_feature_maps_are_refused(
@@ -292,6 +299,19 @@ def test_layers_without_feature_maps_are_refused(
     results = evaluate_module(trainer(), make(), ModuleOptions(dataloader=loader, reshape_transform=reshape), 2)
     with pytest.raises(UsageError, match=message):
         results.cams(results.test.errors[:2], [layer], method)
+
+
+class Unflattened(nn.Sequential):
+    """A network whose inputs are rows of 784 values."""
+
+    def __init__(self) -> None:
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)]
+        super().__init__(nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 3, padding=1), *head)
+
+
+def test_proportions_are_compared_with_those_of_images_only() -> None:
+    net = Unflattened()
+    cam_methods.check_layers(net, torch.rand(1, 784), [net[1]], None)
 
 
 def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:

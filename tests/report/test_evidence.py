@@ -72,12 +72,17 @@ def test_missing_parts_are_named(make_results: Callable[..., RunResults], found:
     without = replace(found, localization=None, layer="layer1", missing={"localization": "too few images"})
     page = render(make_results(load_evidence=lambda _: without))
     assert "No localization: too few images." in page and "the pointing game did not choose" in page
+    one = replace(LOCALIZATION, sizes={**LOCALIZATION.sizes, "layer2": 4})  # no choice
+    page = render(make_results(load_evidence=lambda _: replace(found, localization=one, layer="layer1")))
+    assert "the pointing game did not choose" in page
     page = render(make_results())
     assert "--report full" in page and "Can the CAMs be trusted" not in page
+    page = render(make_results(load_evidence=lambda _: Evidence(missing={"localization": "too few images"})))
+    assert "No localization: too few images." in page
 
 
-def estimate(value: float, half: float = 0.1) -> Estimate:
-    return Estimate(value, value - half, value + half, 20)
+def estimate(value: float, half: float = 0.1, count: int = 20) -> Estimate:
+    return Estimate(value, value - half, value + half, count)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,19 @@ def test_sentence_of_interventions(more: float, says: str) -> None:
     found = Evidence(interventions=Interventions("layer3", 20, 0, values, values, differences))
     sentence = evidence_text.interventions(found)
     assert says in sentence and "Blurring the 20 % of an image" in sentence and "40.0 % (30.0 % to 50.0 %)" in sentence
+
+
+def test_nothing_is_concluded_from_few_images(found: Evidence) -> None:
+    few: Any = dict.fromkeys((CAM, *NULL_MAPS), estimate(0.2, count=19))
+    values: Any = {kind: [estimate(0.4, count=1)] * len(AREAS) for kind in KINDS}
+    small = replace(
+        found,  # with two mosaics
+        removal=Removal("layer2", 19, few, dict.fromkeys(NULL_MAPS, estimate(0.3))),
+        interventions=Interventions("layer2", 1, 0, values, values, values),
+    )
+    sentences = [evidence_text.SENTENCES[name](small) for name in ("localization", "removal", "interventions")]
+    for count, sentence in zip((2, 19, 1), sentences, strict=True):
+        assert sentence.endswith(f"; {count} are too few to conclude anything.") and "So " not in sentence
 
 
 def test_files_figures_and_the_layer_of_the_cams(results: RunResults, found: Evidence, tmp_path: Path) -> None:

@@ -119,3 +119,7 @@ def test_metrics_of_a_csv_logger_are_kept(tmp_path: Path) -> None:
         (tmp_path / "metrics.csv").write_text(str(number))
         keep_metrics(tmp_path)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"metrics_1.csv": "1", "metrics_2.csv": "2"}
+    (tmp_path / "metrics_1.csv").unlink()
+    (tmp_path / "metrics.csv").write_text("3")
+    keep_metrics(tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"metrics_1.csv": "3", "metrics_2.csv": "2"}

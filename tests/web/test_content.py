@@ -13,8 +13,9 @@ from cifar_lit.web.content import Content, read_card
 
 def test_content_of_a_run(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
     results = make_results()
-    collect_results(results, tmp_path, max_errors=4)
+    classifier = collect_results(results, tmp_path, max_errors=4)
     content = Content.load(tmp_path)
+    assert content.layer == classifier.layer_choice[0]
     assert len(content.examples) == 10 and all(image.true == image.predicted for image in content.examples)
     assert content.num_errors == len(results.test.errors) == 10
     for row, image in zip(results.test.errors[:4], content.errors, strict=True):
@@ -22,6 +23,15 @@ def test_content_of_a_run(make_results: Callable[..., RunResults], tmp_path: Pat
         assert (np.asarray(Image.open(tmp_path / image.file)) == results.test_images.images[row]).all()
     card = read_card(tmp_path)
     assert card.startswith("# ResNet-18, demo/version_0") and "10 of 30 test images are misclassified" in card
+
+
+def test_network_gets_images_of_the_size_that_was_evaluated(
+    make_results: Callable[..., RunResults], tmp_path: Path
+) -> None:
+    results = make_results()
+    results.data.image_size = 48
+    classifier = collect_results(results, tmp_path, max_errors=1)
+    assert classifier.image_size == 48 and "48 x 48 px" in Content.load(tmp_path).summary
 
 
 def test_examples_are_of_all_classes() -> None:
