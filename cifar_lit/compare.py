@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 
@@ -26,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new compare_N)")
     with short_errors():
-        options = parser.parse_args(args)
+        options = parser.parse_args(arguments(args))
         from cifar_lit.report.comparison import compare
 
         compare(options.runs, options.out)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import UsageError, short_errors
 
 
@@ -35,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "weights, ten examples and up to 100 misclassified images; needs a run with its report",
     )
     with short_errors():
-        options = parser.parse_args(args)
+        options = parser.parse_args(arguments(args))
         try:
             from cifar_lit.web import local, space
         except ModuleNotFoundError as error:

@@ -1,10 +1,10 @@
 """Create the report again from a checkpoint, without training: `python -m cifar_lit.evaluate RUN`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def evaluate(run: str | Path, *options: str) -> "RunResults":
     """
     from cifar_lit.cli.evaluation import Evaluation
 
-    return Evaluation([str(run), *options]).evaluate()
+    return Evaluation(arguments([run, *options])).evaluate()
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with short_errors():
         from cifar_lit.cli.evaluation import Evaluation
 
-        evaluation = Evaluation(sys.argv[1:] if args is None else args)
+        evaluation = Evaluation(arguments(args))
         evaluation.report(evaluation.evaluate())
 
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 
@@ -42,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
     with short_errors():
-        options = parser.parse_intermixed_args(args)
+        options = parser.parse_intermixed_args(arguments(args))  # images may follow an option that takes a list
         from cifar_lit.inference.explanation import explain_all
 
         explain_all(**vars(options))

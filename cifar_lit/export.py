@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 
@@ -31,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--logits", action="store_true", help="return logits instead of probabilities")
     parser.add_argument("--license", default="mit", metavar="ID", help="for the model card (default: %(default)s)")
     with short_errors():
-        options = parser.parse_args(args)
+        options = parser.parse_args(arguments(args))
         from cifar_lit.inference.export import export_run
 
         export_run(**vars(options))

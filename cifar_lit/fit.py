@@ -1,8 +1,8 @@
 """Train, list the misclassified images, and show why: `python -m cifar_lit.fit`."""
 
-import sys
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 
@@ -15,7 +15,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with short_errors():
         from cifar_lit.cli.options import FitCLI
 
-        FitCLI(sys.argv[1:] if args is None else args).fit()
+        FitCLI(arguments(args)).fit()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cifar_lit.utils.arguments import arguments
 from cifar_lit.utils.errors import short_errors
 
 
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "correct",
     )
     with short_errors():
-        options = parser.parse_intermixed_args(args)
+        options = parser.parse_intermixed_args(arguments(args))
         from cifar_lit.inference.prediction import predict_all
 
         predict_all(**vars(options))

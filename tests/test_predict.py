@@ -4,11 +4,13 @@ import csv
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cifar_lit
@@ -20,7 +22,7 @@ from cifar_lit.models.temperature import Temperature, store
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.signals import Interrupted
-from tests.cli.refused import refused
+from tests.cli.refused import FAILURE, refused
 from tests.conftest import copy_run
 
 STRANGE = ["=1+1.png", "a,b.png", "two\nlines.png", os.fsdecode(b"\xff.png"), '"quoted".png']
@@ -39,6 +41,27 @@ def images(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("images/.hidden/x.png").write_text("no image")
     Path("images/notes.txt").write_text("no image")
     return Path("images")
+
+
+def gpu_is_full(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def cpu_is_full(*_: object) -> None:
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("forward", [gpu_is_full, cpu_is_full])
+def test_lack_of_memory_is_named(
+    finished_run: Path,
+    images: Path,
+    forward: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("cifar_lit.models.resnet.ResNet18.forward", forward)
+    message = refused(capsys, predict.main, str(finished_run), str(images), "--num_workers=0", code=FAILURE)
+    assert "not enough memory" in message and "allocate" in message and "CUDA_VISIBLE_DEVICES=-1" in message
 
 
 def read_csv(text: str) -> list[dict[str, str]]:

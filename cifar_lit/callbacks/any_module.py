@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from cifar_lit.analysis import cam_methods
@@ -22,6 +21,7 @@ from cifar_lit.training import compat
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
+HOOKS = ("pytorch_lightning.core.hooks", "lightning.pytorch.core.hooks")  # is_overridden knows one package only
 NEEDED = "a batch must be (images, labels): images (B, 3, H, W), (B, 1, H, W) or (B, H, W, 3), labels (B,)"
 
 
@@ -225,10 +225,10 @@ def _find_loader(trainer: Trainer, module: LightningModule, options: ModuleOptio
         return options.dataloader
     data: LightningDataModule | None = getattr(trainer, "datamodule", None)
     loader: Any = trainer.val_dataloaders if trainer.world_size == 1 else None  # it has a part of the images
-    if data and is_overridden("test_dataloader", data):
+    if data and data.test_dataloader.__module__ not in HOOKS:
         data.setup("test")
         loader = data.test_dataloader()
-    elif is_overridden("test_dataloader", module):
+    elif module.test_dataloader.__module__ not in HOOKS:
         loader = module.test_dataloader()
     first = loader[0] if isinstance(loader, list | tuple) else loader
     if first is None:

@@ -75,6 +75,8 @@ def _problem_with_class(message: str) -> str | None:
     option = re.match(r'Parser key "([\w.]+)"', message)
     if not option:
         return None
+    if foreign := re.search(r"\blightning\.pytorch(\.[\w.]*\w)", message):  # Lightning's other package
+        return f"{option[1]}: use pytorch_lightning{foreign[1]} in place of {foreign[0]}"
     other = r"class_path '(?:\w+\.)*(?P<name>\w+)':\s*(?P<reason>.*?)(?=\n\s*- |\n\s*Given value|$)"
     found = re.search(ARGUMENT, message, re.DOTALL) or re.search(other, message, re.DOTALL)
     lost = re.search(r"Expected a path but (\S+) either not accessible", message)

@@ -42,6 +42,12 @@ def check_callbacks(config: Namespace, parser: ArgumentParser) -> None:
         monitor = arguments.get("monitor")
         if known and monitor and monitor not in METRICS + COUNTERS:
             raise UsageError(f"{option} with monitor={monitor}: there is no such metric; use {', '.join(METRICS)}")
+        mode, better = arguments.get("mode"), "max" if str(monitor).endswith("/accuracy") else "min"
+        if monitor in METRICS and mode in {"min", "max"} - {better}:  # Lightning's default is min, whatever the metric
+            raise UsageError(
+                f"{option} with monitor={monitor} and mode={mode} takes the worst value for the best; "
+                f"add --trainer.callbacks.mode {better}"
+            )
         if argument := _looks_too_early(arguments, config.trainer):
             raise UsageError(
                 f"{option} with monitor={monitor}: this metric is logged at the end of an epoch, after the "

@@ -103,7 +103,7 @@ class Evaluation:
 
     def __init__(self, args: Sequence[str]) -> None:
         compat.hide_warnings()
-        compat.secure_jsonargparse()
+        compat.configure_jsonargparse()
         parser = build_parser()
         self.file = weights.find(_parse(parser, args).run, "RUN")
         self.checkpoint = weights.read(self.file, "RUN")  # before the data, which may have to be downloaded

@@ -71,7 +71,7 @@ class FitCLI(LightningCLI):
         compat.hide_warnings()
         slurm.tidy_variables()
         distributed.end_with_parent()
-        compat.secure_jsonargparse()
+        compat.configure_jsonargparse()
         super().__init__(
             ImageClassifier,
             ImageDataModule,

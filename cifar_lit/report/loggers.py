@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from PIL import Image
-from pytorch_lightning.loggers import CometLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
 from cifar_lit.report.drawing import Pixels
 
@@ -14,20 +14,22 @@ def log_image(logger: Logger, name: str, pixels: Pixels, step: int) -> None:
     """Log an image; a logger that takes no images gets nothing.
 
     Args:
-        logger: One of Lightning's, or any other with a method `log_image(key, images, step)` like that of WandbLogger.
+        logger: One of Lightning's, of either package, or any other with a method `log_image(key, images, step)` like
+            that of WandbLogger.
         name: May contain slashes.
         pixels: Shape `(H, W, 3)`, uint8.
         step: The global step.
     """
     to: Any = logger  # what an experiment is depends on packages that may be missing
+    kinds = {kind.__name__ for kind in type(logger).__mro__}  # pytorch_lightning and lightning.pytorch have their own
     image = Image.fromarray(pixels)  # Comet would stretch the values of an array to 0..255
-    if isinstance(logger, TensorBoardLogger):
+    if "TensorBoardLogger" in kinds:
         to.experiment.add_image(name, pixels, step, dataformats="HWC")
-    elif isinstance(logger, MLFlowLogger):
+    elif "MLFlowLogger" in kinds:
         to.experiment.log_image(to.run_id, image, key=name, step=step)
-    elif isinstance(logger, CometLogger):
+    elif "CometLogger" in kinds:
         to.experiment.log_image(image, name=name, step=step)
-    elif isinstance(logger, LitLogger):
+    elif "LitLogger" in kinds:
         to.experiment[name].append(import_module("litlogger").Image(image), step=step)
     elif _takes_images(logger):
         to.log_image(key=name, images=[image], step=step)

@@ -2,8 +2,8 @@
 
 Tried with torch 2.15.0, pytorch-lightning 2.6.6 and jsonargparse 4.53.0. Each has a test in
 tests/training/test_compat.py that fails when upstream changes, so that it can be removed or repaired
-(secure_jsonargparse in tests/test_security.py, set_instantiators in tests/cli/test_bad_options.py, forget_validation in
-tests/training/test_lr_finder.py, start_average in tests/training/test_averaging.py).
+(configure_jsonargparse also in tests/test_security.py, set_instantiators in tests/cli/test_bad_options.py,
+forget_validation in tests/training/test_lr_finder.py, start_average in tests/training/test_averaging.py).
 
 Not in this module, but also tested there:
     data/loaders.py: LazyDataLoader, because Lightning creates the first iterator before it restores the progress
@@ -20,15 +20,18 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse._paths import Path as RecipePath
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+READ_TEXT = RecipePath.read_text
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -55,12 +58,20 @@ def hide_warnings() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in str(record.msg))
 
 
-def secure_jsonargparse() -> None:
+def configure_jsonargparse() -> None:
     """Refuse recipes that name classes which run commands (os, subprocess, ...), or a class where none is expected.
 
-    Both will be the defaults of jsonargparse 5.
+    Both will be the defaults of jsonargparse 5. Also, read recipes as UTF-8: jsonargparse uses the encoding of the
+    locale, which is another one on Windows.
     """
     set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+    RecipePath.read_text = _read_text  # type: ignore[method-assign, assignment]  # no option for it
+
+
+def _read_text(path: RecipePath) -> str:
+    if path._std_io or path._is_url or path._is_fsspec:
+        return READ_TEXT(path)
+    return Path(path.absolute).read_text(encoding="utf-8")
 
 
 def set_help(parser: ArgumentParser, option: str, text: str) -> None:

@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy, StrategyRegistry
@@ -26,7 +25,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # document
 from cifar_lit.data.workers import worker_failure
 from cifar_lit.training import torchrun
 from cifar_lit.utils import slurm
-from cifar_lit.utils.errors import RunError
+from cifar_lit.utils.errors import RunError, out_of_memory
 from cifar_lit.utils.output import write_stderr
 
 RESUME = "CIFAR_LIT_RESUME"  # environment variable of a child: the run to resume, chosen by its parent, or empty
@@ -195,8 +194,8 @@ def launched() -> tuple[str, int, int] | None:
 def cause_of(error: RuntimeError) -> str | None:
     """Return the message for an error caused by lack of memory or by another process; None for other errors."""
     text = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return f"not enough memory ({text[:200]}); reduce data.batch_size or data.image_size"
+    if problem := out_of_memory(error):
+        return f"{problem}; reduce data.batch_size or data.image_size"
     if reason := worker_failure(error):
         return reason
     if isinstance(error, dist.DistError) or re.search(r"(?i)connection (closed|reset|refused)|timed? ?out", text):

@@ -150,7 +150,7 @@ class Training:
             ]
             try:
                 yield
-            except (UsageError, MisconfigurationException, Interrupted):
+            except (UsageError, MisconfigurationException, ModuleNotFoundError, Interrupted):
                 if not self.start.run and not self.trainer.global_step:
                     run_folder.remove(run)
                 raise

@@ -29,6 +29,14 @@ class RunError(RuntimeError):
     """A failure at run time (network, disk, diverging training): exit code 1. The message says what to do next."""
 
 
+def out_of_memory(error: RuntimeError) -> str | None:
+    """Return the message for torch's error about a lack of memory; None for other errors."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:  # on a GPU; on the CPU
+        return f"not enough memory ({text[:200]})"
+    return None
+
+
 @contextmanager
 def short_errors() -> Iterator[None]:
     """Replace the traceback of expected errors, and of signals, by one message; exit with 2 (usage) or 1 (failure)."""
@@ -39,7 +47,9 @@ def short_errors() -> Iterator[None]:
         except signals.Interrupted as stop:
             _exit_after_signal(stop)
         except ModuleNotFoundError as error:
-            if (error.name or "cifar_lit").split(".")[0] == "cifar_lit":
+            if error.name is None:  # raised by a package that says what to install
+                _exit(1, str(error))
+            if error.name.split(".")[0] == "cifar_lit":
                 raise
             _exit(
                 1,
@@ -52,6 +62,10 @@ def short_errors() -> Iterator[None]:
             _exit(1, str(error))
         except MemoryError as error:
             _exit(1, f"not enough memory ({error}); reduce data.image_size or data.batch_size")
+        except RuntimeError as error:
+            if not (problem := out_of_memory(error)):
+                raise
+            _exit(1, f"{problem}; end other programs that use it, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU")
         except OSError as error:
             if error.errno not in DISK:
                 raise
@@ -79,7 +93,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
     return (UsageError, lightning.MisconfigurationException) if lightning else (UsageError,)
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 

@@ -142,6 +142,34 @@ def _logits(module: LightningModule, batch: Tensor) -> Tensor:
     return logits
 
 
+class OtherPackage(nn.Module):
+    """A module that inherits its hooks from `lightning.pytorch`, which repeats the classes of pytorch_lightning."""
+
+    def test_dataloader(self) -> Any:
+        raise NotImplementedError
+
+    test_dataloader.__module__ = "lightning.pytorch.core.hooks"
+
+
+def test_module_of_the_other_lightning_package(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
+    class WithLoader(OtherPackage):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+
+        def forward(self, images: Tensor) -> Any:
+            return self.net(images)
+
+        def test_dataloader(self) -> Any:
+            return loader
+
+    module: Any = WithLoader()
+    assert len(evaluate_module(trainer(), module, ModuleOptions(NAMES, MEAN, STD), 3).test) == 20
+    module = OtherPackage()
+    with pytest.raises(UsageError, match="no test_dataloader"):
+        evaluate_module(trainer(), module, ModuleOptions(NAMES, MEAN, STD), 3)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_images_are_restored_and_cams_equal_the_package(
     name: str, images: np.ndarray, loader: "DataLoader[Any]", trainer: Callable[..., Trainer]

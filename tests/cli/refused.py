@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from tests.conftest import CONFIGS
 
@@ -17,6 +17,13 @@ class Unavailable(Callback):
 
     def __init__(self) -> None:
         importlib.import_module("not_installed")
+
+
+class NeedsPackage(Callback):
+    """A callback that looks for its package when the training starts, like DeviceStatsMonitor."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        raise ModuleNotFoundError("the package not_installed is missing")
 
 
 CPU = torch.device("cpu")

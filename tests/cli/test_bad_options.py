@@ -9,7 +9,7 @@ from cifar_lit import compare, evaluate, explain
 from cifar_lit.cli.arguments import take
 from cifar_lit.fit import main
 from cifar_lit.utils.errors import UsageError
-from tests.cli.refused import DEMO, files, refused
+from tests.cli.refused import DEMO, FAILURE, files, refused
 
 EARLY_STOPPING = "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping --trainer.callbacks.monitor=val/loss"
 STOP_ON_TRAINING = "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=train/loss"
@@ -130,11 +130,15 @@ CASES = [
     (f"{EARLY_STOPPING} --trainer.callbacks.patience=x", "trainer.callbacks: EarlyStopping:", "patience"),
     ("--trainer.callbacks+=tests.cli.refused.Missing", "trainer.callbacks: Missing:", "tests.cli.refused"),
     ("--trainer.logger=nowhere.Logger", "trainer.logger: Logger:", "nowhere"),
+    ("--trainer.logger=lightning.pytorch.loggers.CSVLogger", "trainer.logger: use pytorch_lightning.loggers.CSVLogger"),
     ("--trainer.logger=Neptune", "trainer.logger: there is no class Neptune; use MODULE.CLASS"),
     ("--trainer.callbacks+=tests.cli.refused.Unavailable", "trainer.callbacks: Unavailable", "not_installed"),
     ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.save_top_k=-2", "ModelCheckpoint", "save_top_k=-2"),
     ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_loss", "monitor=val_loss", "val/loss"),
     ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=acc", "monitor=acc", "val/accuracy"),
+    ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val/accuracy", "add --trainer.callbacks.mode max"),
+    ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=train/accuracy", "callbacks.mode max"),
+    (f"{EARLY_STOPPING} --trainer.callbacks.mode=max", "monitor=val/loss and mode=max", "callbacks.mode min"),
     ("--trainer.callbacks+=BatchSizeFinder", "BatchSizeFinder", "set data.batch_size"),
     ("--trainer.callbacks+=LearningRateFinder", "LearningRateFinder", "use lr_find"),
     ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning", "model.freeze_epochs"),
@@ -155,7 +159,7 @@ CASES = [
     (f"{STOP_ON_TRAINING} --trainer.check_val_every_n_epoch=2", "EarlyStopping", "check_on_train_epoch_end true"),
     (f"{STOP_ON_TRAINING} --trainer.callbacks.check_on_train_epoch_end=false", "check_on_train_epoch_end true"),
     (
-        "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=train/accuracy "
+        "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=train/accuracy --trainer.callbacks.mode=max "
         "--trainer.val_check_interval=5 --trainer.check_val_every_n_epoch=null",
         "ModelCheckpoint with monitor=train/accuracy",
         "callbacks.save_on_train_epoch_end true",
@@ -212,6 +216,15 @@ def test_message_names_option_and_remedy(
     for words in case[1:]:
         assert words in message
     assert files(folder) == before
+    assert not list(folder.rglob("version_*"))
+
+
+def test_package_that_a_callback_misses_in_the_training_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = "--trainer.callbacks+=tests.cli.refused.NeedsPackage"
+    message = refused(capsys, main, *DEMO, callback, "--data.num_workers=0", code=FAILURE)
+    assert "not_installed is missing" in message
     assert not list(folder.rglob("version_*"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import _paths
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser
@@ -209,3 +210,16 @@ def test_help_of_an_option_is_replaced() -> None:
     parser.add_argument("--config", help="a file")
     compat.set_help(parser, "config", "a recipe by name")
     assert "a recipe by name" in parser.format_help()
+
+
+def test_recipes_are_read_as_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat.RecipePath, "read_text", compat.READ_TEXT)
+    monkeypatch.setattr(_paths, "open", partial(open, encoding="cp1252"), raising=False)  # as on Windows
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("root: grün\n", encoding="utf-8")
+    parser = LightningArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--root", type=str)
+    assert parser.parse_args([f"--config={recipe}"]).root == "grÃ¼n"
+    compat.configure_jsonargparse()
+    assert parser.parse_args([f"--config={recipe}"]).root == "grün"
