@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: a new explain_N)")
     with short_errors():
-        options = parser.parse_intermixed_args(arguments(args))  # images may follow an option that takes a list
+        options = parser.parse_intermixed_args(arguments(args))  # images may follow options
         from cifar_lit.inference.explanation import explain_all
 
         explain_all(**vars(options))
