@@ -30,7 +30,7 @@ UPLOAD = """async size => {
 TEXT_ENDS_BEFORE_ARROW = """(inputs => inputs.length > 0 && inputs.every(input => {
     const end = input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight);
     return end <= input.parentElement.querySelector(".icon-wrap").getBoundingClientRect().left;
-}))([...document.querySelectorAll("input[role=listbox]")])"""
+}))([...document.querySelectorAll("input[role=combobox]")])"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

@@ -211,7 +211,8 @@ def test_help_has_only_options_with_an_effect(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="0"):
         evaluate.main(["--help"])
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 150
+    lines = [line for line in text.splitlines() if " tests." not in line]  # classes of other tests are known, too
+    assert len(lines) < 150
     assert "--data.root" in text and "--page.num_cams" in text
     assert "CONFIG" not in text and "-->" not in text
     assert "--model" not in text and "--data.batch_size" not in text and "--trainer.max_epochs" not in text

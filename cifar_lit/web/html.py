@@ -14,7 +14,7 @@ from cifar_lit.report.drawing import CAM_OPACITY, Pixels, heatmap
 CSS = f"""
 .gradio-container {{ width: 100%; max-width: 1200px !important; margin: 0 auto; }}
 .gradio-container :is(h1, h2, h3, p, li, figcaption) {{ overflow-wrap: anywhere; }}
-.gradio-container input[role=listbox] {{ padding-right: 1.6rem; text-overflow: ellipsis; }}
+.gradio-container input[role=combobox] {{ padding-right: 1.6rem; text-overflow: ellipsis; }}
 .tab-container button {{ padding: 0 .7rem; }}
 #image img {{ width: 100%; height: 100%; object-fit: contain; }}
 :is(#examples, #gallery) img {{ image-rendering: pixelated; }}

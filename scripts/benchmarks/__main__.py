@@ -60,6 +60,8 @@ def main() -> None:
     from cifar_lit.utils.hardware import choose_device, choose_precision, describe
 
     precision, device = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytorch_lightning", "torchvision"])  # imported once
     provenance: dict[str, object] = describe()  # first, because the commit may change meanwhile
     rows: list[Row] = []
     start = time.monotonic()
@@ -75,7 +77,7 @@ def main() -> None:
             part_start = time.monotonic()
             folder = scratch / name
             folder.mkdir()
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            with ProcessPoolExecutor(1, processes) as process:
                 measured = process.submit(measure, name, Settings(options.quick, root, folder)).result()
             print(f"{time.monotonic() - part_start:.0f} s", file=sys.stderr, flush=True)
             for row in measured:

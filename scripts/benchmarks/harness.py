@@ -84,7 +84,7 @@ def measure(part: str, settings: Settings) -> list[Row]:
     """Run a part; called in a process that ends after it."""
     from cifar_lit.utils.hardware import keep_freed_memory
 
-    multiprocessing.set_start_method(None, force=True)  # the default one; this process has inherited "spawn"
+    multiprocessing.set_start_method(None, force=True)  # the default one; this process has inherited "forkserver"
     keep_freed_memory()  # as fit does on CPUs; for both sides
     rows: list[Row] = importlib.import_module(part).measure(settings)
     return rows

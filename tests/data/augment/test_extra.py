@@ -25,7 +25,7 @@ def test_transform_is_a_function_of_the_key(transform: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"class_path": "ColorJitter"}, "ColorJitter: albumentations has no such transform"),
+        ({"class_path": "ColorJiter"}, "ColorJiter: albumentations has no such transform"),
         ({"class_path": "ColorJitter", "init_args": {"brightnes": 1}}, r"ColorJitter: it cannot be used .*brightnes"),
         ({"class_path": "ColorJitter", "p": 1}, r"each must be \{class_path: NAME, init_args"),
         ({"class_path": "Normalize"}, r"Normalize: it must return uint8 \(16, 16, 3\).* but returns float32"),
