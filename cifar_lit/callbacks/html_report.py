@@ -13,7 +13,7 @@ class HTMLReport(ReportCallback):
     """Writes `index.html`, the run on one page, and `README.md`, its short version.
 
     Args:
-        max_listed: Misclassified images to list, highest loss first, 0 or more; default: all.
+        max_listed: Misclassified images to list, highest loss first, 0 or more; null lists all, 2.5 kB each.
         num_cams: How many get CAMs, 0 or more.
         method: How the CAMs are computed; see GradCAMGrid.
         slices: Whether to show the accuracy on slices of the test images; see Scores.
@@ -25,7 +25,7 @@ class HTMLReport(ReportCallback):
 
     def __init__(
         self,
-        max_listed: int | None = None,
+        max_listed: int | None = 1500,
         num_cams: int = 100,
         method: str = "GradCAM",
         slices: bool = True,
