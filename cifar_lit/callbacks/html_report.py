@@ -13,8 +13,8 @@ class HTMLReport(ReportCallback):
     """Writes `index.html`, the run on one page, and `README.md`, its short version.
 
     Args:
-        max_listed: Misclassified images to list, highest loss first, 0 or more; null lists all, 2.5 kB each.
-        num_cams: How many get CAMs, 0 or more.
+        max_listed: Misclassified images to list, highest loss first, 0 or more; null: all.
+        num_cams: How many get CAMs.
         method: How the CAMs are computed; see GradCAMGrid.
         slices: Whether to show the accuracy on slices of the test images; see Scores.
         num_neighbors: Nearest training images shown with each image that has CAMs, by the cosine of the last layer's

@@ -16,7 +16,7 @@ class Projector(ReportCallback):
     """Logs the input of the network's last layer for the test images, reduced by principal components.
 
     Args:
-        num_images: Number of images, drawn at random, 0 or more; 0 turns it off.
+        num_images: Number of images, drawn at random; 0 turns it off.
     """
 
     def __init__(self, num_images: int = 10_000) -> None:

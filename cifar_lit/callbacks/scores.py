@@ -20,7 +20,7 @@ class Scores(ReportCallback):
             2404.00498, section 3.5), in one more pass; not for classes that change when mirrored, such as digits.
         temperature: Whether to fit a temperature (arXiv 1706.04599) to the held-out images, if any: the scores with it
             are reported, too, and `predict --calibrated` uses it.
-        slices: Whether to report the accuracy by brightness, contrast, sharpness and colorfulness.
+        slices: Whether to report accuracy by brightness, contrast, sharpness and colorfulness.
         duplicates: Whether to list test images that are near-duplicates of training images, and to report the accuracy
             without them; for photos, because simple drawings are alike.
     """
