@@ -208,7 +208,7 @@ def test_page_in_a_browser(server: Server, browser: Any, width_px: int, tmp_path
     assert fits()
 
     page.get_by_role("tab", name="Model card").click()
-    expect(page.get_by_text("What it gets wrong")).to_be_visible()
+    expect(page.get_by_text("What it misclassifies")).to_be_visible()
     assert fits()
     assert {urlsplit(url).netloc for url in requested if not url.startswith(("data:", "blob:"))} == {
         urlsplit(server.url).netloc

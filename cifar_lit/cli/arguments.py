@@ -71,7 +71,7 @@ def parse_error(message: str, options: Collection[str], saved: str = "") -> Usag
 
 
 def _problem_with_class(message: str) -> str | None:
-    """Return what is wrong with a class, from a message that has a paragraph for each type the option accepts."""
+    """Return the problem with a class, from a message that has a paragraph for each type the option accepts."""
     option = re.match(r'Parser key "([\w.]+)"', message)
     if not option:
         return None

@@ -68,7 +68,7 @@ def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | Non
         try:
             _transfer(url, part, timeout_s)
             completed = True
-            reason = "wrong MD5, the file is truncated or corrupt"
+            reason = "its MD5 differs, the file is truncated or corrupt"
         except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in DISK:
                 raise  # writing failed, not the network

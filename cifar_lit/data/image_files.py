@@ -20,9 +20,9 @@ def walk(folder: str) -> Iterator[str]:
         OSError: A folder cannot be read.
     """
     seen = {str(parent) for path in (folder, os.path.realpath(folder)) for parent in Path(path).absolute().parents}
-    waiting = [""]
-    while waiting:
-        prefix = waiting.pop()
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
         path = os.path.join(folder, prefix)
         if (real := os.path.realpath(path)) in seen:
             continue
@@ -36,7 +36,7 @@ def walk(folder: str) -> Iterator[str]:
                     subfolders.append(entry.name)
                 else:
                     yield f"{prefix}{entry.name}"
-        waiting += [f"{prefix}{name}/" for name in sorted(subfolders, reverse=True)]
+        pending += [f"{prefix}{name}/" for name in sorted(subfolders, reverse=True)]
 
 
 def print_ignored(folder: str, files: list[str], count: int) -> None:

@@ -22,8 +22,8 @@ AUGMENTED_PIXELS = 4096 * 32**2  # augmented at once on a device, to launch fewe
 class LazyDataLoader(DataLoader[Batch]):
     """A DataLoader that creates its workers when the first batch is requested.
 
-    Lightning calls iter() before it restores the progress of a resumed run; workers started then would prepare the
-    wrong batches.
+    Lightning calls iter() before it restores the progress of a resumed run; workers started then would prepare
+    other batches than the next ones.
 
     Attributes:
         data_time_s: Total time spent waiting for batches, in seconds.

@@ -1,4 +1,4 @@
-"""A model card as model hubs read it: YAML front matter, then how to use the network, and what it gets wrong."""
+"""A model card as model hubs read it: YAML front matter, then how to use the network, and what it misclassifies."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def model_card(results: RunResults, file: str, logits: bool = False, license: st
             f"training: `ImageOps.fit(image, ({size}, {size}), Image.Resampling.LANCZOS)`.\n",
             "## How good it is\n",
             *_quality(results),
-            "\n## What it gets wrong\n",
+            "\n## What it misclassifies\n",
             *_errors(results),
             "\n## What it was trained on\n",
             *_training(results),

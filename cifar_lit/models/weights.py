@@ -62,7 +62,7 @@ def _load(file: Path) -> dict[str, Any] | str:
         if zipfile.is_zipfile(file):  # not torch's older format, which torchvision also uses
             with zipfile.ZipFile(file) as parts:  # torch writes checksums but does not verify them
                 if damaged := parts.testzip():
-                    return f"the file is damaged (wrong checksum of {damaged})"
+                    return f"the file is damaged (the checksum of {damaged} differs)"
                 if any(part.external_attr & 0x10 for part in parts.infolist()):  # torch would read a folder as nothing
                     return "the file is damaged (its directory is corrupt)"
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)

@@ -92,7 +92,7 @@ def set_instantiators(
 
 
 def count_epochs_when_resuming(trainer: Trainer) -> None:
-    """Let a training with max_steps resume in the right epoch.
+    """Let a training with max_steps resume in the correct epoch.
 
     Lightning's FitLoop.restarting repeats the finished epoch, from its last batch index, if max_steps is set.
     """

@@ -65,29 +65,29 @@ def write_space(run: str, out: str) -> None:
 def find_modules(name: str) -> dict[str, Path]:
     """Return the modules of this package that a module imports, directly or not, and their files."""
     found: dict[str, Path] = {}
-    waiting = [name]
-    while waiting:
-        module = waiting.pop()
+    pending = [name]
+    while pending:
+        module = pending.pop()
         path = ROOT / module.replace(".", "/")
         file = next(filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py")), None)
         if file and module.startswith("cifar_lit") and module not in found:  # not a name in a module
             found[module] = file
-            waiting += [module.rpartition(".")[0], *imports(file)]
+            pending += [module.rpartition(".")[0], *imports(file)]
     return dict(sorted(found.items()))
 
 
 def imports(file: Path) -> set[str]:
     """Return what a file imports, also in functions, but not for type checkers only: `a.b` and `a.b.c` for names."""
     names = set()
-    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
+    pending: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            waiting += ast.iter_child_nodes(node)
+            pending += ast.iter_child_nodes(node)
     return names
 
 

@@ -1,4 +1,4 @@
-"""Scores of the confidence against scipy, torchmetrics and sums by hand, and how often the intervals are right."""
+"""Scores of the confidence against scipy, torchmetrics and sums by hand, and how often intervals contain the truth."""
 
 import numpy as np
 import pytest
@@ -34,8 +34,8 @@ def test_scores_equal_those_computed_otherwise() -> None:
         expected = multiclass_calibration_error(table, labels, num_classes=2, n_bins=15)
         assert one["calibration_error"].value == pytest.approx(expected.item(), abs=1e-6)
         ranked = sorted(zip(-predictions.confidence, predictions.predicted != predictions.labels, strict=True))
-        wrong = [bool(error) for _, error in ranked]
-        by_hand = sum(sum(wrong[:k]) / k for k in range(1, 401)) / 400
+        misclassified = [bool(error) for _, error in ranked]
+        by_hand = sum(sum(misclassified[:k]) / k for k in range(1, 401)) / 400
         assert one["aurc"].value == pytest.approx(aurc(predictions)) == pytest.approx(by_hand)
         scipy = bootstrap((predictions.losses,), np.mean, method="basic", n_resamples=2000, rng=0).confidence_interval
         assert (one["loss"].low, one["loss"].high) == pytest.approx(tuple(scipy), rel=0.05)

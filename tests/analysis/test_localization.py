@@ -64,8 +64,8 @@ def test_evidence_in_the_correct_cell_scores_1() -> None:
     for name in METHODS:
         score = found.scores[name]["layer4"]
         assert score and score.value > 0.94 and score.count == 2
-    wrong = pointing_game(net, cells, classes[:, ::-1].copy(), LAYERS)["GradCAM"]["layer1"]
-    assert np.nanmax(wrong) < 0.06
+    elsewhere = pointing_game(net, cells, classes[:, ::-1].copy(), LAYERS)["GradCAM"]["layer1"]
+    assert np.nanmax(elsewhere) < 0.06
     blob = found.scores[BLOB]["layer1"]
     assert blob and (blob.value, blob.low, blob.high) == pytest.approx((0.25, 0.25, 0.25))
 

@@ -131,8 +131,8 @@ def test_report_of_any_module(
     rows = (report / "misclassified.csv").read_text().splitlines()[1:]
     with torch.no_grad():
         predicted = torch.cat([_logits(module.eval(), batch) for batch, _ in loader]).argmax(1)
-    wrong = (predicted != torch.arange(20) % 3).nonzero().flatten().tolist()
-    assert sorted(int(row.split(",")[0]) for row in rows) == wrong
+    misclassified = (predicted != torch.arange(20) % 3).nonzero().flatten().tolist()
+    assert sorted(int(row.split(",")[0]) for row in rows) == misclassified
     assert all(row.split(",")[1] == NAMES[int(row.split(",")[0]) % 3] for row in rows)
 
 

@@ -71,18 +71,18 @@ class Drawn(ReportWriter):
         self.texts[name] = " ".join(text.get_text() for text in figure.texts)
 
 
-@pytest.mark.parametrize(("wrong", "k", "drawn"), [(30, 7, 7), (4, 10, 4), (1, 10, 1)])
+@pytest.mark.parametrize(("misclassified", "k", "drawn"), [(30, 7, 7), (4, 10, 4), (1, 10, 1)])
 def test_same_k_images_are_drawn_and_explained(
-    make_results: Callable[..., RunResults], tmp_path: Path, wrong: int, k: int, drawn: int
+    make_results: Callable[..., RunResults], tmp_path: Path, misclassified: int, k: int, drawn: int
 ) -> None:
     writer = Drawn(tmp_path)
     for callback in (MisclassifiedImages(k), GradCAMGrid(k)):
-        callback.write(make_results(wrong), writer)
+        callback.write(make_results(misclassified), writer)
     assert set(writer.titles) == {"misclassified", "gradcam_true", "gradcam_predicted", "gradcam_layer1"}
     assert len(writer.titles["misclassified"]) == drawn
     assert all(titles == writer.titles["misclassified"] for titles in writer.titles.values())
     assert writer.titles["misclassified"][0] == "ape → bee\n90%"
-    assert len((tmp_path / "misclassified.csv").read_text().splitlines()) == wrong + 1
+    assert len((tmp_path / "misclassified.csv").read_text().splitlines()) == misclassified + 1
 
 
 def test_no_error_gives_a_sentence(make_results: Callable[..., RunResults], tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_wrong_file_is_discarded(serve, path, answer) -> None:
     get(path, wrong, honest)
     assert wrong.ranges == honest.ranges == [None]
     path.unlink()
-    with pytest.raises(RunError, match="wrong MD5"):
+    with pytest.raises(RunError, match="its MD5 differs"):
         get(path, wrong)
     assert list(path.parent.iterdir()) == []
 
@@ -243,7 +243,7 @@ def test_error_lists_the_reason_for_each_url_and_remedies(serve, path) -> None:
         get(path, *servers, "http://no-such-host.invalid/a", "file:///no/such/file", "http://[bad")
     message = str(caught.value)
     for server, reason in zip(
-        servers, ("404", "wrong MD5", "404", "no data for 0.5 s", os.strerror(errno.ECONNREFUSED)), strict=True
+        servers, ("404", "its MD5 differs", "404", "no data for 0.5 s", os.strerror(errno.ECONNREFUSED)), strict=True
     ):
         assert any(server.url in line and reason in line for line in message.splitlines())
     for text in (
