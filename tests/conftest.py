@@ -21,7 +21,8 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.dataset import DataSplits, Split
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.report.epochs import EpochRow
-from cifar_lit.report.results import Provenance, RunResults
+from cifar_lit.report.provenance import Provenance
+from cifar_lit.report.results import RunResults
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from comparison import figures_left_blank
 from scipy.stats import binom
 
@@ -59,8 +60,14 @@ def test_two_runs(
     assert len(json.loads(Path("three/compare.json").read_text())["runs"]) == 3
     shutil.copytree(runs / "version_0", "again")
     shutil.move("again/report", "again/evaluation_1")  # as evaluate leaves it
+    options = yaml.safe_load(Path("again/config.yaml").read_text())
+    options = {name: options[name] for name in ("data", "gradcam")} | {"trainer": {"callbacks": []}}
+    options["gradcam"]["method"] = "HiResCAM"
+    Path("again/evaluation_1/config.yaml").write_text(yaml.safe_dump(options))
     compare.main(["again/evaluation_1", str(runs / "version_1")])
-    assert json.loads(Path("compare_2/compare.json").read_text())["errors"] == result["errors"]
+    evaluated = json.loads(Path("compare_2/compare.json").read_text())
+    assert evaluated["errors"] == result["errors"]
+    assert evaluated["differences"] == result["differences"] | {"gradcam.method": ["HiResCAM", "GradCAM"]}
     assert "again/evaluation_1" in capsys.readouterr().out
 
 

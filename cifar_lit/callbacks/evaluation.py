@@ -21,7 +21,8 @@ from cifar_lit.models.resnet import ResNet18
 from cifar_lit.models.temperature import Temperature
 from cifar_lit.models.weights import fingerprint
 from cifar_lit.report.epochs import EpochRow
-from cifar_lit.report.results import Provenance, RunResults
+from cifar_lit.report.provenance import Provenance
+from cifar_lit.report.results import RunResults
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.utils import hardware
 

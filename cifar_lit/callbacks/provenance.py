@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
-from cifar_lit.report.results import Provenance
+from cifar_lit.report.provenance import Provenance
 from cifar_lit.report.tables import FINAL_SCORES
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils import hardware

@@ -26,7 +26,8 @@ from cifar_lit.models import temperature, weights
 from cifar_lit.models.resnet import smallest_strided
 from cifar_lit.report.comparison import flat
 from cifar_lit.report.epochs import EpochRow, read_epochs
-from cifar_lit.report.results import Provenance, RunResults, data_options
+from cifar_lit.report.provenance import Provenance, data_options
+from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import hardware

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.schedules import SCHEDULES
-from cifar_lit.report.results import Provenance
+from cifar_lit.report.provenance import Provenance
 from cifar_lit.training import run_folder
 from cifar_lit.training.run import Start
 from cifar_lit.utils import hardware

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from cifar_lit.analysis import confidence, duplicates, slices, temperature
@@ -25,43 +24,9 @@ from cifar_lit.models.temperature import Temperature
 from cifar_lit.models.weights import load_network
 from cifar_lit.report.epochs import EpochRow, read_epochs
 from cifar_lit.report.error_results import ErrorResults
-from cifar_lit.training import run_folder
+from cifar_lit.report.provenance import Provenance, data_options
 from cifar_lit.training.lr_finder import LRRange, read_lr_range
 from cifar_lit.utils.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What ran, with which options, on which hardware.
-
-    Attributes:
-        config: The text of `config.yaml`; empty if the run was not started from the command line.
-        parts: Command, commit, versions and hardware of the run, then of each time that it was resumed.
-        report_command: The command that created the report, if it was not the training itself.
-    """
-
-    config: str
-    parts: tuple[dict[str, Any], ...]
-    report_command: str | None = None
-
-    @classmethod
-    def load(cls, run: Path) -> "Provenance":
-        """Read `config.yaml` and every `provenance*.json` of a run's folder."""
-        return cls(
-            (run / "config.yaml").read_text(encoding="utf-8"),
-            tuple(json.loads(file.read_text(encoding="utf-8")) for file in run_folder.parts(run, "provenance.json")),
-        )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `config.yaml`, nested as there; empty if there is none."""
-        return yaml.safe_load(self.config) or {}
-
-    @property
-    def hardware(self) -> str:
-        """The GPUs, or else the CPU, of the first part."""
-        first = self.parts[0]
-        return ", ".join(first.get("gpus") or []) or str(first.get("cpu"))
 
 
 @dataclass(frozen=True)
@@ -207,11 +172,9 @@ class RunResults(ErrorResults):
     def _read(cls, run: Path, report: Path) -> "RunResults":
         metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
         provenance = Provenance.load(run)
-        options = provenance.options
         if report.name != "report" and (report / "config.yaml").exists():  # an evaluation, perhaps on other images
-            options["data"] = yaml.safe_load((report / "config.yaml").read_text(encoding="utf-8"))["data"]
-            provenance = replace(provenance, config=yaml.safe_dump(options, sort_keys=False))
-        data = ImageDataModule(**data_options(run, options))
+            provenance = provenance.override((report / "config.yaml").read_text(encoding="utf-8"))
+        data = ImageDataModule(**data_options(run, provenance.options))
         data.test_only = "train" not in metrics["fingerprints"]
         test, classes = read_csv(report / "predictions.csv")
         data.network_classes = classes
@@ -240,11 +203,3 @@ class RunResults(ErrorResults):
             temperature=Temperature(**fitted) if fitted else None,
             load_duplicates=lambda: duplicates.read_csv(report / "near_duplicates.csv"),
         )
-
-
-def data_options(run: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ImageDataModule from a run's options, to be used from any folder."""
-    data: dict[str, Any] = dict(options["data"])
-    if data.get("seed") is None:
-        data["seed"] = options["seed_everything"]
-    return data | {name: run_folder.data_path(run, data[name]) for name in run_folder.PATHS}

@@ -8,7 +8,8 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import drawing, figures
 from cifar_lit.report.epochs import EpochRow
 from cifar_lit.report.error_results import ErrorResults
-from cifar_lit.report.results import Provenance, RunResults
+from cifar_lit.report.provenance import Provenance
+from cifar_lit.report.results import RunResults
 
 
 def plain(size: int = 32, value: int = 200) -> np.ndarray:
