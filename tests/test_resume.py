@@ -278,6 +278,21 @@ def test_last_is_the_newest_run_of_the_given_recipe_or_of_all(run: Path, capsys:
         assert f"--ckpt_path {run}" in refused(capsys, main, *args)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, on which each write finds the disk full")
+def test_full_disk_keeps_the_last_checkpoint(run: Path, two_epochs: Path, capsys: Capture) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    last.with_name("last.ckpt.part").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as exit_:
+        main([f"--ckpt_path={run}", *MORE])
+    assert exit_.value.code == 1
+    message = capsys.readouterr().err
+    assert f"'{last}'" in message and f"--ckpt_path {run}" in message and "Traceback" not in message
+    assert load(run)["epoch"] == 0
+    main([f"--ckpt_path={run}", *MORE])
+    assert_same_weights(load(run)["state_dict"], load(two_epochs)["state_dict"])
+
+
 def test_run_in_training_is_refused(run: Path, capsys: Capture) -> None:
     provenance = json.loads((run / "provenance.json").read_text()) | {"folder": str(Path.cwd())}
     (run / "provenance.json").write_text(json.dumps(provenance))

@@ -7,6 +7,7 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.models.temperature import Temperature
 
 Floats = NDArray[np.float64]
+MIN_IMAGES = 20  # with fewer the interval spans orders of magnitude
 
 
 def fit(predictions: Predictions) -> Temperature | None:
@@ -45,6 +46,8 @@ def why_none(predictions: Predictions | None) -> str:
     """Return why no temperature can be fitted; empty if one can be."""
     if predictions is None or not len(predictions):
         return "no images are held out for it (data.val_size)"
+    if len(predictions) < MIN_IMAGES:
+        return f"it needs {MIN_IMAGES} held-out images or more (data.val_size), and there are {len(predictions)}"
     logits = predictions.log_probabilities
     true = logits[np.arange(len(predictions)), predictions.labels]
     if (true >= logits.max(1)).all():

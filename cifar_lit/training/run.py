@@ -22,7 +22,7 @@ from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.lr_finder import LRRange, find_lr
 from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils import hardware, slurm
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import DISK, RunError, UsageError
 from cifar_lit.utils.signals import Interrupted, stop
 
 
@@ -98,7 +98,7 @@ class Training:
 
         Raises:
             UsageError: An option cannot be used.
-            RunError: The training failed; the message says what is saved and how to resume.
+            RunError: The training failed, or the disk is full; the message says what is saved and how to resume.
             Interrupted: A signal ended the training; likewise.
         """
         if self.trainer.strategy.root_device.type == "cpu":
@@ -119,6 +119,10 @@ class Training:
                 if reason:
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise
+            except OSError as error:
+                if error.errno not in DISK:
+                    raise
+                raise RunError(f"{error}; free some space; {self._how_to_resume()}") from error
         return self._folder.path
 
     def _print_processes(self) -> None:

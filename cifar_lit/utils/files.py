@@ -21,7 +21,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too, so that `plain
 def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` at the end of the block; an error leaves `path` unchanged.
 
-    A reader finds the complete old file or the complete new file, at any time and after any crash.
+    A reader finds the complete old file or the complete new file, at any time and after any crash. An OSError names it.
 
     Args:
         path: The file.
@@ -36,9 +36,11 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # of a write, as on a full disk
+            error.filename = str(path)
         raise
     fsync_dir(path.parent)
 

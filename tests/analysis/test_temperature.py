@@ -64,6 +64,12 @@ def test_no_temperature_where_the_loss_has_no_minimum() -> None:
     assert "data.val_size" in temperature.why_none(None)
 
 
+def test_no_temperature_from_a_few_images() -> None:
+    predictions = drawn(temperature.MIN_IMAGES, 1.0)
+    assert temperature.fit(predictions)
+    assert temperature.fit(predictions.take(np.arange(len(predictions) - 1))) is None
+
+
 def test_stored_temperature_belongs_to_its_weights(tmp_path: Path) -> None:
     first, second = (Temperature(value, 0.9, 2.0, 100) for value in (1.25, 1.5))
     assert find(tmp_path, "0123") is None
