@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cifar_lit.utils.files import placeholder
+
 Images = NDArray[np.uint8]
 DARK = 64  # if no value is above it, the images were perhaps scaled wrongly; 12 bits in a 16-bit file give at most 16
 SCALE = "12-bit values in 16-bit files must be multiplied by 16"
@@ -26,7 +28,8 @@ def read(path: str, size: int) -> Images:
         try:
             return decode(path, size)
         except UnidentifiedImageError:
-            raise UnreadableError(f"{path}: not a PNG, JPEG or WebP image; convert it") from None
+            reason = placeholder(path) or "not a PNG, JPEG or WebP image; convert it"
+            raise UnreadableError(f"{path}: {reason}") from None
         except Exception as error:  # Pillow raises many types for corrupt files
             reason = getattr(error, "strerror", None) or error or repr(error)
             raise UnreadableError(f"{path}: {reason}") from error

@@ -134,9 +134,10 @@ def _list_images(folder: str, digest: Any) -> Listing:
         images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             path = os.path.join(folder, name)
+            others = f"convert its files such as {found[0].rpartition('/')[2]}" if found else "add some"
             raise UsageError(
-                f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); add some, or remove the class "
-                f"{name} from the training and the test images"
+                f"data.root: {path} contains no images ({', '.join(SUFFIXES)}); {others}, or remove the class {name} "
+                "from the training and the test images"
             )
         for file in images:
             status = os.stat(os.path.join(folder, file))

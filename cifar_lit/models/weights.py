@@ -14,6 +14,7 @@ from torchvision.models import ResNet18_Weights
 
 from cifar_lit.models.resnet import ResNet18
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.files import placeholder
 
 TRANSFORMS = ResNet18_Weights.IMAGENET1K_V1.transforms()
 NETWORK = ("num_classes", "mean", "std", "stem", "norm")  # arguments of ResNet18 that its weights depend on
@@ -71,8 +72,10 @@ def _load(file: Path) -> dict[str, Any] | str:
     except Exception as error:  # the unpickler raises many kinds
         if contained := re.search(r"GLOBAL (\S+)", str(error)):
             return f"it contains {contained[1]}, and only plain data are loaded, since objects could run code"
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return f"the file is damaged (truncated?) or not a checkpoint ({reason})"
+        with open(file, "rb") as content:
+            truncated = content.read(4) == b"PK\3\4"  # an archive, whose directory at the end is missing
+        damage = "the file is damaged (truncated)" if truncated else "the file is not a checkpoint, or damaged"
+        return placeholder(file) or damage
     if isinstance(checkpoint, dict):
         checkpoint = as_checkpoint(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):

@@ -1,4 +1,4 @@
-"""Write files atomically; lock them; name new folders; escape CSV cells."""
+"""Write files atomically; lock them; name new folders; recognize files without content; escape CSV cells."""
 
 import errno
 import itertools
@@ -104,6 +104,15 @@ def new_folder(out: str | None, default: str = "", parent: Path = Path(), option
     if any(parent.is_file() for parent in folder.parents):
         raise UsageError(f"{option} {out}: part of this path is a file; use a new folder")
     return folder
+
+
+def placeholder(path: str | Path) -> str | None:
+    """Say that a file has no content of its own; None if it has."""
+    with open(path, "rb") as file:
+        start = file.read(30)
+    if start.startswith(b"version https://git-lfs."):
+        return "the file is a pointer of Git LFS; `git lfs pull` downloads its content"
+    return None if start else "the file is empty"
 
 
 def safe_cell(value: Any) -> Any:

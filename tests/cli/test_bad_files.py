@@ -53,14 +53,17 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     last = run / "checkpoints" / "last.ckpt"
     (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:100_000])
     (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "pointer.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "page.ckpt").write_text("<html>Not found</html>")
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     torch.save({"state_dict": {}, "harm": Harmful()}, tmp_path / "harmful.ckpt")
     before = files(tmp_path)
     message = refused(capsys, evaluate.main, str(run), *folder[-4:-2])
     assert "10 classes instead of 2" in message
-    for name, reason in (("cut", "damaged"), ("empty", "damaged"), ("other", "state_dict"), ("harmful", "mkdir")):
+    reasons = {"cut": "truncated", "empty": "is empty", "pointer": "git lfs pull", "page": "not a checkpoint"}
+    for name, reason in {**reasons, "other": "state_dict", "harmful": "mkdir"}.items():
         message = refused(capsys, main, *QUICK, f"--model.weights={name}.ckpt")
-        assert f"--model.weights {name}.ckpt" in message and reason in message
+        assert f"--model.weights {name}.ckpt" in message and reason in message and "weights_only" not in message
     last.unlink()  # linked
     last.write_bytes((tmp_path / "cut.ckpt").read_bytes())
     message = refused(capsys, main, "--ckpt_path=last")

@@ -351,6 +351,9 @@ def test_class_without_images(load, root, name) -> None:
     (root / name / "berry").mkdir()
     message = error(load)
     assert f"{name}/berry contains no images" in message and "from the training and the test images" in message
+    (root / name / "berry" / "deep").mkdir()
+    (root / name / "berry" / "deep" / "1.BMP").touch()
+    assert "convert its files such as 1.BMP, or remove the class berry" in error(load)
 
 
 def test_unreadable_folder_and_broken_link(load, root) -> None:
@@ -368,7 +371,7 @@ def test_unreadable_folder_and_broken_link(load, root) -> None:
 
 def test_unreadable_images_are_named_and_not_cached(load, root) -> None:
     apple = root / "train" / "apple"
-    (apple / "a.png").touch()
+    (apple / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     (apple / "b.jpg").write_text("<html>")
     Image.new("RGB", (10, 10)).save(apple / "c.png", format="GIF")
     save(apple / "d.jpg" / "x.png")  # in a subfolder with the name of an image
@@ -376,7 +379,13 @@ def test_unreadable_images_are_named_and_not_cached(load, root) -> None:
         os.truncate(save(path, size=(99, 99)), path.stat().st_size - 30)
     message = error(load)
     assert "data.root: 6 unreadable images; remove or repair" in message
-    for name in ("a.png: not a PNG", "b.jpg: not a PNG", "c.png: not a PNG", "e.jpg: ", "f.webp: "):
+    for name in (
+        "a.png: the file is a pointer of Git LFS",
+        "b.jpg: not a PNG",
+        "c.png: not a PNG",
+        "e.jpg: ",
+        "f.webp: ",
+    ):
         assert f"train/apple/{name}" in message
     (listed,) = caches(root)
     assert "/g.png" not in message and message.endswith(f"... all are listed in {listed}")
