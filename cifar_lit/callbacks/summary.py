@@ -12,6 +12,7 @@ from cifar_lit.analysis import scores
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.training.loggers import RunTensorBoardLogger
 
 
 class Summary(ReportCallback):
@@ -37,9 +38,10 @@ class Summary(ReportCallback):
             f"weakest class  {results.classes[worst]}, {recall[worst]:.2%}",
             f"report         {writer.folder / 'index.html'}",
         ]
-        if writer.tensorboards:
-            found = shutil.which("tensorboard")
-            command = "tensorboard" if found else str(Path(sys.executable).with_name("tensorboard"))
-            runs = writer.folder.parents[1]  # of the recipe: another one's steps would stretch the axes
-            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', str(runs)])}")
+        found = shutil.which("tensorboard")
+        command = "tensorboard" if found else str(Path(sys.executable).with_name("tensorboard"))
+        recipe = str(writer.folder.parents[1])  # its runs: those of another one would stretch the axes
+        for logger in writer.tensorboards:
+            folder = recipe if isinstance(logger, RunTensorBoardLogger) else logger.root_dir
+            lines.append(f"TensorBoard    {shlex.join([command, '--logdir', folder])}")
         rank_zero_info("\n".join(lines))

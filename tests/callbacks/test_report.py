@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from cifar_lit.callbacks.gradcam import GradCAMGrid
 from cifar_lit.callbacks.misclassified import MisclassifiedImages
 from cifar_lit.callbacks.report import Report, ReportCallback
 from cifar_lit.callbacks.samples import SampleImages
 from cifar_lit.callbacks.scores import Scores
+from cifar_lit.callbacks.summary import Summary
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
+from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.utils.errors import RunError, UsageError
 from tests.conftest import QUIET_TRAINER
 
@@ -56,6 +59,17 @@ def test_failed_part_is_recorded_and_the_others_are_written(
         report.raise_if_failed("the training is kept")
     Report([MisclassifiedImages()]).write(make_results(), ReportWriter(tmp_path))
     assert not (tmp_path / "failures.txt").exists()
+
+
+def test_tensorboard_is_printed_with_the_folder_of_each_logger(
+    make_results: Callable[..., RunResults], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "lightning_logs" / "demo" / "version_0"
+    loggers = [RunTensorBoardLogger(str(run)), TensorBoardLogger(tmp_path / "own", "name"), CSVLogger(tmp_path)]
+    with caplog.at_level("INFO"):
+        Summary().write(make_results(), ReportWriter(run / "report", loggers))
+    folders = [line.split()[-1] for line in caplog.messages[-1].splitlines() if "--logdir" in line]
+    assert folders == [str(run.parent), str(tmp_path / "own" / "name")]
 
 
 class Drawn(ReportWriter):
