@@ -226,7 +226,6 @@ class FitCLI(LightningCLI):
         """
         options = self.config.model
         check_batch(self.datamodule, self.trainer.world_size, options.norm, options.stem)
-        writes = not self.config.trainer.fast_dev_run
         run = Training(
             self.trainer,
             self.model,
@@ -234,7 +233,8 @@ class FitCLI(LightningCLI):
             start=self.start,
             runs=self.logs / self.recipe,
             config=self.parser.dump(self.config, skip_unset=False),
-            lr_find=self.config.lr_find if writes else 0,
+            args=with_configs(self.recipes, self.options),
+            lr_find=0 if self.config.trainer.fast_dev_run else self.config.lr_find,
             record_lr_range=find_report(self.trainer).record_lr_range,
             process_timeout=self.process_timeout,
         ).run()

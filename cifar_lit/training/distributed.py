@@ -38,13 +38,14 @@ def set_timeout(timeout: timedelta) -> None:
     StrategyRegistry.register("ddp", DDPStrategy, override=True, timeout=timeout)
 
 
-def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None) -> None:
+def start_processes(strategy: Strategy, args: Sequence[str], timeout: timedelta, run: Path | None) -> None:
     """Start the other processes of this machine, unless torchrun or srun has; connect those of a single machine.
 
     Lightning's launcher would kill this process without a message when another one dies.
 
     Args:
         strategy: The strategy of a trainer that has not been fitted.
+        args: Command-line arguments of the processes; in a notebook or script, not those of this process.
         timeout: How long to wait for another process.
         run: The run that all processes resume.
 
@@ -59,7 +60,7 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None) ->
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ[RENDEZVOUS] = os.path.join(folder, "rendezvous")
         os.environ["LOCAL_RANK"] = "0"  # keeps Lightning from starting any itself
-        command = [sys.executable, "-m", "cifar_lit.fit", *sys.argv[1:]]
+        command = [sys.executable, "-m", "cifar_lit.fit", *args]
         resume = str(run or "")
         children = [
             subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank), RESUME: resume})
@@ -70,6 +71,15 @@ def start_processes(strategy: Strategy, timeout: timedelta, run: Path | None) ->
         port = 15_000 + (31 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])) % 10_000
         os.environ.setdefault("MASTER_PORT", str(port))
     init_rendezvous(strategy, timeout)
+
+
+def disconnect() -> None:
+    """Undo `start_processes` in the process that called it, so that it can train again."""
+    if RENDEZVOUS in os.environ and not is_child():
+        del os.environ[RENDEZVOUS], os.environ["LOCAL_RANK"]
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            atexit.unregister(dist.destroy_process_group)
 
 
 def init_rendezvous(strategy: DDPStrategy, timeout: timedelta) -> None:

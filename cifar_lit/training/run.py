@@ -1,7 +1,7 @@
 """A training: in which folder, from which checkpoint, and how to resume when it ends early."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,6 +78,7 @@ class Training:
         start: Where the training starts.
         runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
         config: Content of `config.yaml`.
+        args: Command-line arguments for further processes.
         lr_find: Steps of the learning-rate range test before the training; 0 for none.
         record_lr_range: Called with the result of that test.
         process_timeout: How long a process waits for another one.
@@ -89,6 +90,7 @@ class Training:
     start: Start
     runs: Path
     config: str
+    args: Sequence[str]
     lr_find: int
     record_lr_range: Callable[[LRRange], None]
     process_timeout: timedelta
@@ -161,7 +163,7 @@ class Training:
 
     def _fit(self) -> None:
         if self.trainer.world_size > 1:  # in the locked folder: nothing is started if it is refused
-            distributed.start_processes(self.trainer.strategy, self.process_timeout, self.start.run)
+            distributed.start_processes(self.trainer.strategy, self.args, self.process_timeout, self.start.run)
         if self.lr_find and not self.start.file:  # a checkpoint has its own learning rate
             lr_range = find_lr(self.trainer, self.module, self.data, self.lr_find)
             self.module.lr = lr_range.suggested

@@ -16,9 +16,11 @@ from pathlib import Path
 import fork_server
 import pytest
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
+from torch import distributed as dist
 from torch.distributed import FileStore
 
 from cifar_lit.cli.checks import check_launched
@@ -26,10 +28,12 @@ from cifar_lit.fit import main
 from cifar_lit.training.distributed import (
     RENDEZVOUS,
     RESUME,
+    disconnect,
     init_rendezvous,
     is_child,
     localhost_store,
     run_of_parent,
+    start_processes,
     watch_children,
     watch_parent,
 )
@@ -64,8 +68,10 @@ def listening(pids: list[int]) -> set[str]:
 
 
 def start(log: Path) -> "subprocess.Popen[bytes]":
-    """Start a long training in two processes."""
-    command = [sys.executable, "-m", "cifar_lit.fit", *TWO, "--trainer.max_epochs=1000", "--process_timeout=100"]
+    """Start a long training in two processes, as in a notebook: the arguments of the process are other ones."""
+    options = [*TWO, "--trainer.max_epochs=1000", "--process_timeout=100"]
+    code = f"from cifar_lit.fit import main; main({options})"
+    command = [sys.executable, "-c", code, "-f", "kernel.json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(log, "w") as out:
         return subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=out, start_new_session=True)
@@ -103,6 +109,15 @@ def test_process_does_not_wait_forever_for_one_that_died_before_they_connected(
     run = fork_server.run([*TWO, "--process_timeout=3"], tmp_path, env=second)
     assert run.wait(100) == 1
     assert "error: another training process" in run.output
+
+
+def test_process_can_train_again_in_several_processes() -> None:
+    for _ in range(2):
+        strategy = DDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
+        start_processes(strategy, [], timedelta(seconds=20), None)
+        assert dist.is_initialized() and RENDEZVOUS in os.environ
+        disconnect()
+        assert not dist.is_initialized() and not {RENDEZVOUS, "LOCAL_RANK"} & os.environ.keys()
 
 
 def test_child_resumes_what_its_parent_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_run_that_is_stopped_before_its_first_step_says_what_is_saved(
     trainer = Trainer(callbacks=[RunFolder()], enable_checkpointing=False, max_epochs=1, **options)
     start = Start(run if resumed else None)
     nothing = cast(Any, None)
-    training = Training(trainer, nothing, nothing, start, run.parent, "", 0, nothing, timedelta(0))
+    training = Training(trainer, nothing, nothing, start, run.parent, "", [], 0, nothing, timedelta(0))
     with pytest.raises(Interrupted) as stopped:
         training.run()
     assert (f"--ckpt_path {run}" in stopped.value.advice) == (saved and resumed)
