@@ -10,6 +10,11 @@ from torchmetrics import Metric
 
 from cifar_lit.utils.errors import RunError
 
+DIVERGED = (
+    "training diverged. Checkpoints from before it are kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
+    "or set trainer.gradient_clip_val"
+)
+
 
 class EpochMetrics(Metric):
     """Mean loss and accuracy of an epoch; sums stay on the device and are exact across processes.
@@ -59,13 +64,19 @@ class EpochMetrics(Metric):
 
 
 def log_epoch(module: LightningModule, stage: str, metrics: EpochMetrics) -> dict[str, Tensor]:
-    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them."""
+    """Log the metrics of an epoch as `stage/loss` and `stage/accuracy`, and return them.
+
+    Raises:
+        RunError: The loss is not finite while the module is trained.
+    """
     named = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
     fitting = module.trainer.state.fn == "fit"  # and not Trainer.test or Trainer.validate, which return what they log
     # The values are the same in every process already; sync_dist only keeps Lightning from warning.
     module.log_dict(named, logger=not fitting, on_step=False, on_epoch=True, sync_dist=True)
     if fitting and not module.trainer.sanity_checking:
         log_to_loggers(module, named, module.global_step - 1)
+        if not named[f"{stage}/loss"].isfinite():  # before a checkpoint replaces a good one
+            raise RunError(f"{stage}/loss of epoch {module.current_epoch + 1} is not finite: {DIVERGED}")
     return named
 
 
@@ -126,8 +137,4 @@ class NonFiniteGuard:
                 "(data.root) and at the weights that training starts from (model.weights), or use "
                 "--trainer.precision 32-true"
             )
-        raise RunError(
-            f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: training diverged. "
-            "The last checkpoint before it is kept. Lower the optimizer's lr (model.optimizer.init_args.lr), "
-            "or set trainer.gradient_clip_val"
-        )
+        raise RunError(f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: {DIVERGED}")

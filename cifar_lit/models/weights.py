@@ -80,7 +80,15 @@ def _load(file: Path) -> dict[str, Any] | str:
         checkpoint = as_checkpoint(checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "not a Lightning checkpoint, it has no state_dict"
+    if not all_finite(checkpoint["state_dict"]):
+        return "its weights are not finite, as after a training that diverged"
     return checkpoint
+
+
+def all_finite(state: dict[str, Any]) -> bool:
+    """Return whether all floating-point tensors of a `state_dict` are finite."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    return not tensors or bool(torch.stack([value.isfinite().all() for value in tensors]).all())
 
 
 def as_checkpoint(state: dict[str, Any]) -> dict[str, Any]:

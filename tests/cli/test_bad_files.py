@@ -74,10 +74,15 @@ def test_unusable_checkpoint_is_named_and_changes_nothing(
     assert not Path("harm").exists()
 
 
-def test_diverging_training_keeps_the_last_good_checkpoint(fit: Fit, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [(3, "not finite since step 4, at learning rate 2e+27"), (1, "val/loss of epoch 2 is not finite")],
+)
+def test_diverging_training_keeps_the_last_good_checkpoint(steps: int, reason: str, fit: Fit, capsys: Capture) -> None:
     options = ["--trainer.max_epochs=2", "--model.schedule.name=step", "--model.schedule.step_size=1"]
+    options += [f"--trainer.limit_train_batches={steps}"]  # the first epoch is good
     message = refused(capsys, main, *BRIEF, *options, "--model.schedule.gamma=1e30", code=FAILURE)
-    assert "not finite since step 4, at learning rate 2e+27" in message  # steps 0 to 2 are the good epoch
+    assert reason in message
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(Path("lightning_logs/demo/version_0/checkpoints", name), weights_only=True)
         assert checkpoint["epoch"] == 0
