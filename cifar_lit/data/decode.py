@@ -28,8 +28,8 @@ def read(path: str, size: int) -> Images:
         try:
             return decode(path, size)
         except UnidentifiedImageError:
-            reason = placeholder(path) or "not a PNG, JPEG or WebP image; convert it"
-            raise UnreadableError(f"{path}: {reason}") from None
+            problem = placeholder(path) or "not a PNG, JPEG or WebP image; convert it"
+            raise UnreadableError(f"{path}: {problem}") from None
         except Exception as error:  # Pillow raises many types for corrupt files
             reason = getattr(error, "strerror", None) or error or repr(error)
             raise UnreadableError(f"{path}: {reason}") from error

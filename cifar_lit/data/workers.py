@@ -24,7 +24,7 @@ def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
     fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // WAITING)
     if fitting < workers and first_process():
         warnings.warn(
-            f"{fitting} worker processes instead of {workers} (data.num_workers): the batches of more do not fit into "
+            f"{fitting} worker processes instead of {workers} (num_workers): the batches of more do not fit into "
             f"/dev/shm, of which {free / 2**20:.0f} MiB are free; enlarge it (docker run --shm-size 1g)",
             stacklevel=2,
         )
