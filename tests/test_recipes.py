@@ -32,7 +32,7 @@ def test_recipe_trains(recipe: Path, imagenet_weights: Path) -> None:
     small = ["--data.image_size=8", "--data.batch_size=16", "--data.crop_padding=1", "--data.cutout_size=3"]
     if recipe.stem == "laptop":
         small += ["--data.image_size=12", "--data.progressive_crop=8"]
-    few = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1"]
+    few = ["--page.num_cams=0", "--projector.num_images=0", "--misclassified.k=1", "--samples.k=1", "--report=quick"]
     main(["--config", str(recipe), *DIGITS, *small, *few, "--trainer.fast_dev_run=2"])
 
 

@@ -1,14 +1,14 @@
 """Training with data loading: the default recipe compared with a loop as tutorials write it."""
 
+import itertools
 import time
 
 import torch
-from harness import MEAN, NO_EXTRAS, STD, Row, Settings, alternate, epochs_of_newest_run, faster, quiet
-from torch import nn
-from torch.nn.functional import cross_entropy
+from harness import NO_EXTRAS, Row, Settings, alternate, epochs_of_newest_run, faster, quiet
+from plain_loop import AUGMENT, BATCH_SIZE, build, train
+from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.models import resnet18
 
 from cifar_lit.fit import main
 from cifar_lit.utils.hardware import available_cores
@@ -18,41 +18,22 @@ def measure(settings: Settings) -> list[Row]:
     """Train for an epoch on a GPU, for a few steps on a CPU; starting the workers is not counted."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    batch = 8 if settings.quick else 512 if on_gpu else 128
+    batch = 8 if settings.quick else 512 if on_gpu else BATCH_SIZE
     steps = 2 if settings.quick else 90 if on_gpu else 3
     workers = 16 if on_gpu else available_cores()
-    transform = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-            transforms.RandomErasing(p=1, scale=(0.06, 0.06), ratio=(1, 1)),
-        ]
-    )
-    dataset = ImageFolder(str(settings.root / "train"), transform)
-    loader = torch.utils.data.DataLoader(
+    dataset = ImageFolder(str(settings.root / "train"), transforms.Compose(AUGMENT))
+    loader = DataLoader(
         dataset, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True, pin_memory=on_gpu
     )
-    net = resnet18(num_classes=10)
-    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    net, optimizer, schedule = build(total_steps=10_000)
     net.to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10_000)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     def plain() -> float:
         batches = iter(loader)
-        images, labels = next(batches)
+        first = next(batches)
         start = time.perf_counter()
-        for _ in range(steps):
-            loss = cross_entropy(net(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            images, labels = next(batches, (images, labels))
-        float(loss.detach())
+        train(net, optimizer, schedule, itertools.chain([first], itertools.islice(batches, steps - 1)), device)
         return time.perf_counter() - start
 
     data_time = []
