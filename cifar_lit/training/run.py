@@ -125,6 +125,7 @@ class Training:
                 if error.errno not in DISK:
                     raise
                 raise RunError(f"{error}; free some space; {self._how_to_resume()}") from error
+        distributed.disconnect()  # not after a failure: it could wait for a process that has died
         return self._folder.path
 
     def _print_processes(self) -> None:

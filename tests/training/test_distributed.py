@@ -16,11 +16,9 @@ from pathlib import Path
 import fork_server
 import pytest
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
-from torch import distributed as dist
 from torch.distributed import FileStore
 
 from cifar_lit.cli.checks import check_launched
@@ -28,12 +26,10 @@ from cifar_lit.fit import main
 from cifar_lit.training.distributed import (
     RENDEZVOUS,
     RESUME,
-    disconnect,
     init_rendezvous,
     is_child,
     localhost_store,
     run_of_parent,
-    start_processes,
     watch_children,
     watch_parent,
 )
@@ -109,15 +105,6 @@ def test_process_does_not_wait_forever_for_one_that_died_before_they_connected(
     run = fork_server.run([*TWO, "--process_timeout=3"], tmp_path, env=second)
     assert run.wait(100) == 1
     assert "error: another training process" in run.output
-
-
-def test_process_can_train_again_in_several_processes() -> None:
-    for _ in range(2):
-        strategy = DDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
-        start_processes(strategy, [], timedelta(seconds=20), None)
-        assert dist.is_initialized() and RENDEZVOUS in os.environ
-        disconnect()
-        assert not dist.is_initialized() and not {RENDEZVOUS, "LOCAL_RANK"} & os.environ.keys()
 
 
 def test_child_resumes_what_its_parent_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

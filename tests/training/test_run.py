@@ -1,11 +1,17 @@
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
+from torch import distributed as dist
 
+from cifar_lit.training.distributed import RENDEZVOUS, start_processes
 from cifar_lit.training.run import Start, Training
 from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils.signals import Interrupted, stop
@@ -42,3 +48,17 @@ def test_run_that_is_stopped_before_its_first_step_says_what_is_saved(
     assert ("nothing was saved yet" in stopped.value.advice) != (saved and resumed)
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]  # a new one is removed
     assert metrics.with_name("metrics_1.csv").read_text() == "of an earlier run"  # Lightning would delete it
+
+
+def test_process_can_train_again_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: Training) -> None:
+        strategy = DDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
+        start_processes(strategy, self.args, timedelta(seconds=20), None)
+        assert dist.is_initialized() and RENDEZVOUS in os.environ
+
+    monkeypatch.setattr(Training, "_fit", fit)
+    nothing = cast(Any, None)
+    for _ in range(2):
+        trainer = Trainer(callbacks=[RunFolder()], enable_checkpointing=False, max_epochs=1, **QUIET_TRAINER)
+        Training(trainer, nothing, nothing, Start(), tmp_path, "", [], 0, nothing, timedelta(0)).run()
+        assert not dist.is_initialized() and not {RENDEZVOUS, "LOCAL_RANK"} & os.environ.keys()
