@@ -118,6 +118,7 @@ class Evaluation:
         saved["data"] = data_options(run, saved) if known else {"image_size": self.network.image_size}
         options = flat(saved)
         options["trainer.callbacks"] = [one for one in as_list(options.get("trainer.callbacks")) if _is_part(one)]
+        options.pop("trainer.accelerator", None)  # of the machine that trained it
         names = vars(parser.get_defaults().as_flat())
         parser.set_defaults({name: value for name, value in options.items() if name in names})
         self.options = _parse(parser, args)

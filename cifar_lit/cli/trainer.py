@@ -95,7 +95,9 @@ def build(callbacks: list[Callback], **options: Any) -> Trainer:
         trainer = Trainer(callbacks=ordered(callbacks, options), **options)
     except (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
-        raise UsageError(f"trainer: {reason}; change that trainer option") from None
+        other = options.get("accelerator", "auto") not in ("auto", "cpu")
+        remedy = f"change that trainer option{', or use --trainer.accelerator auto' * other}"
+        raise UsageError(f"trainer: {reason}; {remedy}") from None
     if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
         check_srun(trainer.world_size, trainer.num_nodes)
     if trainer.world_size > 1 and not isinstance(options.get("val_check_interval"), int | float | None):

@@ -113,7 +113,7 @@ CASES = [
     ("--trainer.strategy=fsdp", "trainer.strategy=fsdp", "use ddp"),
     ("--trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "use ddp"),
     ("--trainer.strategy=dpp", "trainer:", "dpp"),
-    ("--trainer.accelerator=tpu", "trainer:"),
+    ("--trainer.accelerator=tpu", "trainer:", "use --trainer.accelerator auto"),
     ("--trainer.devices=0", "trainer:", "devices", "; change that trainer option"),
     ("--trainer.devices=100000", "trainer.devices=100000", "at most"),
     ("--trainer.num_nodes=0", "trainer:", "num_nodes"),
