@@ -200,7 +200,8 @@ def test_length_of_a_schedule_planned_for_it_is_kept(name: str, run: Path, capsy
     unchanged = files(run)
     for epochs in (4, 6):
         message = refused(capsys, main, f"--ckpt_path={run}", f"--trainer.max_epochs={epochs}")
-        assert f"trainer.max_epochs={epochs} (the run has 5)" in message and files(run) == unchanged
+        assert f"trainer.max_epochs={epochs} (the run has 5); the schedule {name} is planned" in message
+        assert files(run) == unchanged
 
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]

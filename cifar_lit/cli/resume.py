@@ -54,8 +54,11 @@ def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> N
     refused = [name for name in differ if _changes_training(name, saved.model.schedule.name)]
     if refused:
         changes = ", ".join(f"{name}={after.get(name)} (the run has {before.get(name)})" for name in refused[:5])
+        changes += ", ..." * (len(refused) > 5)
+        if not LENGTH.isdisjoint(refused):
+            changes += f"; the schedule {saved.model.schedule.name} is planned for the whole training"
         raise UsageError(
-            f"--ckpt_path {run}: {changes}{', ...' * (len(refused) > 5)}: a run is resumed with its own options, which "
+            f"--ckpt_path {run}: {changes}: a run is resumed with its own options, which "
             "are in its config.yaml; remove these options (and --config), or start a new run without --ckpt_path, "
             f"from its weights with --model.weights {run}"
         )
