@@ -172,7 +172,8 @@ class ImageDataModule(LightningDataModule):
         self._on_device = self._augments_on_device()
         if not self._on_device:
             batch_bytes = min(self.batch_size, len(sampler)) * 3 * self.image_size**2
-            workers = fitting_workers(self._num_workers(), batch_bytes, self._local_processes())
+            given, processes = self._num_workers(), self._local_processes()
+            workers = fitting_workers("data.num_workers", given, batch_bytes, processes)
             rank_zero_info(f"augmenting in {workers} worker processes (data.augment_on, data.num_workers)")
             options = {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": ignore_signals}
             options["timeout"] = self.process_timeout if workers else 0

@@ -10,10 +10,11 @@ WAITING = 2  # batches of each worker that may wait in shared memory: torch's pr
 IN_USE = 2  # batches in shared memory that the training has already: the current and the next one
 
 
-def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
+def fitting_workers(option: str, workers: int, batch_bytes: int, processes: int = 1) -> int:
     """Return how many of the workers can be used without filling the shared memory, which would lose batches.
 
     Args:
+        option: Name of the option for the warning.
         workers: Of each training process.
         batch_bytes: Size of a batch.
         processes: Training processes on this machine.
@@ -24,7 +25,7 @@ def fitting_workers(workers: int, batch_bytes: int, processes: int) -> int:
     fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // WAITING)
     if fitting < workers and first_process():
         warnings.warn(
-            f"{fitting} worker processes instead of {workers} (num_workers): the batches of more do not fit into "
+            f"{fitting} worker processes instead of {workers} ({option}): the batches of more do not fit into "
             f"/dev/shm, of which {free / 2**20:.0f} MiB are free; enlarge it (docker run --shm-size 1g)",
             stacklevel=2,
         )

@@ -52,7 +52,7 @@ def read_batches(items: Iterable[Item], size: int, batch_size: int, num_workers:
             main thread.
     """
     iterator = iter(items)
-    num_workers = fitting_workers(num_workers, batch_size * size**2 * 3, 1)
+    num_workers = fitting_workers("num_workers", num_workers, batch_size * size**2 * 3)
     dataset: Any = _Items()
     loader: DataLoader[Any] = DataLoader(
         dataset,

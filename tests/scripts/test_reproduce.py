@@ -172,7 +172,7 @@ def test_failed_training_is_reported(tmp_path: Path) -> None:
         ([], "give recipes (baseline, imagenet_stem"),
         (["bestest"], "unknown recipe bestest; choose from baseline"),
         (["tuned", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["tuned", "--all"], "give recipes (baseline, imagenet_stem, onecycle"),
+        (["tuned", "--all"], "give recipes (baseline, imagenet_stem, laptop, onecycle"),
         (["tuned", "--data.source", "digits"], "options of fit go after --"),
         (["tuned", "--", "--trainer.max_epochs", "3"], "--epochs shortens the training"),
         (["tuned", "--", "--seed_everything=3"], "--seeds N trains with the seeds 0 to N - 1"),
