@@ -171,7 +171,7 @@ def localize(net: ResNet18, images: NDArray[np.uint8], classes: NDArray[np.int64
 
 
 def centered_blob(size: int) -> NDArray[np.float32]:
-    """Return a Gaussian around the centre with a standard deviation of a quarter, `(size, size)`, 0..1."""
+    """Return a Gaussian around the center with a standard deviation of a quarter, `(size, size)`, 0..1."""
     line = np.exp(-0.5 * ((np.arange(size) + 0.5 - size / 2) / (size / 4)) ** 2)
     return np.outer(line, line).astype(np.float32)
 
