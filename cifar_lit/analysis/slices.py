@@ -49,9 +49,9 @@ def measure(image: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
     red, green, blue = np.moveaxis(image.astype(np.float64), 2, 0)
     opponents = np.stack([red - green, (red + green) / 2 - blue])  # red-green and yellow-blue
-    spread, centre = np.hypot(*opponents.std(axis=(1, 2))), np.hypot(*opponents.mean(axis=(1, 2)))
+    spread, center = np.hypot(*opponents.std(axis=(1, 2))), np.hypot(*opponents.mean(axis=(1, 2)))
     sharpness = cv2.Laplacian(gray, cv2.CV_64F).var()
-    return float(gray.mean()), float(gray.std()), float(sharpness), float(spread + 0.3 * centre)
+    return float(gray.mean()), float(gray.std()), float(sharpness), float(spread + 0.3 * center)
 
 
 def find(images: NDArray[np.uint8], correct: NDArray[np.bool_]) -> list[Slice]:

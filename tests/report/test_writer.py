@@ -35,7 +35,7 @@ LOGGED = {name: (value, STEP) for name, value in SCORES.items()}
 
 
 @pytest.fixture
-def grey() -> Figure:
+def gray() -> Figure:
     """Without black and white, so that a logger that stretches the values is noticed."""
     figure = Figure(figsize=(3, 2), facecolor="0.4")
     figure.text(0.1, 0.5, "confusion", color="0.7", size=20)
@@ -191,11 +191,11 @@ def write(folder: Path, loggers: Sequence[Logger], figure: Figure) -> tuple[Repo
 
 @pytest.mark.parametrize("kind", [FakeMlflow, FakeComet, FakeLit, ImageRecorder])
 def test_loggers_get_images_and_scalars(
-    kind: type[Recorder], grey: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Recorder], gray: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "litlogger", SimpleNamespace(Image=FakeLitImage))
     logger = kind()
-    writer, pixels = write(tmp_path, [logger], grey)
+    writer, pixels = write(tmp_path, [logger], gray)
     assert not writer.failures
     assert logger.metrics == LOGGED
     (name, (image, step)), *others = logger.images.items()
@@ -203,9 +203,9 @@ def test_loggers_get_images_and_scalars(
     assert image.dtype == np.uint8 and np.array_equal(image, pixels)
 
 
-def test_tensorboard_gets_images_and_scalars(grey: Figure, tmp_path: Path) -> None:
+def test_tensorboard_gets_images_and_scalars(gray: Figure, tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    writer, pixels = write(tmp_path / "report", [logger], grey)
+    writer, pixels = write(tmp_path / "report", [logger], gray)
     assert not writer.failures
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
@@ -215,18 +215,18 @@ def test_tensorboard_gets_images_and_scalars(grey: Figure, tmp_path: Path) -> No
     assert {name: (one.value, one.step) for name, one in scalars.items()} == LOGGED
 
 
-def test_loggers_without_images_get_scalars(grey: Figure, tmp_path: Path) -> None:
+def test_loggers_without_images_get_scalars(gray: Figure, tmp_path: Path) -> None:
     csv, plain, other = CSVLogger(tmp_path, name="csv", version=""), Recorder(), OtherSignature()
-    writer, _ = write(tmp_path / "report", [csv, plain, other], grey)
+    writer, _ = write(tmp_path / "report", [csv, plain, other], gray)
     csv.save()
     assert not writer.failures
     assert (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[1] == f"{STEP},0.75,0.5"
     assert plain.metrics == other.metrics == LOGGED
 
 
-def test_failing_logger_loses_nothing_else(grey: Figure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_logger_loses_nothing_else(gray: Figure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = ImageRecorder()
-    writer, pixels = write(tmp_path, [Failing(), good], grey)
+    writer, pixels = write(tmp_path, [Failing(), good], gray)
     assert good.metrics == LOGGED and np.array_equal(good.images["report/confusion"][0], pixels)
     assert writer.figures == ["confusion"]
     assert writer.failures == dict.fromkeys(("Failing (confusion)", "Failing (scalars)"), "no route to host")
@@ -237,7 +237,7 @@ def test_failing_logger_loses_nothing_else(grey: Figure, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
-def test_wandb_gets_images_and_scalars(grey: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_images_and_scalars(gray: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
     for name, value in {"MODE": "offline", "CONSOLE": "off", "ERROR_REPORTING": "false", "SILENT": "true"}.items():
@@ -249,7 +249,7 @@ def test_wandb_gets_images_and_scalars(grey: Figure, tmp_path: Path, monkeypatch
         for step in (19, 39, 59):  # two calls a step, as at the end of an epoch
             logger.log_metrics({"val/loss": 1 / step}, step)
             logger.log_metrics({"train/loss": 1 / step}, step)
-        writer, pixels = write(tmp_path / "report", [logger], grey)
+        writer, pixels = write(tmp_path / "report", [logger], gray)
         logger.experiment.finish()
     finally:
         wandb.teardown()  # ends its process
