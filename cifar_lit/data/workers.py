@@ -6,7 +6,7 @@ import warnings
 from cifar_lit.utils.hardware import free_shared_memory
 from cifar_lit.utils.signals import first_process
 
-WAITING = 2  # batches of each worker that may wait in shared memory: torch's prefetch_factor
+PREFETCH_FACTOR = 2  # batches of each worker in shared memory: the default of torch's DataLoader
 IN_USE = 2  # batches in shared memory that the training has already: the current and the next one
 
 
@@ -22,7 +22,7 @@ def fitting_workers(option: str, workers: int, batch_bytes: int, processes: int 
     free = free_shared_memory()
     if free is None or not workers:
         return workers
-    fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // WAITING)
+    fitting = min(workers, max(0, free // processes // batch_bytes - IN_USE) // PREFETCH_FACTOR)
     if fitting < workers and first_process():
         warnings.warn(
             f"{fitting} worker processes instead of {workers} ({option}): the batches of more do not fit into "

@@ -10,7 +10,7 @@ from cifar_lit.web.views import Views
 
 WEIGHTS = "model.ckpt"
 MAX_UPLOAD = "20mb"
-MAX_WAITING = 20  # requests
+MAX_QUEUED = 20  # requests
 
 
 def launch(folder: Path, classifier: Classifier | None = None, **options: Any) -> Any:
@@ -26,7 +26,7 @@ def launch(folder: Path, classifier: Classifier | None = None, **options: Any) -
     """
     classifier = classifier or Classifier.load(folder / WEIGHTS)
     blocks = page.build(Views(classifier, folder, Content.load(folder)))
-    blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
+    blocks.queue(max_size=MAX_QUEUED, default_concurrency_limit=1, api_open=False)
     blocks.launch(
         share=False,
         max_file_size=MAX_UPLOAD,
