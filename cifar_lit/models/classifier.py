@@ -45,8 +45,7 @@ class ImageClassifier(LightningModule):
         schedule: How the learning rate changes; see its own options.
         norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 exempts them
             (arXiv 1812.01187, section 3.1).
-        norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0; larger values speed up
-            short runs; arXiv 2404.00498, section 3.4, uses 64.
+        norm_bias_lr_mult: Multiplies the learning rate of norms' biases, above 0; 64 in arXiv 2404.00498, section 3.4.
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         mixup_alpha: MixUp of training batches (arXiv 1710.09412): parameter of the Beta distribution, such as 0.2; 0
@@ -216,6 +215,7 @@ class ImageClassifier(LightningModule):
             RunError: The training diverged.
         """
         self._check_steps()
+        self.guard.check_weights(checkpoint)
         for logger in self.loggers:
             logger.save()  # a resumed training does not log again what was logged before its checkpoint
         checkpoint["train_metrics"] = self.train_metrics.gather()

@@ -1,6 +1,7 @@
 """Loss and accuracy of an epoch, and a guard against losses that are not finite."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
 
+from cifar_lit.models.weights import all_finite
 from cifar_lit.utils.errors import RunError
 
 DIVERGED = (
@@ -138,3 +140,8 @@ class NonFiniteGuard:
                 "--trainer.precision 32-true"
             )
         raise RunError(f"the training loss is not finite since step {step}, at learning rate {lr:.3g}: {DIVERGED}")
+
+    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Raise RunError if weights to be saved are not finite: those of the last step, which no loss has shown yet."""
+        if not all_finite(checkpoint["state_dict"]):
+            raise RunError(f"the weights are not finite after step {checkpoint['global_step'] - 1}: {DIVERGED}")

@@ -10,11 +10,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from cifar_lit.models.metrics import DIVERGED
-from cifar_lit.models.weights import all_finite
 from cifar_lit.training import torchrun
 from cifar_lit.training.run_folder import folder_of
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write
 from cifar_lit.utils.signals import Interrupted, stop
 
@@ -26,13 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; if that fails, the previous file is kept.
-
-        Raises:
-            RunError: The weights are not finite.
-        """
-        if not all_finite(checkpoint["state_dict"]):  # by the last step: the guard sees it in the loss of the next one
-            raise RunError(f"the weights are not finite after step {checkpoint['global_step'] - 1}: {DIVERGED}")
+        """Write a checkpoint; if that fails, the previous file is kept."""
         content = io.BytesIO()  # on a full disk, torch would raise an internal error instead of an OSError
         torch.save(checkpoint, content)
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -125,6 +125,19 @@ def test_loss_that_is_not_finite_at_the_first_step_is_not_attributed_to_the_lear
     assert ("lr" in str(error.value)) == (step > 0)
 
 
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> None:
+    """In any Trainer: this one has Lightning's own plugin for checkpoints."""
+    module = train()
+    trainer, file = module.trainer, tmp_path / "last.ckpt"
+    trainer.save_checkpoint(file)
+    saved = file.read_bytes()
+    with torch.no_grad():
+        module.net.last.weight[0, 0] = torch.inf
+    with pytest.raises(RunError, match=f"not finite after step {trainer.global_step - 1}: training diverged"):
+        trainer.save_checkpoint(file)
+    assert file.read_bytes() == saved
+
+
 def test_metrics_can_be_used_again_after_trainer_validate() -> None:
     metrics = EpochMetrics()
     with torch.inference_mode():
@@ -138,7 +151,7 @@ def test_frozen_parameters_stay_frozen_when_a_run_is_resumed() -> None:
     saved, resumed = (ImageClassifier(10, (0.5,) * 3, (0.5,) * 3, stem="imagenet") for _ in range(2))
     saved.net.backbone.conv1.requires_grad_(False)
     resumed.net.backbone.requires_grad_(False)  # as BaseFinetuning freezes it before each training
-    checkpoint: dict[str, Any] = {}
+    checkpoint: dict[str, Any] = {"state_dict": saved.state_dict()}
     saved.on_save_checkpoint(checkpoint)
     resumed.on_load_checkpoint(checkpoint)
     assert [p.requires_grad for p in resumed.parameters()] == [p.requires_grad for p in saved.parameters()]
