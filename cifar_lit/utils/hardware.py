@@ -173,7 +173,9 @@ def _program(name: str, path: str) -> str:
 
 def _commit() -> str | None:
     """Return the commit of this project's checkout, with `-dirty` if files are changed; None outside of a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    # A checkout of another user, as when it is mounted into a container, is refused: git runs programs that its config
+    # names. But this code itself is from there.
+    git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
     try:
         # An installed package may lie in the checkout of another project, which does not track this file.
         if subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True).returncode:

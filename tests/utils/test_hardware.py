@@ -11,6 +11,7 @@ import torch
 
 import cifar_lit
 from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe, repeatable
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,18 @@ def test_description_contains_versions_and_hardware() -> None:
     assert machine["cifar_lit"] == cifar_lit.__version__
     assert machine["torch"] == torch.__version__.split("+")[0]
     assert machine["cpu"] and machine["threads"]
+
+
+def test_commit_is_that_of_the_checkout_whoever_owns_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def git() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+
+    head = git()
+    if head.returncode:
+        pytest.skip("these tests do not belong to a checkout")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container into which it is mounted
+    assert "dubious ownership" in git().stderr
+    assert str(describe()["commit"]).removesuffix("-dirty") == head.stdout.strip()
 
 
 def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
