@@ -109,6 +109,12 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
 
     with suppress(RuntimeError):  # missing or corrupt
         return read()
+    if os.path.isfile(os.path.join(root, dataset.meta["filename"])):  # or it would be downloaded again, into itself
+        parent = os.path.dirname(os.path.abspath(root))
+        raise UsageError(
+            f"data.root={options.root} contains the files of {dataset.base_folder}: use the folder that contains "
+            f"{dataset.base_folder}, such as --data.root {parent}"
+        )
     if not options.download and not check_integrity(archive, dataset.tgz_md5):
         raise UsageError(f"data.root={root}: {name} is not there; download it with python -m cifar_lit.evaluate RUN")
     if not os.path.exists(archive) and not os.path.exists(os.path.join(root, dataset.base_folder)):

@@ -129,6 +129,16 @@ def test_nothing_is_downloaded_into_an_image_folder(source, archive, tmp_path) -
     check(source, archive, root)
 
 
+def test_folder_of_the_files_themselves_is_refused(source, archive, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(KINDS[source], "url", "file:///nowhere")
+    load(source, SourceOptions(str(archive.parent), 32))
+    inside = archive.parent / KINDS[source].base_folder
+    before = sorted(inside.rglob("*"))
+    with pytest.raises(UsageError, match=f"such as --data.root {archive.parent}$"):
+        load(source, SourceOptions(str(inside), 32))
+    assert sorted(inside.rglob("*")) == before
+
+
 def test_loads_that_start_together_download_once(source, archive, tmp_path, monkeypatch) -> None:
     transfers = []
     transfer = download._transfer
