@@ -55,7 +55,7 @@ def load_folder(
     kind = "\0test" if test_only else ""
     digest = hashlib.blake2b(os.fsencode(f"{root}\0{image_size}{kind}"), digest_size=4).hexdigest()
     name = os.fsencode(os.path.basename(root))[:200].decode(errors="ignore")  # with suffixes, at most 255 bytes
-    cache = Path(cache_dir, f"{name}-{digest}")
+    cache = Path(os.path.expanduser(cache_dir), f"{name}-{digest}")
     if splits := _open(cache, fingerprint):  # without the lock, so that a read-only cache is usable
         return splits
     try:

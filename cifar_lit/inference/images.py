@@ -28,7 +28,7 @@ def expand(images: ImagesLike) -> Iterator[Item]:
         UsageError: There is no such file, or the images have another type, dtype, shape or range.
     """
     if isinstance(images, (str, os.PathLike)):
-        yield from sorted(image_files([os.fspath(images)]), key=lambda file: file.split("/"))
+        yield from sorted(image_files([os.path.expanduser(images)]), key=lambda file: file.split("/"))
     elif isinstance(images, Image.Image):
         if images.mode == "F":  # of unknown range; convert() would clip it
             raise UsageError("images: PIL images of mode F (floats) are not supported; convert them to uint8 arrays")

@@ -1,6 +1,7 @@
 """Checkpoint files: find, read and verify them, and load their weights into a network."""
 
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def find(path: str, option: str = "--ckpt_path") -> Path:
     Raises:
         UsageError: There is no such checkpoint; the message names the option.
     """
-    given = Path(path)
+    given = Path(os.path.expanduser(path))
     if given.is_dir():
         for name in ("best", "last"):
             if (file := given / "checkpoints" / f"{name}.ckpt").is_file():

@@ -1,6 +1,7 @@
 """The results of a run as one typed value: every figure, table and page is a function of it."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -153,7 +154,7 @@ class RunResults(ErrorResults):
         Raises:
             UsageError: There is no complete report.
         """
-        given = Path(path)
+        given = Path(os.path.expanduser(path))
         if not given.is_dir():
             raise UsageError(f"{path}: there is no such folder; use lightning_logs/RECIPE/version_N")
         evaluation = (given / "metrics.json").exists()

@@ -74,7 +74,7 @@ def find(ckpt_path: str, logs: Path, recipe: str | None) -> Path:
         raise UsageError(
             f"--ckpt_path last: there is no run in {logs / (recipe or '')} yet; start without --ckpt_path, or use auto"
         )
-    run = Path(ckpt_path)
+    run = Path(os.path.expanduser(ckpt_path))
     if run.is_file():
         raise UsageError(
             f"--ckpt_path {ckpt_path}: to resume a run use its folder, lightning_logs/RECIPE/version_N; to start a new "

@@ -9,7 +9,7 @@ import torch
 from cifar_lit.models import weights
 from cifar_lit.training.checkpointing import AtomicCheckpointIO
 from cifar_lit.utils import files
-from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.errors import UsageError
 
 
 def save(path: Path, number: int) -> Path:
@@ -59,24 +59,22 @@ def test_single_wrong_bit_is_found_and_a_valid_checkpoint_named(position: float,
         weights.read(last)
 
 
-def test_best_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
+def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"--model\.weights .*contains no checkpoints/best\.ckpt"):
         weights.find(str(tmp_path), "--model.weights")
     last = save(tmp_path / "checkpoints" / "last.ckpt", 1)
     assert weights.find(str(tmp_path)) == last and weights.find(str(last)) == last
     best = save(tmp_path / "checkpoints" / "best.ckpt", 1)
     assert weights.find(str(tmp_path)) == best
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights.find("~") == best
     with pytest.raises(UsageError, match=r"this folder contains .*best\.ckpt"):
         weights.find(str(best.with_name("other.ckpt")))
 
 
-def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path: Path) -> None:
     save(tmp_path / "best.ckpt", 1)
-    last = save(tmp_path / "last.ckpt", 2)
-    state = {"weights": torch.tensor([1.0, torch.nan]), "steps": torch.tensor(1)}
-    with pytest.raises(RunError, match="not finite after step 4: training diverged"):
-        AtomicCheckpointIO().save_checkpoint({"state_dict": state, "global_step": 5}, last)
-    assert weights.read(last)["state_dict"]["weights"][0] == 2
-    torch.save({"state_dict": state}, last)
+    last = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weights": torch.tensor([1.0, torch.nan]), "steps": torch.tensor(1)}}, last)
     with pytest.raises(UsageError, match=r"last\.ckpt: its weights are not finite.*best\.ckpt"):
         weights.read(last)

@@ -30,6 +30,13 @@ def test_numbers_and_paths_are_arguments(capsys: pytest.CaptureFixture[str]) -> 
     assert "trainer.max_epochs must be 1 or more" in refused(capsys, lambda _: fit.main(some))
 
 
+def test_home_folder_is_expanded_where_the_shell_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["~/run", "--out=~/a.csv", "--trainer.default_root_dir=~", "--data.root", "~/images", "a~", "--tag=a=~/b"]
+    expected = ["/home/me/run", "--out=/home/me/a.csv", "--trainer.default_root_dir=/home/me", "--data.root"]
+    assert arguments(given) == [*expected, "/home/me/images", "a~", "--tag=a=~/b"]
+
+
 def test_arguments_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["fit.py", "--config", "demo"])
     assert arguments(None) == ["--config", "demo"]
