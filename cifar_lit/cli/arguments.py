@@ -17,6 +17,22 @@ ADVICE = {
     "model.optimizer": "use a class of torch.optim, such as SGD or AdamW",
     "page.num_road": "evidence.num_removed replaces it (0 turns it off)",
 }
+OTHER_NAMES = {  # of options, in other programs and in earlier versions of Lightning
+    "model.optimizer": ("opt", "optimizer", "optim"),
+    "model.optimizer.init_args.lr": ("lr", "learning_rate"),
+    "model.optimizer.init_args.weight_decay": ("wd", "weight_decay"),
+    "model.optimizer.init_args.momentum": ("momentum",),
+    "trainer.max_epochs": ("epochs", "epoch", "num_epochs", "n_epochs"),
+    "trainer.devices": ("gpus", "gpu", "num_gpus", "nproc"),
+    "trainer.precision": ("amp", "fp16", "bf16", "half"),
+    "trainer.default_root_dir": ("output", "output_dir", "out", "log_dir", "save_dir"),
+    "ckpt_path": ("resume", "resume_from_checkpoint", "checkpoint", "ckpt"),
+    "data.num_workers": ("workers",),
+    "data.root": ("data_dir", "data_path", "data_root", "dataset_path"),
+    "data.source": ("dataset", "dataset_name"),
+    "model.weights": ("pretrained", "init_weights"),
+    "seed_everything": ("seed", "random_seed", "manual_seed"),
+}
 LINKS = (
     ("misclassified.k", "gradcam.k"),  # Grad-CAM explains the same images
     ("gradcam.method", "page.method"),
@@ -52,11 +68,11 @@ def parse_error(message: str, options: Collection[str], saved: str = "") -> Usag
     text = re.sub(r"Errors:.*(?=Given value:)", "", _problem_with_class(message) or message, flags=re.DOTALL)
     text = re.sub(r"typing\.|<class '(.*?)'>|Parser key \"(.*?)\"(?=:)", r"\1\2", " ".join(text.split()))
     text = re.sub(r"Does not validate .* Subtypes: \[(.*)\] Given value:", r"Expected one of \1. Got value:", text)
-    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|option ')([\w.]+)", message)):
+    for name in dict.fromkeys(re.findall(r"(?:--|[Kk]ey [\"']|[Oo]ption ')([\w.-]+)", message)):
         if re.search(ARGUMENT, message, re.DOTALL):
             break  # it is not an option
         members = [option for option in options if option.startswith(f"{name}.") and not option.endswith(".help")]
-        near = members or difflib.get_close_matches(name, options, n=1)
+        near = members or _similar(name.replace("-", "_"), options)
         if name in ADVICE:
             text += f"; {ADVICE[name]}"
         elif near and (members or name not in options):
@@ -68,6 +84,14 @@ def parse_error(message: str, options: Collection[str], saved: str = "") -> Usag
     if saved:
         return UsageError(f"{saved}: {text}; correct it in this file to resume the run")
     return UsageError(f"{text}\n--help lists all options, --print_config shows their values")
+
+
+def _similar(name: str, options: Collection[str]) -> list[str]:
+    """Return the options that an unknown one may stand for, the likeliest first."""
+    last = name.rpartition(".")[2]
+    others = [option for option, names in OTHER_NAMES.items() if last in names]
+    same = [option for option in options if option.rpartition(".")[2] == last]
+    return others or same or difflib.get_close_matches(name, options, n=1, cutoff=0.75)
 
 
 def _problem_with_class(message: str) -> str | None:

@@ -1,5 +1,6 @@
 """The command line of `fit`: Lightning's CLI with our groups of options."""
 
+import os
 from argparse import ArgumentError
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,7 +22,7 @@ from cifar_lit import callbacks
 from cifar_lit.callbacks.report import find_report
 from cifar_lit.cli import recipes, resume
 from cifar_lit.cli import trainer as builder
-from cifar_lit.cli.arguments import ADVICE, add_group, add_links, add_report, parse_error, take
+from cifar_lit.cli.arguments import add_group, add_links, add_report, parse_error, take
 from cifar_lit.cli.callbacks import check_callbacks
 from cifar_lit.cli.checks import check, check_batch, check_launched
 from cifar_lit.data.datamodule import ImageDataModule
@@ -103,11 +104,12 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, on top of the options of a run to resume; check them before the data are loaded."""
         given = self.parse(parser, args)
-        self.logs = Path(given.trainer.default_root_dir or ".") / "lightning_logs"
+        self.logs = Path(os.path.expanduser(given.trainer.default_root_dir or ".")) / "lightning_logs"
         self.start = Start(self.find_run(given.ckpt_path))
         self.config = given
         if self.start.run:
             config = str(run_folder.parts(self.start.run, "config.yaml")[-1])
+            recipes.check(Path(config))
             saved = self.parse(parser, ["--config", config], saved=config)
             merged = self.parse(parser, with_configs([config, *self.recipes], self.options))
             self.config = resume.merge(self.start.run, saved, given, merged)
@@ -124,8 +126,6 @@ class FitCLI(LightningCLI):
         except ArgumentError as error:
             options = vars(parser.get_defaults(skip_validation=True).as_flat())
             raise parse_error(str(error), options, saved) from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"--config: the file is not UTF-8 text ({error}); {ADVICE['config']}") from None
         defaults = parser.get_defaults(skip_validation=True)
         for group in GROUPS:  # a value instead of the group; a linked option may have made it a group again
             if not isinstance(config[group], Namespace) or vars(defaults[group]).keys() - vars(config[group]).keys():

@@ -21,6 +21,13 @@ CASES = [
     # unknown options, and values of the wrong type
     ("--model.stemm=cifar", "--model.stemm", "did you mean --model.stem?", "--help"),
     ("--trainer.max_epoch=3", "--trainer.max_epoch", "did you mean --trainer.max_epochs?"),
+    ("--lr=0.1", "did you mean --model.optimizer.init_args.lr?"),
+    ("--epochs 5", "did you mean --trainer.max_epochs?"),
+    ("--trainer.gpus=2", "did you mean --trainer.devices?"),
+    ("--resume last", "did you mean --ckpt_path?"),
+    ("--seed=1", "did you mean --seed_everything?"),
+    ("--batch-size 64", "did you mean --data.batch_size?"),
+    ("--dropout=0.1", "unrecognized arguments: --dropout=0.1\n"),
     ("--model.schedule=cosine", "did you mean --model.schedule.name?"),
     ("configs/demo.yaml", "--config configs/demo.yaml"),
     ("--config", "--config"),
@@ -41,8 +48,13 @@ CASES = [
     ("--config empty.yaml", "--config", "no options"),
     ("--config list.yaml", "--config", "no options"),
     ("--config folder.yaml", "folder.yaml"),
-    ("--config bytes.yaml", "--config", "UTF-8"),
-    ("--config broken.yaml", "line 2"),
+    ("--config bytes.yaml", "--config bytes.yaml", "UTF-8"),
+    ("--config binary.yaml", "--config binary.yaml", "special characters"),
+    ("--config broken.yaml", "--config broken.yaml: line 2"),
+    ("--config tab.yaml", "--config tab.yaml: line 2", "indent with spaces"),
+    ("--config twice.yaml", "--config twice.yaml: trainer.max_epochs is set twice, in lines 2 and 3"),
+    ("--config list_twice.yaml", "trainer.callbacks.class_path is set twice, in lines 3 and 4"),
+    ("--config level.yaml", "max_epochs", "did you mean --trainer.max_epochs?"),
     ("--config types.yaml", "data is a group of options"),
     ("--config key.yaml", "bach_size", "did you mean --data.batch_size?"),
     ("--config tag.yaml", "python/object/apply:os.mkdir"),
@@ -201,6 +213,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81data")
     (tmp_path / "broken.yaml").write_text("data: {a: [\n")
+    (tmp_path / "binary.yaml").write_bytes(b"data: \x00")
+    (tmp_path / "tab.yaml").write_text("data:\n\tsource: digits\n")
+    (tmp_path / "twice.yaml").write_text("trainer:\n  max_epochs: 1\n  max_epochs: 2\n")
+    (tmp_path / "list_twice.yaml").write_text("trainer:\n  callbacks:\n  - class_path: A\n    class_path: B\n")
+    (tmp_path / "level.yaml").write_text("max_epochs: 1\n")
     (tmp_path / "types.yaml").write_text("data: 3\n")
     (tmp_path / "key.yaml").write_text("data: {bach_size: 3}\n")
     (tmp_path / "tag.yaml").write_text("data: !!python/object/apply:os.mkdir [harm]\n")
