@@ -1,4 +1,4 @@
-"""When torch.compile is worth its time."""
+"""When torch.compile is worth its time, and why it failed."""
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -6,6 +6,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cifar_lit.utils.hardware import bfloat16_unit
 
 MIN_STEPS = 1000
+
+
+def failure(error: RuntimeError) -> str | None:
+    """Return the message for an error of torch.compile, such as a missing compiler; None for other errors."""
+    if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+        return None
+    reason = " ".join(str(error).partition("\n\n")[0].split())
+    return f"model.compile: {reason}; install what is missing, or use --model.compile false"
 
 
 def warn_if_slower(device: torch.device, steps: float) -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.models import weights
+from cifar_lit.models import compilation, weights
 from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import distributed, run_folder
 from cifar_lit.training.loggers import RunTensorBoardLogger
@@ -118,6 +118,8 @@ class Training:
                 # A signal has ended another process first, or makes Lightning's own handling of an exception fail.
                 if stop.signum and (reason or isinstance(error.__context__, Interrupted)):
                     raise self._stopped(stop.signum) from None
+                if problem := compilation.failure(error):
+                    raise UsageError(problem) from None
                 if reason:
                     raise RunError(f"{reason}; {self._how_to_resume()}") from error
                 raise

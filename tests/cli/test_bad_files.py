@@ -16,7 +16,7 @@ from PIL import Image
 from cifar_lit import evaluate
 from cifar_lit.fit import main
 from tests.cli.refused import FAILURE, files, refused
-from tests.conftest import BRIEF, QUICK, copy_run
+from tests.conftest import BRIEF, QUICK, Tiny, copy_run
 
 Fit = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -87,6 +87,18 @@ def test_diverging_training_keeps_the_last_good_checkpoint(steps: int, reason: s
         checkpoint = torch.load(Path("lightning_logs/demo/version_0/checkpoints", name), weights_only=True)
         assert checkpoint["epoch"] == 0
         assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+@pytest.mark.filterwarnings("ignore:model.compile does not speed up")
+def test_missing_compiler_is_named_and_leaves_no_run(
+    fit: Fit, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # what is in it is not compiled again
+    monkeypatch.setattr("cifar_lit.models.classifier.ResNet18", lambda *_: Tiny())
+    message = refused(capsys, main, *BRIEF, "--model.compile=true")
+    assert "model.compile: " in message and "no-such-compiler" in message and "--model.compile false" in message
+    assert not list(tmp_path.rglob("version_*"))
 
 
 def test_full_disk(fit: Fit, capsys: Capture, tmp_path: Path) -> None:
