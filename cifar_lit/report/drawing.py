@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -115,5 +116,8 @@ def to_array(figure: Figure, dpi: int = 120) -> Pixels:
     """Render a figure to `(H, W, 3)`, uint8."""
     figure.set_dpi(dpi)
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()  # savefig would draw twice
+    with matplotlib.rc_context({"text.usetex": False}):  # LaTeX, if the user's style has it, would reject % and _
+        for text in figure.findobj(Text):
+            text.set_usetex(False)
+        canvas.draw()  # savefig would draw twice
     return np.array(canvas.buffer_rgba())[..., :3]

@@ -21,7 +21,7 @@ INK = "#123456"  # stands for the page's text color while matplotlib draws
 def svg(draw: Callable[[], Figure]) -> str:
     """Draw a figure in the text color of the page, for the light and the dark theme."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit"}
+    style: Any = {"svg.fonttype": "none", "legend.framealpha": 0, "svg.hashsalt": "cifar_lit", "text.usetex": False}
     with matplotlib.rc_context(style | dict.fromkeys(inked, INK)):
         file = io.StringIO()
         draw().savefig(file, format="svg", transparent=True, metadata={"Date": None})

@@ -1,11 +1,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cifar_lit.analysis.predictions import Predictions
-from cifar_lit.report import drawing, figures
+from cifar_lit.report import drawing, figures, inline
 from cifar_lit.report.epochs import EpochRow
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.provenance import Provenance
@@ -137,6 +139,19 @@ def test_dollar_signs_are_not_typeset_as_formulas(make_results: Callable[..., Ru
         drawing.sentence(name),
     ):
         drawing.to_array(figure)
+
+
+def test_text_is_not_typeset_by_latex(make_results: Callable[..., RunResults]) -> None:
+    results = make_results()
+
+    def draw() -> Figure:
+        return drawing.grid([np.zeros((32, 32, 3), dtype=np.uint8)], ["50 % of a_b"], "a_b")
+
+    expected, page = drawing.to_array(draw()), inline.svg(lambda: figures.reliability(results))
+    with matplotlib.rc_context({"text.usetex": True}):  # as in the style of a user
+        assert (drawing.to_array(draw()) == expected).all()
+        assert inline.svg(lambda: figures.reliability(results)) == page
+        drawing.to_array(figures.reliability(results))
 
 
 def test_class_accuracy_is_sorted(make_results: Callable[..., RunResults]) -> None:
