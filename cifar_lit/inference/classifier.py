@@ -20,7 +20,7 @@ from cifar_lit.models import temperature
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.models.weights import TrainedNetwork, fingerprint, load_network
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.hardware import choose_device, eval_batch_size
+from cifar_lit.utils.hardware import choose_device, eval_batch_size, limit_threads
 from cifar_lit.utils.text import counted
 
 EXPLAINED_BATCH = 32  # images; the activations of all layers are kept in memory
@@ -55,6 +55,8 @@ class Classifier:
         except (RuntimeError, AssertionError) as error:  # torch raises both
             reason = str(error).partition("\n")[0]
             raise UsageError(f"{option}{device}: {reason}; use {choose_device('auto')}") from None
+        if self.device.type == "cpu":
+            limit_threads()
         self.classes = trained.classes
         self.image_size = trained.image_size
         self.folder = trained.folder

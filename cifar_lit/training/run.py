@@ -24,6 +24,7 @@ from cifar_lit.training.run_folder import RunFolder
 from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import DISK, RunError, UsageError
 from cifar_lit.utils.signals import Interrupted, stop
+from cifar_lit.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Training:
             Interrupted: A signal ended the training; likewise.
         """
         if self.trainer.strategy.root_device.type == "cpu":
+            hardware.limit_threads(self.trainer.num_devices)
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
             self._folder.step = self.start.step
@@ -135,9 +137,8 @@ class Training:
         count, cores = self.trainer.world_size, hardware.available_cores()
         rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
         if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
-            rank_zero_warn(
-                f"{self.trainer.num_devices} processes share {cores} cores: use trainer.devices={cores} or fewer"
-            )
+            shared = f"{self.trainer.num_devices} processes share {counted(cores, 'core')}"
+            rank_zero_warn(f"{shared}: use trainer.devices={cores} or fewer")
 
     @contextmanager
     def _run_folder(self) -> Iterator[None]:

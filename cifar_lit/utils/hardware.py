@@ -17,6 +17,7 @@ import torch
 
 from cifar_lit import __version__
 from cifar_lit.utils import slurm
+from cifar_lit.utils.text import counted
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
@@ -56,7 +57,7 @@ def choose_precision(device: Device, smallest: int, gpus: Sequence[int] = (0,)) 
         return "16-mixed", f"{name}, older than Ampere"
     if device == "mps":
         return "32-true", "Apple GPU"
-    threads = f"{torch.get_num_threads()} threads"
+    threads = counted(torch.get_num_threads(), "thread")
     unit = bfloat16_unit()
     if unit is None:
         return "32-true", f"CPU without AMX or AVX512_BF16, {threads}"
@@ -94,6 +95,21 @@ def available_cores() -> int:
     cores: int = cpu_count()
     requested = os.environ.get("SLURM_CPUS_PER_TASK", "")  # empty in some interactive shells
     return min(cores, int(requested)) if requested.isdigit() else cores
+
+
+def limit_threads(processes: int = 1) -> None:
+    """Let torch use no more threads than there are cores; it ignores the CPU quota of a container.
+
+    More of them would wait for each other most of the time. OMP_NUM_THREADS, if set, is kept.
+
+    Args:
+        processes: Processes on this machine, which share the cores.
+    """
+    threads = max(1, available_cores() // processes)
+    if torch.get_num_threads() > threads and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+        if processes > 1:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets its own number
 
 
 def free_shared_memory() -> int | None:

@@ -96,6 +96,25 @@ def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPa
         assert available_cores() == cores
 
 
+@pytest.mark.parametrize(
+    ("set_by_user", "processes", "expected"), [(None, 1, "2 None"), (None, 2, "1 1"), ("3", 1, "3 3")]
+)
+def test_threads_are_no_more_than_the_cores_of_a_container(
+    set_by_user: str | None, processes: int, expected: str
+) -> None:
+    code = f"""
+import os, torch
+from cifar_lit.utils.hardware import limit_threads
+torch.set_num_threads(3)
+limit_threads({processes})
+print(torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    env |= {"LOKY_MAX_CPU_COUNT": "2"} | ({"OMP_NUM_THREADS": set_by_user} if set_by_user else {})
+    process = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == expected, process.stderr
+
+
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "host"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
 
