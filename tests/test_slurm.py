@@ -49,7 +49,8 @@ def test_job_on_two_nodes_ends_as_if_it_had_not_been_requeued(cluster: Cluster, 
 def test_job_without_srun_is_requeued_from_the_start_on(cluster: Cluster, tmp_path: Path) -> None:
     # Signals itself when Python handles SIGUSR1, long before it has imported torch.
     ready = "! kill -0 $$ || grep -q 'SigCgt:.*[2367abef]..$' /proc/$$/status"
-    early = f"(until {ready}; do sleep 0.01; done; scancel --batch --signal=USR1 $SLURM_JOB_ID) &"
+    send = "until scancel --batch --signal=USR1 $SLURM_JOB_ID; do sleep 0.1; done"  # refused where SLURM is slow
+    early = f"(until {ready}; do sleep 0.01; done; {send}) &"
     job = cluster.submit(tmp_path, f'[ "$SLURM_RESTART_COUNT" ] || {early}\nexec {FIT}')
     job.wait("stopped by SIGUSR1; requeued the SLURM job")
     assert not list(tmp_path.glob("lightning_logs"))
