@@ -89,7 +89,8 @@ def parse_error(message: str, options: Collection[str], saved: str = "") -> Usag
 def _similar(name: str, options: Collection[str]) -> list[str]:
     """Return the options that an unknown one may stand for, the likeliest first."""
     last = name.rpartition(".")[2]
-    others = [option for option, names in OTHER_NAMES.items() if last in names]
+    known = [option for option in OTHER_NAMES if option.partition(".init_args")[0] in options]
+    others = [option for option in known if last in OTHER_NAMES[option]]
     same = [option for option in options if option.rpartition(".")[2] == last]
     return others or same or difflib.get_close_matches(name, options, n=1, cutoff=0.75)
 

@@ -124,7 +124,7 @@ class FitCLI(LightningCLI):
         try:
             config: Namespace = parser.parse_args(args)
         except ArgumentError as error:
-            options = vars(parser.get_defaults(skip_validation=True).as_flat())
+            options = [*vars(parser.get_defaults(skip_validation=True).as_flat()), "model.optimizer"]  # has no default
             raise parse_error(str(error), options, saved) from None
         defaults = parser.get_defaults(skip_validation=True)
         for group in GROUPS:  # a value instead of the group; a linked option may have made it a group again

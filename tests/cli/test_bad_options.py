@@ -250,6 +250,8 @@ COMMANDS = [
     (evaluate.main, "nowhere", "RUN nowhere: there is no such file"),
     (evaluate.main, "empty", "RUN empty: this folder contains no"),
     (evaluate.main, "text.ckpt", "RUN text.ckpt"),
+    (evaluate.main, "empty --workers=0", "did you mean --data.num_workers?; usage"),
+    (evaluate.main, "empty --epochs=3", "unrecognized arguments: --epochs=3; usage"),  # has no such option
     (explain.main, "nowhere x.png", "x.png: no such image"),
     (explain.main, "nowhere text.ckpt", "RUN nowhere: there is no such file"),
     (explain.main, "text.ckpt text.ckpt", "text.ckpt"),
