@@ -9,7 +9,6 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.utilities import rank_zero_info
@@ -128,7 +127,7 @@ class Evaluation:
         self.data = ImageDataModule(**saved["data"] | self.changed)
         self.data.load_state_dict(self.checkpoint["ImageDataModule"])  # the device that augmented its images
         self._load_data(known)
-        torch.set_float32_matmul_precision("high")  # as in training
+        hardware.configure_torch()
         smallest = smallest_strided(self.data.image_size, self.checkpoint["hyper_parameters"]["stem"])
         self.trainer = builder.build(
             [*(built[name] for name in REPORT), *(built.trainer.callbacks or [])],

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import Accelerator
@@ -208,7 +207,7 @@ class FitCLI(LightningCLI):
         """Check the data before anything is written, and build the trainer."""
         self.datamodule.setup("fit")
         resume.check_same_images(self.start, self.datamodule)
-        torch.set_float32_matmul_precision("high")  # TF32 where the device supports it
+        hardware.configure_torch()
         self.process_timeout = timedelta(seconds=self.config.process_timeout)
         distributed.set_timeout(self.process_timeout)
         options = builder.defaults(self.config, self.config_init.trainer)

@@ -59,7 +59,6 @@ def choose_precision(trainer: Namespace, smallest: int) -> str | int:
         trainer: The Trainer's options.
         smallest: Height and width in px of the smallest input of a strided convolution.
     """
-    hardware.limit_threads()
     device = hardware.choose_device(str(trainer.accelerator))
     given: str | int | None = trainer.precision
     if given is None:

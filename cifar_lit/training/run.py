@@ -137,8 +137,8 @@ class Training:
         count, cores = self.trainer.world_size, hardware.available_cores()
         rank_zero_info(f"{count} processes, {count * self.data.batch_size} images per step (data.batch_size in each)")
         if self.trainer.strategy.root_device.type == "cpu" and self.trainer.num_devices > cores:
-            shared = f"{self.trainer.num_devices} processes share {counted(cores, 'core')}"
-            rank_zero_warn(f"{shared}: use trainer.devices={cores} or fewer")
+            found = f"{self.trainer.num_devices} processes on {counted(cores, 'core')}"
+            rank_zero_warn(f"{found}: use trainer.devices={cores} or fewer")
 
     @contextmanager
     def _run_folder(self) -> Iterator[None]:

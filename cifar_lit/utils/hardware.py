@@ -97,13 +97,19 @@ def available_cores() -> int:
     return min(cores, int(requested)) if requested.isdigit() else cores
 
 
+def configure_torch() -> None:
+    """Set what training and evaluation have in common: TF32 where the device supports it, and the number of threads."""
+    torch.set_float32_matmul_precision("high")
+    limit_threads()
+
+
 def limit_threads(processes: int = 1) -> None:
     """Let torch use no more threads than there are cores; it ignores the CPU quota of a container.
 
     More of them would wait for each other most of the time. OMP_NUM_THREADS, if set, is kept.
 
     Args:
-        processes: Processes on this machine, which share the cores.
+        processes: Processes on this machine; each gets an equal number of the cores.
     """
     threads = max(1, available_cores() // processes)
     if torch.get_num_threads() > threads and "OMP_NUM_THREADS" not in os.environ:
