@@ -42,8 +42,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--calibrated",
         action="store_true",
-        help="apply temperature scaling (arXiv 1706.04599), with the temperature that was fitted to the run's held-out "
-        "images: the predicted classes stay the same, their probabilities are closer to how often they are "
+        help="apply temperature scaling (arXiv 1706.04599), with the temperature that was fitted to the run's "
+        "validation images: the predicted classes stay the same, their probabilities are closer to how often they are "
         "correct",
     )
     with short_errors():

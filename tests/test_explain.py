@@ -80,7 +80,7 @@ def test_folder_of_images(
     assert any("central 75%" in note for note in by_file["large.jpg"]["notes"])
     assert any("enlarged to 32" in note for note in by_file["tiny.webp"]["notes"])
     assert by_file["clear.png"]["notes"] == by_file["same_size.jpg"]["notes"] == []
-    assert not any("no place" in note for note in by_file["large.jpg"]["notes"])
+    assert not any("not localized" in note for note in by_file["large.jpg"]["notes"])
     squares = {file: title[0] for file, (title, _) in zip(by_file, titles, strict=False)}
     assert squares["large.jpg"] == squares["grey.jpg"] == "the central square of the image"
     assert squares["clear.png"] == "the image"
@@ -132,7 +132,7 @@ def test_probabilities_are_those_of_the_network(checkpoint: str, images: Path) -
 def test_cam_of_a_single_pixel_is_reported_as_showing_no_place(checkpoint: str, images: Path) -> None:
     explain.main([checkpoint, str(images / "grey.png"), "--layers", "layer1", "layer4"])
     (result,) = json.loads(Path("explain_1/explain.json").read_text())["images"]
-    assert "layer4: 1 px: shows no place" in result["notes"]
+    assert "layer4: 1x1: not localized" in result["notes"]
 
 
 def test_unreadable_image_is_named_and_the_others_explained(

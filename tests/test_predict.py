@@ -151,7 +151,7 @@ def test_interrupted_command_continues(
         patch.setattr(Rows, "write", interrupted)
         predict.main(command)
     assert stopped.value.code == 130
-    assert "stopped by SIGINT; the same command with --out rows.csv continues" in capsys.readouterr().err
+    assert "stopped by SIGINT; repeat the command with --out rows.csv to continue" in capsys.readouterr().err
     with open("rows.csv", "r+b") as file:  # as a full disk or a power failure may leave it
         file.truncate(os.path.getsize("rows.csv") - 9)
     predict.main(command)

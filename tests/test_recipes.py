@@ -75,6 +75,6 @@ def test_header_has_the_measured_accuracy(recipe: Path) -> None:
         if (result["recipe"], result["change"], result["options"]) == (recipe.stem, "", ""):
             rows.setdefault(result["epochs"], []).append(100 * result["test_accuracy"])
     for values in rows.values():
-        assert f"{statistics.mean(values):.2f} %" in header
+        assert f"{statistics.mean(values):.2f}%" in header
     length = yaml.safe_load(recipe.read_text())["trainer"]["max_epochs"]
     assert ("not yet at full length" in header) == (length not in rows)

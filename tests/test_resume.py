@@ -127,12 +127,12 @@ REFUSED = {
     "another split of the validation images": "--data.val_size=100",
     "another seed": "--seed_everything=1",
     "another seed of the data": "--data.seed=1",
-    "another batch size (images per step)": "--data.batch_size=16",
+    "another effective batch size": "--data.batch_size=16",
     "another accumulation of gradients": "--trainer.accumulate_grad_batches=2",
     "another precision": "--trainer.precision=bf16-mixed",
     "other callbacks": EMA,
     "another recipe": f"--config={CONFIGS / 'imagenet_stem.yaml'}",
-    "a new start from weights": "--model.weights=lightning_logs/demo/version_0",
+    "with `--model.weights`": "--model.weights=lightning_logs/demo/version_0",
 }
 
 
@@ -214,7 +214,7 @@ def test_processes_may_change_with_the_same_images_per_step(run: Path, capsys: C
     args = ["--ckpt_path=last", "--data.batch_size=16", *MORE]
     resumed = fork_server.run(args, Path.cwd(), processes=2, before=BLANK)
     assert resumed.wait(300) == 0, resumed.output
-    assert "not bit for bit as an uninterrupted run: processes 2 instead of 1" in resumed.output
+    assert "not bit-for-bit identical to an uninterrupted run: processes 2 instead of 1" in resumed.output
     assert [row["epoch"] for row in rows(run / "report" / "history.csv")] == ["1", "2"]
 
 
@@ -338,7 +338,7 @@ def test_head_for_other_classes_is_initialized_again(
     build = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "stem": "imagenet"}
     with caplog.at_level("INFO"):
         module = ImageClassifier(7, **build, weights=str(run))
-    assert "10 classes, this network 7" in caplog.text
+    assert "10 classes instead of 7" in caplog.text
     source = load(run, "best")["state_dict"]
     assert torch.equal(module.net.backbone.layer4[1].conv2.weight, source["net.backbone.layer4.1.conv2.weight"])
     assert module.net.backbone.fc.weight.shape == (7, 512)
@@ -349,14 +349,14 @@ def test_head_for_other_classes_is_initialized_again(
 
 
 OTHER_ROWS = {
-    "with other processes, same images per step": test_processes_may_change_with_the_same_images_per_step,
+    "with other processes, same effective batch size": test_processes_may_change_with_the_same_images_per_step,
     "finished: only its report is created again": test_finished_run_creates_the_same_report_again,
     "stopped by EarlyStopping: the same": test_early_stopped_run_is_finished,
     "without a checkpoint yet: starts over in its folder": test_run_without_checkpoint_starts_over_in_its_folder,
     "other epochs than planned, schedule updated every step": test_length_of_a_schedule_planned_for_it_is_kept,
-    "in training by another process": test_run_in_training_is_refused,
+    "being trained by another process": test_run_in_training_is_refused,
     "other images in the folder of its data": test_other_images_are_refused,
-    "a checkpoint file": test_file_is_refused,
+    "by a `.ckpt` file instead of the run's folder": test_file_is_refused,
 }
 
 

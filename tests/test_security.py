@@ -112,7 +112,7 @@ def test_class_names_are_escaped_in_readme_tables(name: str, make_results: Calla
     quality = {"splits": {"test": split}, "classes": [[name, 1.0, 1.0, 1.0, 1.0]]}
     text = render("readme.md", results=make_results(), quality=quality, failed={}, figures={})
     assert "<script" not in text and "[x](" not in text
-    assert len([line for line in text.splitlines() if line.endswith("| 100.0 % | 100.0 % | 100.0 % |")]) == 1
+    assert len([line for line in text.splitlines() if line.endswith("| 100.0% | 100.0% | 100.0% |")]) == 1
     assert text.rstrip().splitlines()[-1].startswith("| ")
 
 

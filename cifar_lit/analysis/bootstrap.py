@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals, and means with those of the percentile bootstrap."""
+"""Estimates with 95% intervals, and means with those of the percentile bootstrap."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its 95 % interval.
+    """A score with its 95% interval.
 
     Attributes:
         value: The score, such as a mean.

@@ -23,7 +23,7 @@ class Confidence:
         after: Of the scaled ones; None if there are none.
         change: After minus before, from the same resamples; None likewise.
         by_chance: The calibration error that a perfectly calibrated network with the confidences of `before` stays
-            below in 95 % of test sets of this size.
+            below in 95% of test sets of this size.
         by_chance_after: The same for `after`; None likewise.
     """
 

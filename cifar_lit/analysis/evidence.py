@@ -114,7 +114,7 @@ def collect(net: ResNet18, images: Images, test: Predictions, plan: Plan) -> Evi
         if not len(rows):
             raise Missing(
                 f"a mosaic needs correctly classified images of {CELLS} classes with a probability of at least "
-                f"{100 * MIN_CONFIDENCE:.0f} %, and there are fewer"
+                f"{100 * MIN_CONFIDENCE:.0f}%, and there are fewer"
             )
         cells = images(rows.ravel())
         return localize(net, cells.reshape(*rows.shape, *cells.shape[1:]), test.labels[rows])

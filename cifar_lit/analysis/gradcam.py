@@ -46,8 +46,8 @@ def activation_maps(
 
     Returns:
         For each layer an array `(B, K, h, w)`, float32, 0 or more, of the layer's height and width (the image's for
-        `cam_methods.IMAGE_SIZED`). The scale of each CAM is arbitrary; `upscale` removes it. CAMs of 1 px show no
-        place, whatever their value; see `why_flat`.
+        `cam_methods.IMAGE_SIZED`). The scale of each CAM is arbitrary; `upscale` removes it. 1x1 CAMs do not
+        localize anything, whatever their value; see `why_flat`.
     """
     if method not in GRADIENT_METHODS:
         sizes = layer_sizes(net, images.shape[1])
@@ -143,12 +143,12 @@ def upscale(cam: NDArray[np.float32], height: int, width: int | None = None) -> 
 
 
 def why_flat(cam: NDArray[np.float32]) -> str:
-    """Return why a CAM `(h, w)` shows no place, as a caption: it has no contrast; empty if it has."""
+    """Return why a CAM `(h, w)` does not localize anything, as a caption: it is constant; empty if it is not."""
     if np.ptp(cam) > MIN_CONTRAST * cam.max():
         return ""
     if cam.size == 1:
-        return "1 px: shows no place"
-    return "constant: shows no place" if cam.any() else NO_EVIDENCE
+        return "1x1: not localized"
+    return "constant: not localized" if cam.any() else NO_EVIDENCE
 
 
 def default_layer(net: ResNet18, image_size: int) -> Layer:

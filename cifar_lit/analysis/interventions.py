@@ -18,7 +18,7 @@ from cifar_lit.utils.hardware import eval_batch_size
 
 AREAS = (0.05, 0.1, 0.2, 0.4)  # fractions of the image
 SENTENCE_AREA = 0.2  # the one that a sentence is about
-REPEATS = 2  # random places for each image and area
+REPEATS = 2  # random positions for each image and area
 FOR_PREDICTED, FOR_TRUE = "evidence for the predicted class", "evidence for the true class"
 KINDS = (FOR_PREDICTED, FOR_TRUE)
 
@@ -32,7 +32,7 @@ class Interventions:
         num_images: Misclassified images whose CAMs for both classes have contrast.
         num_flat: Others, left out.
         turned: For each of KINDS the fraction of images that are then classified correctly, 0..1, for each of AREAS.
-        random: The same for a part of the same shape at random places.
+        random: The same for a part of the same shape at random positions.
         differences: `turned` minus `random`, image by image.
     """
 
@@ -60,7 +60,7 @@ def intervene(
         classes: Shape `(N, 2)`, the true and the predicted class of each.
         layer: The layer of the CAMs.
         method: As in `activation_maps`.
-        seed: Of the random places.
+        seed: Of the random positions.
     """
     size = images.shape[1]
     pairs = activation_maps(net, images, classes, [layer], method)[layer]

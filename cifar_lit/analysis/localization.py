@@ -1,4 +1,4 @@
-"""Do CAMs find the place of a class? The grid pointing game (arXiv 2205.10435), whose correct answer is known."""
+"""Do CAMs localize a class? The grid pointing game (arXiv 2205.10435), whose correct answer is known."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Localization:
         num_images: Different images in them; fewer than four per mosaic if some recur.
         scores: For each method and layer the mean over mosaics of the mean over the four classes; None if no CAM has
             positive values. The null map has the same score in every layer. CAMs that have 1 px for a single image
-            are not scored, because they show no place in it.
+            are not scored, because they do not localize anything in it.
         sizes: Height and width in px of each layer's CAM of a single image.
     """
 

@@ -60,7 +60,7 @@ def check_sanity(
 
 
 def randomize(net: ResNet18, seed: int = SEED) -> ResNet18:
-    """Return a copy of a network with the initial weights of every layer, norms and their statistics included.
+    """Return a copy of a network with the initial weights of every layer, also of the normalization layers.
 
     They are drawn as in Quantus: by `reset_parameters` of torch, after the same seed for each layer.
     """
@@ -130,8 +130,8 @@ def cascading_randomization(
 
     Returns:
         For each stage, after which the convolutions and linear layers of it and of all later ones have random weights
-        (biases and norms, with their statistics, are kept), the rank correlation (Spearman) of each CAM with the
-        original one: shape `(B,)`, -1..1; nan if either is constant.
+        (biases and normalization layers, with their statistics, are kept), the rank correlation (Spearman) of each CAM
+        with the original one: shape `(B,)`, -1..1; nan if either is constant.
     """
     randomized = copy.deepcopy(net)
     original = _cams(net, images, classes, layer, method)

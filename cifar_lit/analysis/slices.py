@@ -24,7 +24,7 @@ class Slice:
         high: Largest one.
         images: Number of images.
         accuracy: Fraction of correct predictions, 0..1.
-        interval: Its 95 % interval (Wilson).
+        interval: Its 95% interval (Wilson).
         p_value: Of Fisher's exact test against all other images, adjusted for the number of slices (Holm 1979), 0..1.
         weak: Whether the accuracy is below that of the others and the adjusted p-value below 0.05.
     """

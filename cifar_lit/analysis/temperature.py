@@ -1,4 +1,4 @@
-"""Temperature scaling (arXiv 1706.04599): fit it to held-out images, and apply it."""
+"""Temperature scaling (arXiv 1706.04599): fit it to validation images, and apply it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +45,15 @@ def fit(predictions: Predictions) -> Temperature | None:
 def why_none(predictions: Predictions | None) -> str:
     """Return why no temperature can be fitted; empty if one can be."""
     if predictions is None or not len(predictions):
-        return "no images are held out for it (data.val_size)"
+        return "there are no validation images for it (data.val_size)"
     if len(predictions) < MIN_IMAGES:
-        return f"it needs {MIN_IMAGES} held-out images or more (data.val_size), and there are {len(predictions)}"
+        return f"it needs {MIN_IMAGES} validation images or more (data.val_size), and there are {len(predictions)}"
     logits = predictions.log_probabilities
     true = logits[np.arange(len(predictions)), predictions.labels]
     if (true >= logits.max(1)).all():
-        return "all held-out images are classified correctly, so the loss has no minimum"
+        return "all validation images are classified correctly, so the loss has no minimum"
     if true.mean() <= logits.mean():
-        return "on the held-out images the network is no better than chance, so the loss has no minimum"
+        return "on the validation images the network is no better than chance, so the loss has no minimum"
     return ""
 
 

@@ -33,13 +33,13 @@ class Needs:
 
     Attributes:
         flip_tta: Whether to predict the mirrored test images, too.
-        held_out: Whether to predict the held-out images, if there are any, and fit the temperature to them.
+        val: Whether to predict the validation images, if there are any, and fit the temperature to them.
         duplicates: Whether to search near-duplicates of the training images.
         num_neighbor_images: Number of training images whose features are kept to look up nearest neighbors.
     """
 
     flip_tta: bool = False
-    held_out: bool = False
+    val: bool = False
     duplicates: bool = False
     num_neighbor_images: int = 0
 
@@ -72,7 +72,7 @@ def evaluate_network(
         epochs: Metrics of each epoch.
         provenance: Default: this process.
         needs: What else to evaluate.
-        lr_range: The learning-rate range test.
+        lr_range: The learning rate range test.
         evidence: How much evidence for the CAMs to compute when it is first used; default: none.
         stored: The temperature if it is not fitted here.
     """
@@ -103,10 +103,10 @@ def evaluate_network(
             same = np.array_equal(searched, selected)
             known = train if same else run(splits.train, searched, "final pass, features", last=last)
     val = None
-    if needs.held_out and not data.test_only and data.val_size and trainer.limit_val_batches:
+    if needs.val and not data.test_only and data.val_size and trainer.limit_val_batches:
         validated = np.sort(data.val_dataset.indices)
         selected = _limited(trainer, data, splits.train, validated, trainer.limit_val_batches)
-        val = run(splits.train, selected, "final pass, held out")
+        val = run(splits.train, selected, "final pass, validation")
     searches = needs.duplicates and not data.test_only
     return RunResults(
         name=name,

@@ -21,8 +21,8 @@ from cifar_lit.utils.text import counted
 
 MIN_HINT_S = 5.0
 HINT = (
-    "hint: the training waits for data; --data.augment_on device augments on the device itself, --data.num_workers N "
-    "uses more worker processes (if there are cores for them)"
+    "hint: the training is waiting for data; --data.augment_on device augments on the device itself, "
+    "--data.num_workers N uses more worker processes (if there are cores for them)"
 )
 
 
@@ -173,7 +173,7 @@ def _line(row: EpochRow, max_epochs: int) -> str:
     parts += [f"train loss {row.train_loss:.3f} accuracy {row.train_accuracy:.2%}"]
     if row.val_loss is not None:
         parts += [f"val loss {row.val_loss:.3f} accuracy {row.val_accuracy:.2%}"]
-    speed = f"{three_digits(row.images_per_second)} images/s, data time {100 * row.data_time_fraction:.0f} %"
+    speed = f"{three_digits(row.images_per_second)} images/s, data time {100 * row.data_time_fraction:.0f}%"
     return "   ".join([*parts, f"lr {row.lr:.3g}", f"{row.seconds:.0f} s", speed])
 
 

@@ -38,7 +38,7 @@ class ReportCallback(Callback, ABC):
 
     flip_tta = False  # whether this part needs predictions with flip TTA
     plan: Plan | None = None  # how much evidence for the CAMs this part needs
-    held_out = False  # whether it needs predictions for the held-out images
+    val = False  # whether it needs predictions for the validation images
     duplicates = False  # whether it needs the near-duplicates of training images
     num_neighbor_images = 0  # number of training images whose features it needs
     module_options: ModuleOptions | None = None  # of a part that works with any module
@@ -145,7 +145,7 @@ class Report(Callback):
         """What the parts need beside the predictions for test and training images."""
         return Needs(
             flip_tta=any(part.flip_tta for part in self.parts),
-            held_out=any(part.held_out for part in self.parts),
+            val=any(part.val for part in self.parts),
             duplicates=any(part.duplicates for part in self.parts),
             num_neighbor_images=max((part.num_neighbor_images for part in self.parts), default=0),
         )

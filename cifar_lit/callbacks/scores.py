@@ -18,8 +18,8 @@ class Scores(ReportCallback):
     Args:
         flip_tta: Whether to also report flip TTA, the mean logits of each test image and its mirror image (arXiv
             2404.00498, section 3.5), in one more pass; not for classes that change when mirrored, such as digits.
-        temperature: Whether to fit a temperature (arXiv 1706.04599) to the held-out images, if any: the scores with it
-            are reported, too, and `predict --calibrated` uses it.
+        temperature: Whether to fit a temperature (arXiv 1706.04599) to the validation images, if any: the scores with
+            it are reported, too, and `predict --calibrated` uses it.
         slices: Whether to report accuracy by brightness, contrast, sharpness and colorfulness.
         duplicates: Whether to list test images that are near-duplicates of training images, and to report the accuracy
             without them; for photos, because simple drawings are alike.
@@ -29,7 +29,7 @@ class Scores(ReportCallback):
         self, flip_tta: bool = False, temperature: bool = True, slices: bool = True, duplicates: bool = True
     ) -> None:
         self.flip_tta = flip_tta
-        self.held_out = temperature
+        self.val = temperature
         self.slices = slices
         self.duplicates = duplicates
 

@@ -26,7 +26,7 @@ class Summary(ReportCallback):
         worst = int(np.nanargmin(recall))
         lines = [
             "",
-            f"test accuracy  {test.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
+            f"test accuracy  {test.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})   loss {test.loss:.3f}   "
             f"({results.weights}; {len(test.errors)} of {len(test)} images misclassified)",
         ]
         if flip_tta:

@@ -177,8 +177,8 @@ def check_batch(data: ImageDataModule, processes: int, norm: Norm, stem: Stem) -
     if images == 1 and norm == "batch" and smallest_strided(data.image_size, stem) <= 2:  # halved by layer4 to 1 px
         raise UsageError(
             f"data.batch_size={data.batch_size}, {len(data.train_dataset)} training images, {processes} processes: "
-            "BatchNorm cannot train on one image whose feature maps have 1 px; use --data.batch_size 2 or more and "
-            "as many images, or --model.norm layer"
+            "BatchNorm cannot train on one image whose feature maps are 1x1; use at least 2 training images per "
+            "process and --data.batch_size 2 or more, or --model.norm layer"
         )
     if data.batch_size * processes >= len(data.train_dataset):
         rank_zero_warn(
@@ -197,7 +197,7 @@ def check_srun(processes: int, nodes: int) -> None:
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     if slurm.job() and not slurm.in_step() and processes > 1 and (tasks > 1 or nodes > 1):
         raise UsageError(
-            f"this training has {processes} processes, but only one was started: put srun before the command in the "
+            f"{processes} processes are required, but only one was started: put srun before the command in the "
             "job script"
         )
 

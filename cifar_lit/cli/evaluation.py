@@ -178,7 +178,7 @@ class Evaluation:
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
             needs=needs,
-            stored=temperature.find(self.file.parent, self.network.fingerprint) if needs.held_out else None,
+            stored=temperature.find(self.file.parent, self.network.fingerprint) if needs.val else None,
             evidence=find_report(self.trainer).plan,
         )
         return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))

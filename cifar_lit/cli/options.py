@@ -150,7 +150,7 @@ class FitCLI(LightningCLI):
             "--lr_find",
             type=int,
             default=0,
-            help="Steps of a learning-rate range test (arXiv 1506.01186) before training, 9 or more, usually 100; it "
+            help="Steps of a learning rate range test (arXiv 1506.01186) before training, 9 or more, usually 100; it "
             "replaces the optimizer's lr with the learning rate at which the smoothed loss is lowest. 0 turns it off. "
             "A resumed run keeps its learning rate.",
         )

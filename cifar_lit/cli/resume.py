@@ -56,7 +56,7 @@ def merge(run: Path, saved: Namespace, given: Namespace, merged: Namespace) -> N
         changes = ", ".join(f"{name}={after.get(name)} (the run has {before.get(name)})" for name in refused[:5])
         changes += ", ..." * (len(refused) > 5)
         if not LENGTH.isdisjoint(refused):
-            changes += f"; the schedule {saved.model.schedule.name} is planned for the whole training"
+            changes += f"; the schedule {saved.model.schedule.name} depends on the total number of steps"
         raise UsageError(
             f"--ckpt_path {run}: {changes}: a run is resumed with its own options, which "
             "are in its config.yaml; remove these options (and --config), or start a new run without --ckpt_path, "
@@ -115,4 +115,4 @@ def check_processes(start: Start, data: ImageDataModule, trainer: Trainer) -> No
     current = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
     changes = [f"{name} {current[name]} instead of {first[name]}" for name in EXACT if current[name] != first.get(name)]
     if changes:
-        rank_zero_info(f"not bit for bit as an uninterrupted run: {', '.join(changes)}")
+        rank_zero_info(f"not bit-for-bit identical to an uninterrupted run: {', '.join(changes)}")

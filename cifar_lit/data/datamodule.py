@@ -134,7 +134,7 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def val_dataset(self) -> ImageDataset:
-        """The held-out images, not augmented."""
+        """The validation images, not augmented."""
         # Shuffled, so that trainer.limit_val_batches takes images of every class.
         shuffled = np.random.default_rng(self.seed).permutation(self._train_val_indices[1])
         return ImageDataset(self.splits.train, shuffled)
@@ -183,7 +183,7 @@ class ImageDataModule(LightningDataModule):
         return DeviceLoader(dataset, sampler, augmentation, self.batch_size, drop_last, device)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Return batches of the held-out images; an empty list if there are none."""
+        """Return batches of the validation images; an empty list if there are none."""
         return self._eval_loader(self.val_dataset, "data.val_size") if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Batch]:

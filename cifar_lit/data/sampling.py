@@ -49,7 +49,7 @@ def train_val_split(labels: Indices, classes: Sequence[str], val_size: float, se
     Args:
         labels: Shape `(N,)`, int64.
         classes: The class names.
-        val_size: Number of held-out images, or their fraction, above 0 and below 1.
+        val_size: Number of validation images, or their fraction, above 0 and below 1.
         seed: Seed of the selection, 0 or more.
 
     Returns:

@@ -86,7 +86,7 @@ class Classifier:
 
     @cached_property
     def temperature(self) -> float | None:
-        """The temperature that was fitted to these weights on held-out images; None if there is none."""
+        """The temperature that was fitted to these weights on validation images; None if there is none."""
         found = temperature.find(self.folder, self.fingerprint) if self.folder else None
         return found.value if found else None
 
@@ -112,7 +112,7 @@ class Classifier:
         if self.temperature is None:
             raise UsageError(
                 f"{option}: no temperature is stored for these weights in {self.folder}; python -m cifar_lit.evaluate "
-                "CHECKPOINT fits one if its run held out images (data.val_size)"
+                "CHECKPOINT fits one if its run had validation images (data.val_size)"
             )
         return self.temperature
 

@@ -115,7 +115,7 @@ def _front_matter(results: RunResults, license: str) -> dict[str, Any]:
 
 def _metric(kind: str, name: str, predictions: Predictions) -> dict[str, Any]:
     low, high = _interval(predictions)
-    interval = f"95 % interval {low:.4f} to {high:.4f}, {len(predictions)} images"
+    interval = f"95% interval {low:.4f} to {high:.4f}, {len(predictions)} images"
     return {"type": kind, "name": f"{name} ({interval})", "value": round(predictions.accuracy, 4)}
 
 
@@ -129,7 +129,7 @@ def _data_name(results: RunResults) -> str:
 
 
 def _quality(results: RunResults) -> list[str]:
-    lines = ["| images | accuracy | 95 % interval | loss | calibration error |", "|---|---|---|---|---|"]
+    lines = ["| images | accuracy | 95% interval | loss | calibration error |", "|---|---|---|---|---|"]
     kinds = {"test": results.test, "test, with flip test-time augmentation": results.test_flip_tta}
     for name, predictions in kinds.items():
         if predictions:

@@ -127,7 +127,7 @@ def _predict(classifier: Classifier, rows: Rows, paths: Sequence[str], num_worke
             "(/dev/shm); reduce --num_workers, 0 uses none"
         ) from error
     except Interrupted as stop:
-        stop.advice = f"the same command with --out {out} continues" if out else ""
+        stop.advice = f"repeat the command with --out {out} to continue" if out else ""
         raise
     finally:
         if out and not failures:

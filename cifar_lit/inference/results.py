@@ -71,8 +71,8 @@ class Explanations:
         explained: The name of the explained class of each image.
         layers: The names of the layers.
         method: The method of the grad-cam package.
-        cams: Shape `(N, L, S, S)`, float32, 0..1, 1 where the evidence is strongest. A CAM that shows no place is
-            constant.
+        cams: Shape `(N, L, S, S)`, float32, 0..1, 1 where the evidence is strongest. A CAM without
+            contrast is constant.
         flat: For each image and layer why the CAM is constant, such as "no evidence"; empty if it is not.
     """
 

@@ -43,9 +43,9 @@ class ImageClassifier(LightningModule):
             steps at a high learning rate (arXiv 1706.02677).
         optimizer: Any class of torch.optim with its arguments. The schedule starts at its lr (onecycle: peaks at it).
         schedule: How the learning rate changes; see its own options.
-        norm_weight_decay: Weight decay of norms and biases, 0 or more; default: the optimizer's own. 0 exempts them
-            (arXiv 1812.01187, section 3.1).
-        norm_bias_lr_mult: Multiplies the learning rate of norms' biases, above 0; 64 in arXiv 2404.00498, section 3.4.
+        norm_weight_decay: Weight decay of normalization layers and biases, 0 or more, 0 exempts them (arXiv
+            1812.01187, section 3.1); default: the optimizer's own.
+        norm_bias_lr_mult: Multiplies the learning rate of normalization layers' biases, above 0; arXiv 2404.00498: 64.
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.
         mixup_alpha: MixUp of training batches (arXiv 1710.09412): parameter of the Beta distribution, such as 0.2; 0

@@ -25,8 +25,9 @@ def parameter_groups(
 
     Args:
         net: The network.
-        norm_weight_decay: Weight decay of norms and of all biases, 0 or more; None for the optimizer's own.
-        norm_bias_lr_mult: Multiplies the learning rate of the norms' biases, above 0.
+        norm_weight_decay: Weight decay of normalization layers and of all biases, 0 or more; None for the optimizer's
+            own.
+        norm_bias_lr_mult: Multiplies the learning rate of the biases of normalization layers, above 0.
         backbone_lr_mult: Multiplies the learning rate of all layers but the last one, above 0.
     """
     if norm_weight_decay is not None and norm_weight_decay < 0:

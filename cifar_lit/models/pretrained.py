@@ -47,8 +47,8 @@ def initialize(
         their_count, count = (len(state[HEAD[0]]) for state in (theirs, ours))
         names = checkpoint.get("ImageDataModule", {}).get("classes")
         if their_count != count or (names and classes and names != list(classes)):
-            new = f"{their_count} classes, this network {count}" if their_count != count else "other classes"
-            rank_zero_info(f"{option} {file}: it has {new}; the last layer is initialized again")
+            new = f"{their_count} classes instead of {count}" if their_count != count else "other classes"
+            rank_zero_info(f"{option} {file}: trained on {new}; the last layer is newly initialized")
             theirs = theirs | {name: ours[name] for name in HEAD}
     different = sorted(theirs.keys() ^ ours.keys())
     different += [name for name in ours if name in theirs and theirs[name].shape != ours[name].shape]

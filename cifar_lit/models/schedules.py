@@ -118,7 +118,8 @@ class Schedule:
         steps = total_steps()
         if not 1 <= steps < float("inf"):
             raise UsageError(
-                f"model.schedule.name={self.name} needs a limited training: set trainer.max_epochs or trainer.max_steps"
+                f"model.schedule.name={self.name} needs a limited number of steps: set trainer.max_epochs or "
+                "trainer.max_steps"
             )
         scheduler = entry.build(optimizer, int(steps), **options)
         vars(scheduler)[PLANNED] = int(steps)  # becomes a part of its state in the checkpoint

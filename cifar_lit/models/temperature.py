@@ -16,7 +16,7 @@ class Temperature:
 
     Attributes:
         value: Above 0; more than 1 if the network is overconfident.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95% interval.
         high: Upper end.
         images: Number of images that it was fitted to.
     """

@@ -82,7 +82,7 @@ def _load(file: Path) -> dict[str, Any] | str:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "not a Lightning checkpoint, it has no state_dict"
     if not all_finite(checkpoint["state_dict"]):
-        return "its weights are not finite, as after a training that diverged"
+        return "its weights are not finite, as after diverged training"
     return checkpoint
 
 

@@ -144,7 +144,7 @@ def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
     rows: dict[str, list[str]] = {
         "run": [run.name for run in runs],
         "test accuracy": [f"{split['accuracy']:.2%}" for split in test],
-        "95 % interval": ["{:.2%} to {:.2%}".format(*split["accuracy_interval_95"]) for split in test],
+        "95% interval": ["{:.2%} to {:.2%}".format(*split["accuracy_interval_95"]) for split in test],
     }
     if any(run.test_flip_tta for run in runs):
         rows["with flip TTA"] = [f"{run.test_flip_tta.accuracy:.2%}" if run.test_flip_tta else "(none)" for run in runs]

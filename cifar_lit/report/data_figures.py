@@ -11,7 +11,7 @@ from cifar_lit.report.results import RunResults
 
 
 def slices(results: RunResults) -> Figure:
-    """Draw the test accuracy on slices of the images, with 95 % intervals; weak slices in orange."""
+    """Draw the test accuracy on slices of the images, with 95% intervals; weak slices in orange."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     ink = matplotlib.rcParams["text.color"]
     for axis, name in zip(figure.subplots(2, 2, sharey=True).flat, PROPERTIES, strict=True):

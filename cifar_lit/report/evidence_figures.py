@@ -22,7 +22,7 @@ THIRD = "#228833"  # of Paul Tol's schemes, as the other two
 
 
 def localization(results: RunResults) -> Figure:
-    """Draw the scores of the pointing game: layers on the axis, a color for each method, with 95 % intervals."""
+    """Draw the scores of the pointing game: layers on the axis, a color for each method, with 95% intervals."""
     found = results.evidence.localization
     assert found
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
@@ -36,20 +36,20 @@ def localization(results: RunResults) -> Figure:
     axis.axhline(CHANCE, color=ink, linestyle="--", label=f"chance, and {BLOB}")
     for position, layer in enumerate(LAYERS):
         if layer not in found.scores[methods[0]]:
-            axis.text(position, 0.5, "not scored:\n1 px", ha="center", va="center", fontsize=8, color=ink)
+            axis.text(position, 0.5, "not scored:\n1x1", ha="center", va="center", fontsize=8, color=ink)
     axis.set_xticks(range(len(LAYERS)), LAYERS)
     axis.set_xlim(-0.5, len(LAYERS) - 0.5)
     axis.set_ylim(0, 1)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_ylabel("positive CAM in the correct cell")
-    axis.set_title(f"pointing game, {found.num_mosaics} mosaics, 95 % intervals", fontsize=10)
+    axis.set_title(f"pointing game, {found.num_mosaics} mosaics, 95% intervals", fontsize=10)
     axis.grid(alpha=0.3, axis="y")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
 def interventions(results: RunResults) -> Figure:
-    """Draw how many errors turn to the true class over the blurred area, beside the same area at random places."""
+    """Draw how many errors change to the true class over the blurred area, beside the same area at random positions."""
     found = results.evidence.interventions
     assert found
     figure = Figure(figsize=(5.6, 4.1), layout="constrained")
@@ -64,7 +64,7 @@ def interventions(results: RunResults) -> Figure:
             found.random[kind],
             color,
             marker,
-            "same shape, random place",
+            "same shape, random position",
             "--",
             fillstyle="none",
         )
@@ -75,7 +75,7 @@ def interventions(results: RunResults) -> Figure:
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("area that is blurred")
     axis.set_ylabel("turned to the true class")
-    axis.set_title(f"{found.num_images} misclassified images, 95 % intervals", fontsize=10)
+    axis.set_title(f"{found.num_images} misclassified images, 95% intervals", fontsize=10)
     axis.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure

@@ -17,14 +17,14 @@ FEW = 20  # images or mosaics, below which nothing is concluded
 CORRECTED = {"for_predicted": FOR_PREDICTED, "for_true": FOR_TRUE}
 MINUS = dict(zip(("random", "centered_blob", "other_image", "other_class", "blurred"), NULL_MAPS, strict=True))
 NAMES = {
-    "pointing_game": "pointing game (chance 25 %)",
+    "pointing_game": "pointing game (chance 25%)",
     "road": "ROAD of the CAM",
     **{f"road_minus_{key}": f"ROAD of the CAM minus null map: {name}" for key, name in MINUS.items()},
     "emprt": "rise of complexity when randomized (eMPRT)",
     **{
-        f"corrected_{key}{end}": f"errors corrected by blurring {kind} ({SENTENCE_AREA:.0%}){more}".replace("%", " %")
+        f"corrected_{key}{end}": f"errors corrected by blurring {kind} ({SENTENCE_AREA:.0%}){more}"
         for key, kind in CORRECTED.items()
-        for end, more in (("", ""), ("_minus_random", ", minus random places"))
+        for end, more in (("", ""), ("_minus_random", ", minus random positions"))
     },
 }
 
@@ -32,9 +32,9 @@ NAMES = {
 def scores(evidence: Evidence) -> dict[str, Estimate]:
     """Return the scores of the layer that the report explains, by the keys of NAMES."""
     found: dict[str, Estimate | None] = {}
-    if place := evidence.localization:
-        method = evidence.method if evidence.method in place.scores else "GradCAM"
-        found["pointing_game"] = place.scores[method].get(evidence.layer or LAYERS[0])
+    if game := evidence.localization:
+        method = evidence.method if evidence.method in game.scores else "GradCAM"
+        found["pointing_game"] = game.scores[method].get(evidence.layer or LAYERS[0])
     if removal := evidence.removal:
         found["road"] = removal.scores[CAM]
         found |= {f"road_minus_{key}": removal.differences[name] for key, name in MINUS.items()}
@@ -68,7 +68,7 @@ def written(key: str, value: Estimate) -> str:
 
 def percent(value: Estimate) -> str:
     """Return a fraction with its interval."""
-    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})".replace("%", " %")
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
 
 
 def localization(evidence: Evidence) -> str:
@@ -84,14 +84,14 @@ def localization(evidence: Evidence) -> str:
     if score.count < FEW:
         return f"{found_there}; {_few(score)}"
     result = {
-        1: "more than chance, 25 %, and than a centered blob",
-        0: "not distinguishable from chance, 25 %, and from a centered blob",
-        -1: "less than chance, 25 %",
+        1: "more than chance, 25%, and than a centered blob",
+        0: "not distinguishable from chance, 25%, and from a centered blob",
+        -1: "less than chance, 25%",
     }[score.against(CHANCE)]
     follows = {
-        1: "So these CAMs tell the places of the four classes apart. ",
-        0: "So nothing shows that these CAMs find the place of a class. ",
-        -1: "So these CAMs mark the places of other classes. ",
+        1: "So these CAMs localize the four classes. ",
+        0: "So nothing shows that these CAMs localize a class. ",
+        -1: "So these CAMs mark the locations of other classes. ",
     }[score.against(CHANCE)]
     return (
         f"{found_there}: {result}. "
@@ -135,18 +135,18 @@ def interventions(evidence: Evidence) -> str:
     reverse = found.turned[FOR_TRUE][AREA]
     assert turned and chance and more and reverse
     blurring = (
-        f"Blurring the {100 * SENTENCE_AREA:.0f} % of an image with the most evidence for the predicted and the least "
+        f"Blurring the {100 * SENTENCE_AREA:.0f}% of an image with the most evidence for the predicted and the least "
         f"for the true class corrects {percent(turned)} of {counted(found.num_images, 'error')}"
     )
     if turned.count < FEW:
         return f"{blurring}; {_few(turned)}"
     result = {
-        1: "so the predictions depend on the marked evidence more than on other places of the same shape",
+        1: "so the predictions depend on the marked evidence more than on the same shape at other positions",
         0: "the difference could be due to chance, so nothing shows that the predictions depend on the marked evidence",
-        -1: "so other places matter more than the marked evidence",
+        -1: "so other positions matter more than the marked evidence",
     }[more.against(0)]
     return (
-        f"{blurring}, the same shape at a random place "
+        f"{blurring}, the same shape at a random position "
         f"{percent(chance)}: {result}. Blurring the evidence for the true class corrects {percent(reverse)}. It does "
         "not follow that the marked evidence is what caused an error, nor that it is all of it."
     )

@@ -154,7 +154,7 @@ def class_accuracy(results: RunResults) -> Figure:
     overall = results.test.accuracy
     axis.axvline(overall, color=VAL, linestyle="--", label=f"all classes: {overall:.1%}")
     axis.set_xlim(0, 1.2)
-    axis.set_ylim(-0.6, len(order) - 0.4)  # without the margin of 5 %, many rows for many classes
+    axis.set_ylim(-0.6, len(order) - 0.4)  # without the margin of 5%, many rows for many classes
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_title("test accuracy of each class")

@@ -33,7 +33,7 @@ def thumbnail(image: NDArray[np.uint8], max_px: int = MAX_IMAGE_PX) -> str:
     """Return an image as a data URI; without loss if it is small, unless it is to be smaller than usual."""
     small, file = Image.fromarray(image), io.BytesIO()
     if max(small.size) <= LOSSLESS_PX and max_px == MAX_IMAGE_PX:
-        small.save(file, "WEBP", lossless=True, method=0)  # 28 % smaller than PNG for CIFAR-10, and faster
+        small.save(file, "WEBP", lossless=True, method=0)  # 28% smaller than PNG for CIFAR-10, and faster
     else:
         small.thumbnail((max_px, max_px))
         small.save(file, "WEBP", quality=85)

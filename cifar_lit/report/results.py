@@ -44,10 +44,10 @@ class RunResults(ErrorResults):
         provenance: What ran, with which options, on which hardware.
         data: Source of the images.
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
-        lr_range: The learning-rate range test, if it ran.
+        lr_range: The learning rate range test, if it ran.
         load_evidence: Computes, or reads, what says that the CAMs can be trusted.
         checkpoint: File of the network, if the report was read from the disk.
-        val: Predictions for the held-out images; None if there are none, or they were not requested.
+        val: Predictions for the validation images; None if there are none, or they were not requested.
         temperature: Fitted to `val`, or stored for these weights before; None if there is none.
         load_duplicates: Returns the near-duplicates of training images; None if they were not requested.
         known: Predictions with features for training images, among which nearest neighbors are looked up; None if that

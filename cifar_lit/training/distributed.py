@@ -136,7 +136,9 @@ def localhost_store(port: int, rank: int, world_size: int, timeout: timedelta) -
     try:
         listening = socket.create_server(("127.0.0.1", port)).detach()
     except OSError as error:
-        raise RunError(f"the training processes cannot meet on port {port} ({error}); set MASTER_PORT") from None
+        raise RunError(
+            f"the training processes cannot use port {port} for their rendezvous ({error}); set MASTER_PORT"
+        ) from None
     return TCPStore("127.0.0.1", port, world_size, is_master=True, timeout=timeout, master_listen_fd=listening)
 
 

@@ -76,7 +76,7 @@ def find_lr(trainer: Trainer, module: ImageClassifier, data: LightningDataModule
             f"lr_find={steps}: the loss never falls, or there are too few steps; use more steps, or set "
             "model.optimizer.init_args.lr yourself"
         )
-    rank_zero_info(f"learning-rate finder: {suggested:.3g}")
+    rank_zero_info(f"learning rate range test: using {suggested:.3g}")
     return LRRange(lrs, losses, suggested)
 
 

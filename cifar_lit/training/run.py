@@ -80,7 +80,7 @@ class Training:
         runs: Folder of the recipe's runs, `lightning_logs/RECIPE`.
         config: Content of `config.yaml`.
         args: Command-line arguments for further processes.
-        lr_find: Steps of the learning-rate range test before the training; 0 for none.
+        lr_find: Steps of the learning rate range test before the training; 0 for none.
         record_lr_range: Called with the result of that test.
         process_timeout: How long a process waits for another one.
     """
@@ -190,7 +190,7 @@ class Training:
         if enough and self.start.stopped_early:
             loop.max_epochs = epochs  # Lightning would continue training
         if 0 < (self.trainer.max_epochs or 0) <= epochs:
-            rank_zero_info("this training is finished; creating its report again")
+            rank_zero_info("training has already finished; creating the report again")
 
     def _stopped(self, signum: int) -> BaseException:
         """Return the exception for a signal, with what is saved and how to resume."""

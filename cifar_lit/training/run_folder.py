@@ -188,7 +188,7 @@ class RunFolder(Callback):
         self.path, step = trainer.strategy.broadcast((self.path, self.step))
         if step != self.step:
             raise UsageError(
-                f"{self.path}: this process would start from step {self.step}, the first one from step {step}; "
+                f"{self.path}: this process would resume from step {self.step}, but rank 0 from step {step}; "
                 f"{torchrun.SAME_FOLDER}"
             )
         for saver in trainer.checkpoint_callbacks:

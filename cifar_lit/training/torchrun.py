@@ -31,7 +31,7 @@ def restarted_run() -> Path | None:
         return None
     run = Path(store.get(RUN).decode())
     if not run.is_dir():
-        raise UsageError(f"{run}, which torchrun has restarted, is not on this machine; {SAME_FOLDER}")
+        raise UsageError(f"{run}, which the restarted processes must resume, is not on this machine; {SAME_FOLDER}")
     return run
 
 

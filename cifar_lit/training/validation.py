@@ -30,13 +30,11 @@ class ValidationCheck(Callback):
             needed.append("model.schedule.name=plateau")
         if needed:
             raise UsageError(
-                f"this training ends before its first validation, which {', '.join(needed)} needs: train longer or "
+                f"{', '.join(needed)} needs a validation, but the training ends before the first one: train longer or "
                 f"validate earlier ({OPTIONS})"
             )
         if users:
-            rank_zero_warn(
-                f"this training ends before its first validation ({OPTIONS}): it keeps the last weights, no best ones"
-            )
+            rank_zero_warn(f"the training ends before its first validation ({OPTIONS}): only the last weights are kept")
 
 
 def _reached(trainer: Trainer) -> bool:

@@ -40,7 +40,7 @@ def serve(run: str, port: int) -> None:
             classifier = collect(run, folder, MAX_ERRORS)
             page = launch(folder, classifier, server_name=HOST, server_port=port, quiet=True, prevent_thread_lock=True)
             try:
-                print(f"{run} is shown on http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+                print(f"serving {run} on http://{HOST}:{port} (press Ctrl-C to stop)", flush=True)
                 threading.Event().wait()
             finally:
                 page.close(verbose=False)

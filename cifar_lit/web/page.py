@@ -135,8 +135,8 @@ def _calibrated_checkbox(views: Views) -> gr.Checkbox:
     if temperature is None:
         return gr.Checkbox(visible=False)
     info = (
-        f"Scaled by the temperature {temperature:.3g}, which was fitted to held-out images: the predicted classes stay "
-        "the same, their probabilities are closer to how often they are correct."
+        f"Scaled by the temperature {temperature:.3g}, which was fitted to validation images: the predicted classes "
+        "stay the same, their probabilities are closer to how often they are correct."
     )
     return gr.Checkbox(label="Calibrated probabilities", info=info)
 

@@ -59,7 +59,7 @@ def write_space(run: str, out: str) -> None:
     _, header, text = (folder / CARD).read_text(encoding="utf-8").split("---\n", 2)
     merged = yaml.safe_dump(_front_matter(results) | yaml.safe_load(header), sort_keys=False, allow_unicode=True)
     atomic_write_text(folder / CARD, f"---\n{merged}---\n{text}")
-    print(f"wrote {folder}: try it with python {folder / 'app.py'}, and upload it as a Space of the kind Gradio")
+    print(f"wrote {folder}: try it with python {folder / 'app.py'}, and upload it as a Gradio Space")
 
 
 def find_modules(name: str) -> dict[str, Path]:

@@ -42,7 +42,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def _row(what: str, ours: str, peer: str, ratio: float) -> Row:
     result = f"{ratio - 1:+.0%}"
-    return Row("scaling", what, f"{ours} an image", f"{peer} an image", result, "must within +10 %", ratio < 1.1)
+    return Row("scaling", what, f"{ours} an image", f"{peer} an image", result, "must within +10%", ratio < 1.1)
 
 
 def _handle_images(count: int, file: Path) -> dict[str, float]:

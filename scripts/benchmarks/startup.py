@@ -22,12 +22,12 @@ def measure(settings: Settings) -> list[Row]:
         0 if settings.quick else 2,
         lightning=lambda: start("-c", "import pytorch_lightning"),
         help=lambda: start("-m", "cifar_lit.fit", "--help"),
-        misspelt=lambda: start("-m", "cifar_lit.fit", "--trainer.max_epoch", "3", exit_code=2),
+        misspelled=lambda: start("-m", "cifar_lit.fit", "--trainer.max_epoch", "3", exit_code=2),
         first=lambda: start("-c", FIRST_STEP, *demo, exit_code=7),
     )
     lightning, against = times["lightning"], "import pytorch_lightning"
     return [
         slower_by("startup", "--help", times["help"], lightning, against, 1, 0),
-        slower_by("startup", "error message for a misspelt option", times["misspelt"], lightning, against, 1, 0),
+        slower_by("startup", "error message for a misspelled option", times["misspelled"], lightning, against, 1, 0),
         slower_by("startup", "command to first training step", times["first"], lightning, against, 4, 2),
     ]

@@ -58,5 +58,5 @@ def measure(settings: Settings) -> list[Row]:
     against = f"float32 loop with OneCycle, torchvision transforms in {workers} workers"
     row = faster("throughput", what, times["ours"], times["plain"], batch * steps, against, 6 if on_gpu else None)
     fraction = max(data_time[-3:])
-    goal, met = ("must 2 %", fraction < 0.02) if on_gpu else ("", None)
+    goal, met = ("must 2%", fraction < 0.02) if on_gpu else ("", None)
     return [row, Row("throughput", "data time", f"{fraction:.1%}", "", f"{fraction:.1%}", goal, met)]

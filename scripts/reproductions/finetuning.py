@@ -90,11 +90,11 @@ def main() -> None:
         for name, args in arms.items():
             score = accuracy(f"{name}/draw_{draw}", "finetune", *common, *args)
             results.setdefault(name, []).append(100 * score)
-            print(f"{name}, draw {draw}: {100 * score:.2f} %", flush=True)
+            print(f"{name}, draw {draw}: {100 * score:.2f}%", flush=True)
     print(f"\n| {', '.join(new)} | test accuracy | of the three draws |\n|---|---|---|")
     for name, values in results.items():
         each = ", ".join(f"{value:.2f}" for value in values)
-        print(f"| {name} | {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % | {each} |")
+        print(f"| {name} | {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}% | {each} |")
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ def _by_row(records: Sequence[Record]) -> list[list[Record]]:
 
 def _results_table(records: Sequence[Record]) -> str:
     lines = [
-        "| no. | recipe | data | held out | epochs | seeds | accuracy, held out | images tested | test accuracy | "
-        "with flip TTA | an epoch | a run |",
+        "| no. | recipe | data | validation images | epochs | seeds | validation accuracy | images tested | "
+        "test accuracy | with flip TTA | an epoch | a run |",
         f"|{'---|' * 12}",
     ]
     environments = []
@@ -194,7 +194,7 @@ def _mean(row: Sequence[Record], key: str) -> str:
     """Return mean and standard deviation over the seeds, in percent; a dash if they are unknown."""
     values = [100 * value for record in row if (value := record.get(key)) is not None]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation} %" if values else "-"
+    return f"{statistics.mean(values):.2f}{deviation}%" if values else "-"
 
 
 def _tested(record: Record) -> str:
@@ -203,7 +203,7 @@ def _tested(record: Record) -> str:
 
 
 def _interval(row: Sequence[Record]) -> str:
-    """Return the 95 % interval of the test accuracy of a single seed, in percent; empty for several, or if unknown."""
+    """Return the 95% interval of the test accuracy of a single seed, in percent; empty for several, or if unknown."""
     from cifar_lit.analysis.scores import accuracy_interval  # here: it imports torch
 
     if len(row) > 1 or "test_images" not in row[0]:

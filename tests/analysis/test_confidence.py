@@ -68,5 +68,5 @@ def test_intervals_of_the_calibration_error_contain_the_truth(exponent: float) -
         one = found.before["calibration_error"]
         inside += one.low <= truth <= one.high
         above += one.value > found.by_chance
-    assert inside >= 34  # of 95 % each
+    assert inside >= 34  # of 95% each
     assert above <= 6 if exponent == 1 else above >= 34

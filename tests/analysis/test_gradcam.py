@@ -94,10 +94,10 @@ def test_upscale_resizes_and_stretches() -> None:
 @pytest.mark.parametrize(
     ("cam", "caption", "drawn"),
     [
-        (np.full((1, 1), 0.3), "1 px: shows no place", 0.5),
-        (np.zeros((1, 1)), "1 px: shows no place", 0.5),
-        (np.full((4, 4), 1e-9), "constant: shows no place", 0.5),
-        (1e6 + np.eye(4), "constant: shows no place", 0.5),  # the contrast is a rounding error
+        (np.full((1, 1), 0.3), "1x1: not localized", 0.5),
+        (np.zeros((1, 1)), "1x1: not localized", 0.5),
+        (np.full((4, 4), 1e-9), "constant: not localized", 0.5),
+        (1e6 + np.eye(4), "constant: not localized", 0.5),  # the contrast is a rounding error
         (np.zeros((4, 4)), "no evidence", 0.0),
     ],
 )
@@ -136,7 +136,7 @@ def test_layer4_adds_up_to_the_logit_and_equals_hirescam(norm: Any) -> None:
     logits = net(torch.from_numpy(images)).numpy()
     handle.remove()
     weight, bias = net.backbone.fc.weight.numpy(), net.backbone.fc.bias.numpy()
-    unclamped = np.einsum("kc,bchw->bkhw", weight, kept[0].numpy()) / 16  # CAM, arXiv 1512.04150, over 4 x 4 places
+    unclamped = np.einsum("kc,bchw->bkhw", weight, kept[0].numpy()) / 16  # CAM, arXiv 1512.04150, over 4 x 4 locations
     np.testing.assert_allclose(unclamped.sum(axis=(2, 3)) + bias, logits, atol=1e-4)
     found = gradient_cams(net, images, np.tile(np.arange(10), (2, 1)), ["layer4"], ["GradCAM", "HiResCAM"])
     for cams in found.values():
@@ -158,7 +158,7 @@ def test_every_method_gives_cams_of_the_same_kind(method: str) -> None:
         both = activation_maps(net, images, np.array([[1, 2], [3, 4]]), ["layer1", "layer4"], method)
     cams = both["layer1"]
     if method != "FullGrad":  # does not depend on the layer
-        assert {why_flat(cam) for cam in both["layer4"].reshape(4, 1, 1)} == {"1 px: shows no place"}
+        assert {why_flat(cam) for cam in both["layer4"].reshape(4, 1, 1)} == {"1x1: not localized"}
     size = 32 if method in IMAGE_SIZED else 8
     assert cams.shape == (2, 2, size, size) and cams.dtype == np.float32 and cams.min() >= 0
     large = np.stack([upscale(cam, 32) for cam in cams.reshape(-1, size, size)])

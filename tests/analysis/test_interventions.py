@@ -21,7 +21,7 @@ from cifar_lit.analysis.interventions import (
 from cifar_lit.models.resnet import ResNet18
 
 
-def test_areas_and_places() -> None:
+def test_areas_and_positions() -> None:
     values = np.random.default_rng(0).random((3, 10, 10), dtype=np.float32)
     marked = highest(values, 0.2)
     assert marked.sum(axis=(1, 2)).tolist() == [20] * 3

@@ -42,7 +42,7 @@ def test_no_slice_is_weak_by_chance(images: np.ndarray) -> None:
     weak = 0
     for seed in range(10):
         weak += any(one.weak for one in find(images[:100], np.random.default_rng(seed).random(100) < 0.7))
-    assert weak <= 2  # in 5 % of the cases
+    assert weak <= 2  # in 5% of the cases
 
 
 def test_constant_property_is_left_out_and_equal_values_stay_together(images: np.ndarray) -> None:

@@ -66,7 +66,7 @@ def test_speed_of_every_epoch(
         assert 1300 / row.seconds < row.images_per_second < 1300 / 1e-4
     lines = capsys.readouterr().out.splitlines()
     assert (tmp_path / "log.txt").read_text().splitlines() == lines
-    assert [line.split(",")[-1] for line in lines] == [f" data time {100 * r.data_time_fraction:.0f} %" for r in rows]
+    assert [line.split(",")[-1] for line in lines] == [f" data time {100 * r.data_time_fraction:.0f}%" for r in rows]
     with open(tmp_path / "metrics.csv", newline="") as file:
         logged = [row["train/images_per_second"] for row in csv.DictReader(file) if row["train/data_time_fraction"]]
     assert list(map(float, logged)) == pytest.approx([row.images_per_second for row in rows])

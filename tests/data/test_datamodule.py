@@ -80,7 +80,7 @@ def test_epochs_have_the_same_images_in_another_order_and_augmentation(full: tup
     assert len(first) == len(second) == len(third) == 1300 and len(set(full[1].held_out)) == 137
     assert dict(first).keys() == dict(second).keys() == dict(third).keys() == set(range(1437)) - set(full[1].held_out)
     assert [i for i, _ in first] != [i for i, _ in second]
-    assert sum(dict(first)[i] == dict(second)[i] for i in dict(first)) < 13  # 1 % are equal by chance
+    assert sum(dict(first)[i] == dict(second)[i] for i in dict(first)) < 13  # 1% are equal by chance
 
 
 @pytest.mark.parametrize("options", [{"num_workers": 2}, {"batch_size": 100}], ids=str)

@@ -220,7 +220,7 @@ def test_images_are_explained_together_as_alone(
 
 def test_cam_that_shows_no_place_is_flat_and_says_so(classifier: Classifier, noise: Any) -> None:
     explanations = classifier.explain(noise, layers=["layer1", "layer4"])
-    assert {last for _, last in explanations.flat} <= {"1 px: shows no place", "no evidence"}
+    assert {last for _, last in explanations.flat} <= {"1x1: not localized", "no evidence"}
     spread = np.ptp(explanations.cams, axis=(2, 3))
     assert spread.tolist() == [[0 if reason else 1 for reason in row] for row in explanations.flat]
     assert explanations.cams[1, 1, 0, 0] == (0 if explanations.flat[1][1] == "no evidence" else 0.5)

@@ -52,9 +52,9 @@ def render(results: RunResults) -> str:
 
 def test_page_shows_every_number(results: RunResults, found: Evidence) -> None:
     page = render(results)
-    rows = cells(page, "Do they find the place of a class?")
+    rows = cells(page, "Do they localize a class?")
     assert rows[0] == ["layer", "CAM of an image", "Grad-CAM", "HiResCAM", "LayerCAM"]
-    assert rows[2] == ["layer2", "8 px", *["50.0 % (40.0 % to 60.0 %)"] * 3]
+    assert rows[2] == ["layer2", "8 px", *["50.0% (40.0% to 60.0%)"] * 3]
     assert "layer2 is the layer of the figures" in page and "2 mosaics of" in page
     removal, sanity, acts = found.removal, found.sanity, found.interventions
     assert removal and sanity and acts
@@ -101,24 +101,24 @@ def test_sentence_of_removal(differences: tuple[float, ...], says: str, follows:
 
 
 @pytest.mark.parametrize(
-    ("score", "says"), [(0.6, "tell the places"), (0.3, "nothing shows"), (0.1, "the places of other classes")]
+    ("score", "says"), [(0.6, "localize the four"), (0.3, "nothing shows"), (0.1, "locations of other classes")]
 )
 def test_sentence_of_localization(score: float, says: str) -> None:
     scores: Any = {"GradCAM": {"layer3": estimate(score)}}
     found = Evidence(layer="layer3", localization=replace(LOCALIZATION, scores=scores))
     sentence = evidence_text.localization(found)
-    assert f"{100 * score:.1f} % ({100 * score - 10:.1f} % to" in sentence and says in sentence
+    assert f"{100 * score:.1f}% ({100 * score - 10:.1f}% to" in sentence and says in sentence
 
 
 @pytest.mark.parametrize(
-    ("more", "says"), [(0.3, "more than"), (0.0, "could be due to chance"), (-0.3, "other places")]
+    ("more", "says"), [(0.3, "more than"), (0.0, "could be due to chance"), (-0.3, "other positions matter")]
 )
 def test_sentence_of_interventions(more: float, says: str) -> None:
     values: Any = {kind: [estimate(0.4)] * len(AREAS) for kind in KINDS}
     differences: Any = {kind: [estimate(more)] * len(AREAS) for kind in KINDS}
     found = Evidence(interventions=Interventions("layer3", 20, 0, values, values, differences))
     sentence = evidence_text.interventions(found)
-    assert says in sentence and "Blurring the 20 % of an image" in sentence and "40.0 % (30.0 % to 50.0 %)" in sentence
+    assert says in sentence and "Blurring the 20% of an image" in sentence and "40.0% (30.0% to 50.0%)" in sentence
 
 
 def test_nothing_is_concluded_from_few_images(found: Evidence) -> None:
@@ -167,7 +167,7 @@ def test_failed_part_is_recorded(make_results: Callable[..., RunResults], found:
 def test_runs_are_compared(results: RunResults, make_results: Callable[..., RunResults]) -> None:
     rows = {row[0]: row[1:] for row in evidence_text.table([results, make_results()])}
     assert rows["layer of the CAMs"] == ["layer2", "(none)"]
-    assert rows["pointing game (chance 25 %)"] == ["50.0 % (40.0 % to 60.0 %)", "(none)"]
+    assert rows["pointing game (chance 25%)"] == ["50.0% (40.0% to 60.0%)", "(none)"]
     assert evidence_text.table([make_results(), make_results()]) == []
     drawings = evidence_figures.drawings([results, make_results(), results])
     assert [len(one) for one in drawings.values()] == [2, 2] and "<svg" in drawings["localization"][0][1]

@@ -40,10 +40,10 @@ def test_overlay_is_brightest_where_the_map_is() -> None:
 @pytest.mark.parametrize("count", [1, 4, 5, 7, 20, 23])
 def test_a_grid_of_any_number(count: int) -> None:
     images = [drawing.enlarge(plain(value=10 * i)) for i in range(count)]
-    figure = drawing.grid(images, [f"cat → dog\n{i} %" for i in range(count)], "heading")
+    figure = drawing.grid(images, [f"cat → dog\n{i}%" for i in range(count)], "heading")
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == count
-    assert [axis.get_title() for axis in drawn] == [f"cat → dog\n{i} %" for i in range(count)]
+    assert [axis.get_title() for axis in drawn] == [f"cat → dog\n{i}%" for i in range(count)]
     assert len({axis.get_position().y0.round(3) for axis in drawn}) == -(-count // 5)  # rows of five
 
 
@@ -75,7 +75,7 @@ def test_flat_cams_say_why(make_results: Callable[..., RunResults]) -> None:
         [axis.get_title() for axis in figures.gradcam(results, layer="layer2").axes],
         strict=True,
     ):
-        assert tiny.get_title().endswith("%\n1 px: shows no place")
+        assert tiny.get_title().endswith("%\n1x1: not localized")
         flat = [panel for panel in ("true", "predicted") if f"{panel}: no evidence" in title]
         labels = {"true": results.test.labels[row], "predicted": results.test.predicted[row]}
         assert flat == [panel for panel, label in labels.items() if label == 1]
@@ -145,7 +145,7 @@ def test_text_is_not_typeset_by_latex(make_results: Callable[..., RunResults]) -
     results = make_results()
 
     def draw() -> Figure:
-        return drawing.grid([np.zeros((32, 32, 3), dtype=np.uint8)], ["50 % of a_b"], "a_b")
+        return drawing.grid([np.zeros((32, 32, 3), dtype=np.uint8)], ["50% of a_b"], "a_b")
 
     expected, page = drawing.to_array(draw()), inline.svg(lambda: figures.reliability(results))
     with matplotlib.rc_context({"text.usetex": True}):  # as in the style of a user

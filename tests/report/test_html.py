@@ -52,7 +52,7 @@ const tiles = () => document.querySelectorAll("#grid button");
   const order = document.querySelector("select[name=order]");
   order.value = "confidence";
   order.dispatchEvent(new Event("change", { bubbles: true }));
-  seen.confidence = [...tiles()].map((tile) => parseFloat(tile.textContent.split("→")[1].match(/([\\d.]+) %/)[1]));
+  seen.confidence = [...tiles()].map((tile) => parseFloat(tile.textContent.split("→")[1].match(/([\\d.]+)%/)[1]));
   tiles()[0].click();
   await until(() => canvases().length);
   seen.open = document.getElementById("image").open;
@@ -168,24 +168,24 @@ def test_page_holds_the_data_of_the_run(results: RunResults, page_folder: Path) 
     assert cams["layer4"] == hires["layer4"] and cams["layer2"] != hires["layer2"]
     assert [[flat for _, _, flat in cams[layer]] for layer in ("layer1", "layer4")] == [
         ["", ""],
-        ["1 px: shows no place"] * 2,
+        ["1x1: not localized"] * 2,
     ]
     assert set(cams) == {"layer1", "layer2", "layer3", "layer4"}
     readme = (page_folder / "README.md").read_text()
-    assert f"**{100 * test.accuracy:.2f} %**" in readme and "&lt;b&gt;bee" in readme
+    assert f"**{100 * test.accuracy:.2f}%**" in readme and "&lt;b&gt;bee" in readme
 
 
 def test_page_has_the_figures_of_the_evidence(results: RunResults, page_folder: Path) -> None:
     html = (page_folder / "index.html").read_text()
     text = " ".join(re.sub(r"<[^>]*>", " ", html.partition("<main>")[2]).split())
     test, fitted, scaled = results.test, results.temperature, results.scaled
-    assert fitted and scaled and f"Temperature {fitted.value:.3f} (95 % interval {fitted.low:.3f}" in text
-    assert "30 held-out images, on which the best epoch was selected, too" in text
+    assert fitted and scaled and f"Temperature {fitted.value:.3f} (95% interval {fitted.low:.3f}" in text
+    assert "30 validation images, on which the best epoch was selected, too" in text
     row = f"loss {test.loss:.3f} .* {scaled.loss:.3f} .* {scaled.loss - test.loss:+.3f} "
     assert re.search(row, text)
-    assert "2 of 30 test images (6.7 %)" in text and "1 of them equal in every pixel" in text
+    assert "2 of 30 test images (6.7%)" in text and "1 of them equal in every pixel" in text
     rest = np.delete(test.predicted == test.labels, [3, 8])
-    assert f"Accuracy without them: {100 * rest.mean():.2f} % of 28" in text
+    assert f"Accuracy without them: {100 * rest.mean():.2f}% of 28" in text
     assert "of the 20 slices is weaker than chance explains" in text
     item, row = embedded(html)["items"][0], test.errors[0]
     assert test.features is not None and results.known and results.known.features is not None
@@ -203,7 +203,7 @@ def test_page_has_the_figures_of_the_evidence(results: RunResults, page_folder: 
 def test_parts_that_were_not_requested_say_so(make_results: Callable[..., RunResults], tmp_path: Path) -> None:
     html, writer = build(make_results(), tmp_path, slices=False, num_cams=0)
     assert writer.failures == {}
-    assert "No temperature: no images are held out for it (data.val_size)" in html
+    assert "No temperature: there are no validation images for it (data.val_size)" in html
     assert "Not computed: scores.slices" in html and "were not searched: scores.duplicates" in html
 
 
@@ -212,7 +212,7 @@ def test_only_the_highest_losses_can_be_listed(results: RunResults, tmp_path: Pa
     html, _ = build(results, tmp_path, max_listed=5)
     facts = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html.partition('id="facts"')[2]))
     assert (facts["data"], facts["classes"], facts["image size"]) == ("digits", "3", "32 px")
-    assert (facts["training images"], facts["held-out images"], facts["test images"]) == ("60 of 60", "0", "30 of 30")
+    assert (facts["training images"], facts["validation images"], facts["test images"]) == ("60 of 60", "0", "30 of 30")
     data = embedded(html)
     assert [item["index"] for item in data["items"]] == results.test.errors[:5].tolist()
     assert data["numErrors"] == 5 and all(position < 5 for position in data["labelIssues"])

@@ -55,7 +55,7 @@ def test_table_shows_mean_and_deviation_of_the_runs(done: Path) -> None:
     assert "| digits |" in row and "| **1 of 26** | 2 |" in row and "`baseline`" in row
     for split in ("test", "test_flip_tta"):
         accuracies = [100 * one[split]["accuracy"] for one in metrics]
-        assert f"| {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %" in row
+        assert f"| {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}%" in row
     first, second = load(done / "results.json")
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["fingerprints"] == metrics[0]["fingerprints"] and first["seconds_total"] > 0
@@ -85,10 +85,10 @@ def test_single_seed_has_an_interval_of_the_images_tested(done: Path, tmp_path: 
     scores = {"val_accuracy": 0.928, "test_images": 1000, "test_accuracy": 0.926, "held_out": 5000}
     record = {**load(done / "results.json")[0], **scores}
     write_tables(tmp_path / "results.md", [record])
-    assert "| 1 | 92.80 % | 1,000 | 92.60 % (90.81 to 94.06) |" in (tmp_path / "results.md").read_text()
+    assert "| 1 | 92.80% | 1,000 | 92.60% (90.81 to 94.06) |" in (tmp_path / "results.md").read_text()
     del record["test_images"], record["val_accuracy"]  # not recorded by earlier versions
     write_tables(tmp_path / "results.md", [record])
-    assert "| 1 | - | - | 92.60 % |" in (tmp_path / "results.md").read_text()
+    assert "| 1 | - | - | 92.60% |" in (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_ablations_table_shows_validation_accuracy(done: Path, tmp_path: Path) -
         records = add(tmp_path / "results.json", {**record, "seed": seed, "val_accuracy": accuracy})
         write_tables(tmp_path / "results.md", records)
     text = (tmp_path / "results.md").read_text()
-    assert "| `baseline` | no cutout | digits | **1 of 26** | 2 | 82.25 ± 1.41 % |" in text
+    assert "| `baseline` | no cutout | digits | **1 of 26** | 2 | 82.25 ± 1.41% |" in text
 
 
 def test_tables_in_the_repository_match_results_json(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_process_with_other_files_than_the_first_one_is_refused(
 ) -> None:
     trainer, folder = Trainer(**QUIET_TRAINER), runs.RunFolder()
     monkeypatch.setattr(trainer.strategy, "broadcast", lambda _: (tmp_path, 7))  # from another machine
-    with pytest.raises(UsageError, match="start from step 0, the first one from step 7; all machines need the same"):
+    with pytest.raises(UsageError, match="resume from step 0, but rank 0 from step 7; all machines need the same"):
         folder.setup(trainer, LightningModule(), "fit")
     folder.step = 7
     folder.setup(trainer, LightningModule(), "fit")

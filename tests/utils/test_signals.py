@@ -110,7 +110,7 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
     assert (tmp_path / "requests").read_text() == "requeue 77\nrequeue 78\n"
     env = {**slurm, "SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}
     again = start(tmp_path, *args, until="never", env=env, before=BLANK)
-    assert again.exit_code == 0 and "this training is finished; creating its report again" in again.output
+    assert again.exit_code == 0 and "training has already finished; creating the report again" in again.output
     assert len(list(tmp_path.glob("lightning_logs/*/version_*"))) == 1
 
 

@@ -70,7 +70,7 @@ def test_class_layer_and_method_change_the_evidence(views: Views, uploads: Path)
     answers = [explain(0, "layer1", "GradCAM"), explain(1, "layer1", "GradCAM"), explain(1, "layer2", "GradCAM")]
     assert len({*answers, explain(1, "layer2", "EigenCAM")}) == 4
     assert "Evidence for ape" in answers[0] and "Evidence for bee" in answers[1]
-    assert "1 px: shows no place" in explain(1, "layer4", "GradCAM")
+    assert "1x1: not localized" in explain(1, "layer4", "GradCAM")
     assert "drop, paste or choose" in views.explain(None, ANY, "layer1", "GradCAM", 3)
     assert "add it again" in views.explain(str(uploads / "deleted.png"), ANY, "layer1", "GradCAM", 3)
     assert "no such method" in explain(1, "layer1", "Grad")

@@ -17,7 +17,7 @@ class ConfidenceSection:
     Attributes:
         temperature: None if there is none.
         why_none: The reason for that.
-        fitted_here: Whether it was fitted to held-out images of this report; otherwise it was stored before.
+        fitted_here: Whether it was fitted to validation images of this report; otherwise it was stored before.
         selected: Whether the best epoch was selected on the same images.
         reliability: Reliability diagram with the temperature, as SVG; empty without.
         risk_coverage: Risk-coverage curve, as SVG.
@@ -51,5 +51,5 @@ def _why_none(results: RunResults) -> str:
             "on its own data first"
         )
     if results.val is None and results.data.val_size:
-        return "the held-out images were not evaluated (scores.temperature, trainer.limit_val_batches)"
+        return "the validation images were not evaluated (scores.temperature, trainer.limit_val_batches)"
     return why_none(results.val)

@@ -15,7 +15,7 @@ def section(results: RunResults, options: Options) -> dict[str, object]:
     shown |= {"classes": len(results.classes), "image size": f"{data.image_size} px"}
     if not data.test_only:
         shown["training images"] = f"{len(data.train_dataset):,} of {len(data.splits.train):,}"
-        shown["held-out images"] = f"{len(data.val_dataset):,}"
+        shown["validation images"] = f"{len(data.val_dataset):,}"
         if flops := _training_flops(results):
             shown["floating-point operations of the training"] = f"{flops:.1e}, in convolutions and linear layers"
         shown["fingerprint of the training set"] = results.fingerprints["train"]

@@ -42,7 +42,7 @@ def quality(results: RunResults, options: Options) -> Quality:
     splits = {
         "test": results.test,
         "test, flip TTA": results.test_flip_tta,
-        "held out": results.val,
+        "validation": results.val,
         "train": results.train,
     }
     return Quality(

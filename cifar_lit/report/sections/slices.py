@@ -42,7 +42,7 @@ def section(results: RunResults, options: Options) -> Slices:
 def verdict(slices: list[Slice]) -> str:
     """Return a sentence that names the weak slices."""
     weak = [
-        f"{ENDS[one.number]} fifth of {one.property} ({100 * one.accuracy:.1f} %, adjusted p = {one.p_value:.2g})"
+        f"{ENDS[one.number]} fifth of {one.property} ({100 * one.accuracy:.1f}%, adjusted p = {one.p_value:.2g})"
         for one in sorted(slices, key=lambda one: one.accuracy)
         if one.weak
     ]

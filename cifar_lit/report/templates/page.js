@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 120; // images shown at once
 const SIDE = 150; // pixels of a CAM
-const percent = (fraction) => (100 * fraction).toFixed(1) + " %";
+const percent = (fraction) => (100 * fraction).toFixed(1) + "%";
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const colors = bytes(data.colors), differences = bytes(data.difference);
 const form = document.querySelector(".filters"), grid = document.getElementById("grid");
@@ -89,9 +89,9 @@ function camTable(item, image) {
       ...(item.hires ? cells(layer, item.hires[layer], "HiResCAM") : []));
   });
   const group = (text, columns) => element("th", { scope: "colgroup", colSpan: columns }, text), column = (text) => element("th", { scope: "col" }, text);
-  const exact = item.hires ? " In layer4 Grad-CAM and HiResCAM are equal, and before negative values are set to 0 they add up to the logit without its bias; in the layers before, Grad-CAM is an approximation, and HiResCAM marks only places on which the logit depends (arXiv 2011.08891)." : "";
+  const exact = item.hires ? " In layer4 Grad-CAM and HiResCAM are equal, and before the ReLU their sum is the logit without the bias; in earlier layers, Grad-CAM is an approximation, and HiResCAM highlights only locations on which the logit depends (arXiv 2011.08891)." : "";
   return element("table", { className: "cams" },
-    element("caption", {}, `Bright places are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.${exact}`),
+    element("caption", {}, `Bright areas are evidence for the class. Difference: purple where the true class has more, orange where the predicted class has more.${exact}`),
     element("thead", {}, element("tr", {}, element("td"), group(data.method, 3), ...(item.hires ? [group("HiResCAM", 2)] : [])),
       element("tr", {}, element("td"), ...[...classes, "difference", ...(item.hires ? classes : [])].map(column))),
     element("tbody", {}, ...body));
@@ -115,7 +115,7 @@ async function show(position) {
   const order = Object.keys(item.p).map(Number).sort((a, b) => item.p[b] - item.p[a]);
   const rows = order.map((label) => {
     const fill = element("span");
-    fill.style.width = percent(item.p[label]).replace(" ", "");
+    fill.style.width = percent(item.p[label]);
     const mark = label === item.true ? " (true)" : label === item.predicted ? " (predicted)" : "";
     return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
   });
