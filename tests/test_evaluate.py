@@ -1,6 +1,7 @@
 """`python -m cifar_lit.evaluate`."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import cifar_lit
 from cifar_lit import compare, evaluate, explain, predict
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models.resnet import ResNet18
-from cifar_lit.models.weights import net_state
+from cifar_lit.models.weights import load_network, net_state
 from cifar_lit.report import figures
 from cifar_lit.report.results import RunResults
 from tests.cli.refused import refused
@@ -60,6 +61,26 @@ def test_notebook_gets_the_same_results_as_the_report(run: Path) -> None:
     assert len([axis for axis in figures.misclassified(results, k=4).axes if axis.images]) == 4
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_report_finds_its_checkpoint_whatever_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = run / "checkpoints" / "mine" / "my weights.ckpt"
+    named.parent.mkdir()
+    named.hardlink_to(run / "checkpoints" / "last.ckpt")
+    monkeypatch.chdir(named.parent)
+    evaluate.main([named.name, "--out", str(run / "named"), *NO_CAMS])  # with the data of its run
+    saved, last = RunResults.load(run / "named"), load_network(str(named), "RUN").net.state_dict()
+    assert saved.checkpoint == named and saved.weights == "my weights weights, epoch 1"
+    assert all(torch.equal(last[name], value) for name, value in saved.network.state_dict().items())
+
+
+def test_options_that_were_removed_are_ignored(run: Path) -> None:
+    config = run / "config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("data:\n", "data:\n  cutout_epochs: 0\n"))
+    assert evaluate.evaluate(run).test.accuracy == RunResults.load(run).test.accuracy
+    config.write_text(before)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_evaluations_on_other_images_can_be_compared(
@@ -105,7 +126,8 @@ def test_checkpoint_file_without_run_needs_only_data(run: Path, tmp_path: Path) 
     file = tmp_path / "some.ckpt"
     file.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     out = tmp_path / "out"
-    evaluate.main([str(file), "--out", str(out), "--data.source=digits", *NO_CAMS])
+    exact = "--trainer.precision=32-true"  # that of the run
+    evaluate.main([str(file), "--out", str(out), "--data.source=digits", exact, *NO_CAMS])
     assert "train" not in json.loads((out / "metrics.json").read_text())  # which images it was trained on is not known
     assert (out / "misclassified.csv").read_text() == (run / "report" / "misclassified.csv").read_text()
 
@@ -120,6 +142,8 @@ def test_flip_tta_is_reported_beside_the_plain_metrics(
     plain, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "report", out))
     averaged = metrics.pop("test_flip_tta")
     assert metrics.pop("train")["images"] == 37 and plain.pop("train")["images"] == 96
+    assert metrics.pop("checkpoint") == os.path.relpath(run / "checkpoints" / "best.ckpt", out)
+    del plain["checkpoint"]
     assert metrics == plain and "test_flip_tta" not in plain
     images = torch.from_numpy(ImageDataModule("digits").splits.test.images)
     net = checkpoint_net(run)

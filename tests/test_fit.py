@@ -243,25 +243,33 @@ def test_command_line_overrides_the_recipe_in_any_order(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_report_ignores_model_checkpoints_of_the_user(fit: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("val_size", "weights"), [(200, "best"), (0, "last")])
+def test_report_ignores_model_checkpoints_of_the_user(val_size: int, weights: str, fit: Callable[..., Path]) -> None:
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
     first = [callback, "--trainer.callbacks.monitor=epoch", "--trainer.callbacks.mode=min"]
-    run = fit(*BRIEF, "--trainer.max_epochs=2", "--trainer.limit_train_batches=8", *first)
-    accuracies = [float(row["val_accuracy"]) for row in rows(run / "report" / "history.csv")]
-    assert accuracies[1] > accuracies[0]
-    assert json.loads((run / "report" / "metrics.json").read_text())["weights"] == "best weights, epoch 2"
+    run = fit(
+        *BRIEF, "--trainer.max_epochs=2", "--trainer.limit_train_batches=8", *first, f"--data.val_size={val_size}"
+    )
+    if val_size:
+        accuracies = [float(row["val_accuracy"]) for row in rows(run / "report" / "history.csv")]
+        assert accuracies[1] > accuracies[0]
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    assert (metrics["weights"], metrics["checkpoint"]) == (
+        f"{weights} weights, epoch 2",
+        f"../checkpoints/{weights}.ckpt",
+    )
 
 
 @pytest.mark.slow
 def test_learning_rate_finder(fit: Callable[..., Path]) -> None:
-    run = fit(*BRIEF, "--lr_find=25", "--model.schedule.name=constant")
+    run = fit(*BRIEF, "--lr_find=100", "--model.schedule.name=constant")
     tested = [float(row["lr"]) for row in rows(run / "report" / "lr_find.csv")]
-    assert tested == sorted(tested) and len(tested) > 15
+    assert tested == sorted(tested) and len(tested) > 60
     assert (run / "report" / "lr_find.png").exists()
     (epoch,) = rows(run / "report" / "history.csv")
     assert float(epoch["lr"]) in [pytest.approx(lr, rel=1e-4) for lr in tested]
     assert 2e-3 < float(epoch["lr"]) < 3e-2  # for these images and this network; at 0.05 the loss explodes
-    fit(*BRIEF, "--lr_find=25", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
+    fit(*BRIEF, "--lr_find=100", "--model.schedule.name=constant", "--trainer.max_epochs=2", "--ckpt_path=last")
     assert [row["lr"] for row in rows(run / "report" / "history.csv")] == [epoch["lr"]] * 2
 
 

@@ -200,7 +200,7 @@ def test_length_of_a_schedule_planned_for_it_is_kept(name: str, run: Path, capsy
     unchanged = files(run)
     for epochs in (4, 6):
         message = refused(capsys, main, f"--ckpt_path={run}", f"--trainer.max_epochs={epochs}")
-        assert f"trainer.max_epochs={epochs} (the run has 5); the schedule {name} is planned" in message
+        assert f"trainer.max_epochs={epochs} (the run has 5); the schedule {name} depends on" in message
         assert files(run) == unchanged
 
 
@@ -225,6 +225,12 @@ def test_training_in_max_steps_is_resumed(fit: Fit) -> None:
     run = fit(*steps, "--trainer.max_steps=3")
     main(["--ckpt_path", str(run), "--trainer.max_steps=6"])
     assert_same_weights(load(run)["state_dict"], load(uninterrupted)["state_dict"])
+
+
+def test_finished_run_without_its_last_checkpoint_is_not_trained_again(run: Path, capsys: Capture) -> None:
+    (run / "checkpoints" / "last.ckpt").unlink()
+    before = files(run)
+    assert "last.ckpt is missing" in refused(capsys, main, f"--ckpt_path={run}") and files(run) == before
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Do predictions depend on the pixels that CAMs mark? Removal (ROAD, arXiv 2202.00449), compared with null maps."""
 
-import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -57,11 +56,7 @@ def compare_with_null_maps(
         seed: Of the random maps.
     """
     maps = null_maps(net, images, classes, layer, method, seed)
-    repeats = len(maps)
-    found = road(
-        net, np.tile(images, (repeats, 1, 1, 1)), np.tile(classes[:, 0], repeats), np.concatenate([*maps.values()])
-    )
-    scores = dict(zip(maps, found.reshape(repeats, -1), strict=True))
+    scores = {name: road(net, images, classes[:, 0], one) for name, one in maps.items()}
     return Removal(
         layer,
         len(images),
@@ -133,16 +128,14 @@ def road(
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, about the package
         torch.default_generator.manual_seed(0)  # removed pixels are filled with a little noise
-        pixels = net.normalize(torch.tensor(images[rows], device=net.normalize.mean.device))
-        targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[rows]]
         size = min(64, eval_batch_size(images.shape[1]))  # for the progress bar
         parts = [slice(start, start + size) for start in range(0, len(rows), size)]
-        removals = list(itertools.product((ROADLeastRelevantFirst, ROADMostRelevantFirst), PERCENTILES))
-        steps = tqdm(list(itertools.product(removals, parts)), desc="removal (ROAD)", leave=False, disable=None)
-        probabilities = [
-            remove(percentile)(pixels[p], ranks[p], targets[p], net.backbone, return_diff=False)
-            for (remove, percentile), p in steps
-        ]
-    least, most = np.split(np.concatenate(probabilities).reshape(len(removals), len(rows)), 2)
-    scores[rows] = (least.mean(axis=0) - most.mean(axis=0)) / 2
+        for part in tqdm(parts, desc="removal (ROAD)", leave=False, disable=None):
+            pixels = net.normalize(torch.tensor(images[rows[part]], device=net.normalize.mean.device))
+            targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes[rows[part]]]
+            least, most = (
+                [remove(p)(pixels, ranks[part], targets, net.backbone, return_diff=False) for p in PERCENTILES]
+                for remove in (ROADLeastRelevantFirst, ROADMostRelevantFirst)
+            )
+            scores[rows[part]] = (np.mean(least, axis=0) - np.mean(most, axis=0)) / 2
     return scores

@@ -1,4 +1,4 @@
-"""Curves over epochs, and of the learning-rate finder."""
+"""Curves over epochs, and of the learning rate range test."""
 
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report import figures, tables
@@ -7,7 +7,7 @@ from cifar_lit.report.writer import ReportWriter
 
 
 class Curves(ReportCallback):
-    """Writes `history.csv` and `curves.png`; `lr_find.csv` and `lr_find.png` if the learning-rate finder ran."""
+    """Writes `history.csv` and `curves.png`; `lr_find.csv` and `lr_find.png` if the learning rate range test ran."""
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write tables and figures."""

@@ -54,6 +54,7 @@ def evaluate_network(
     *,
     name: str,
     weights: str,
+    checkpoint: Path | None,
     epochs: Sequence[EpochRow] = (),
     provenance: Provenance | None = None,
     needs: Needs = NO_NEEDS,
@@ -69,6 +70,7 @@ def evaluate_network(
         net: Moved to the device, and set to evaluation mode and float32.
         name: As in `RunResults`, like the following arguments.
         weights: Which weights `net` has.
+        checkpoint: Their file, if they were saved.
         epochs: Metrics of each epoch.
         provenance: Default: this process.
         needs: What else to evaluate.
@@ -124,6 +126,7 @@ def evaluate_network(
         provenance=provenance or Provenance("", (hardware.describe(),)),
         data=data,
         load_network=lambda: net,
+        checkpoint=checkpoint,
         lr_range=lr_range,
         load_evidence=lambda results: replace(
             collect(results.network, results.images, results.test, evidence or Plan()),

@@ -24,6 +24,7 @@ from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat
+from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
@@ -83,7 +84,7 @@ class Report(Callback):
         parts: In the order in which they are written.
 
     Attributes:
-        lr_range: Curve of the learning-rate finder, if it ran; saved in checkpoints.
+        lr_range: Curve of the learning rate range test, if it ran; saved in checkpoints.
         writer: Of the last report, with its failures.
     """
 
@@ -137,7 +138,7 @@ class Report(Callback):
             (writer.folder / "failures.txt").unlink(missing_ok=True)
 
     def record_lr_range(self, lr_range: LRRange) -> None:
-        """Keep the curve of the learning-rate finder."""
+        """Keep the curve of the learning rate range test."""
         self.lr_range = lr_range
 
     @property
@@ -166,13 +167,14 @@ class Report(Callback):
         for averaging in _callbacks(trainer, WeightAveraging):
             averaging.on_train_end(trainer, module)  # Lightning skips it if a finished training is resumed
         net = compat.copy_without_hooks(module.net)  # the module stays as it is after training
-        weights = _load_best(trainer, net)
+        weights, checkpoint = _load_best(trainer, net)
         return evaluate_network(
             trainer,
             data,
             net,
             name=run_name(folder),
             weights=weights,
+            checkpoint=checkpoint,
             epochs=[row for history in _callbacks(trainer, EpochHistory) for row in history.rows],
             provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
             needs=self.needs,
@@ -187,7 +189,7 @@ class Report(Callback):
         return evaluate_module(trainer, module, options, max(getattr(part, "k", 0) for part in self.parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the learning-rate finder's curve as plain numbers."""
+        """Return the learning rate range test's curve as plain numbers."""
         curve = self.lr_range
         return {"lr_range": curve and [curve.lrs.tolist(), curve.losses.tolist(), curve.suggested]}
 
@@ -212,19 +214,20 @@ def find_report(trainer: Trainer) -> Report:
     return _callbacks(trainer, Report)[0]
 
 
-def _load_best(trainer: Trainer, net: ResNet18) -> str:
-    """Load the best checkpoint's weights if there is one, and return which weights the network has now."""
+def _load_best(trainer: Trainer, net: ResNet18) -> tuple[str, Path | None]:
+    """Load the weights with the best validation metric, if any; return which weights they are, and their file."""
     savers = _callbacks(trainer, ModelCheckpoint)
-    best = [saver for saver in savers if saver.monitor and saver.best_model_path]
+    best = [saver for saver in savers if str(saver.monitor).startswith("val/") and saver.best_model_path]
     best.sort(key=lambda saver: saver.filename != "best")  # the project's own before a user's
     if not best:
         if trainer.world_size > 1:  # since the last step each process has BatchNorm statistics of its own
             net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
-        return f"last weights, epoch {compat.epochs_finished(trainer)}"
+        last = next((saver.file for saver in _callbacks(trainer, LastCheckpoint)), None)
+        return f"last weights, epoch {compat.epochs_finished(trainer)}", last
     epoch, state = 0, {}
     if trainer.is_global_zero:  # other machines may not have the file
         checkpoint = checkpoints.read(Path(best[0].best_model_path))
         epoch, state = checkpoint["epoch"] + 1, checkpoint["state_dict"]
     epoch, state = trainer.strategy.broadcast((epoch, state))
     net.load_state_dict(checkpoints.net_state(state))
-    return f"best weights, epoch {epoch}"
+    return f"best weights, epoch {epoch}", Path(best[0].best_model_path)

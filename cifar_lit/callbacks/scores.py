@@ -1,5 +1,6 @@
 """Scores over the test set and class by class."""
 
+import os
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_warn
@@ -35,7 +36,8 @@ class Scores(ReportCallback):
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write `metrics.json`, the predictions, and tables and figures of classes, confusion and calibration."""
-        writer.json("metrics", tables.metrics(results))
+        file = results.checkpoint and os.path.relpath(results.checkpoint, writer.folder)  # the run may be moved
+        writer.json("metrics", {"checkpoint": file} | tables.metrics(results))
         writer.scalars(tables.final_scores(results))
         files = results.test_images.files
         writer.predictions("predictions", results.test, results.classes, files)

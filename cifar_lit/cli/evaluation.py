@@ -105,7 +105,7 @@ class Evaluation:
         compat.hide_warnings()
         compat.configure_jsonargparse()
         parser = build_parser()
-        self.file = weights.find(_parse(parser, args).run, "RUN")
+        self.file = weights.find(_parse(parser, args).run, "RUN").absolute()
         self.checkpoint = weights.read(self.file, "RUN")  # before the data, which may have to be downloaded
         self.network = weights.build_network(self.checkpoint, self.file, "RUN")
         checkpoints = next((one for one in self.file.parents if one.name == "checkpoints"), self.file.parent)
@@ -175,6 +175,7 @@ class Evaluation:
             self.network.net,
             name=run_name(self.folder),
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
+            checkpoint=self.file,
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),
             provenance=provenance,
             needs=needs,

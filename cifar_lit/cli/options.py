@@ -105,6 +105,7 @@ class FitCLI(LightningCLI):
         given = self.parse(parser, args)
         self.logs = Path(os.path.expanduser(given.trainer.default_root_dir or ".")) / "lightning_logs"
         self.start = Start(self.find_run(given.ckpt_path))
+        resume.check_checkpoint(self.start)
         self.config = given
         if self.start.run:
             config = str(run_folder.parts(self.start.run, "config.yaml")[-1])

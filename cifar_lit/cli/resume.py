@@ -84,6 +84,15 @@ def _changes_training(name: str, schedule: Any) -> bool:
     return name in TRAINING or (name.startswith(("data.", "model.")) and name not in NOT_TRAINING)
 
 
+def check_checkpoint(start: Start) -> None:
+    """Refuse to train a finished run again if only its last checkpoint is missing."""
+    if start.run and not start.file and (start.run / "report" / "metrics.json").exists():
+        raise UsageError(
+            f"--ckpt_path {start.run}: its checkpoints/last.ckpt is missing, so it cannot be resumed; python -m "
+            f"cifar_lit.evaluate {start.run} creates its report again"
+        )
+
+
 def check_same_images(start: Start, data: ImageDataModule) -> None:
     """Refuse to resume a run with other training images."""
     fingerprint = data.splits.train.fingerprint

@@ -1,13 +1,12 @@
-"""Download of one file with a known MD5: resumed after a failure, from several mirrors in turn."""
+"""Download of one file with a known checksum: resumed after a failure, from several mirrors in turn."""
 
 import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from cifar_lit.utils.errors import DISK, RunError, UsageError
@@ -16,16 +15,19 @@ MAX_TRANSFERS = 10  # from one URL, as long as each transfer adds to the file
 BLOCK_BYTES = 1 << 18
 
 
-def download(urls: Sequence[str], path: str, md5: str, timeout_s: float = 30) -> None:
-    """Download a file to `path` unless it exists there with the given MD5.
+def download(
+    urls: Sequence[str], path: str, is_valid: Callable[[str], bool], advice: str, timeout_s: float = 30
+) -> None:
+    """Download a file to `path` unless a valid one exists there.
 
     An incomplete download is kept as `<path>.part` and resumed by the next transfer, also from another URL or by a
-    later run. `path` is only replaced by a file with the correct MD5. Only one process may call this at a time.
+    later run. `path` is only replaced by a valid file. Only one process may call this at a time.
 
     Args:
         urls: http, https or file URLs, tried in this order.
         path: The file.
-        md5: Its MD5, lower-case hexadecimal.
+        is_valid: Returns whether a file exists and has the correct checksum.
+        advice: What the user can do if the download fails.
         timeout_s: Seconds without data after which a transfer fails.
 
     Raises:
@@ -36,30 +38,26 @@ def download(urls: Sequence[str], path: str, md5: str, timeout_s: float = 30) ->
     for url in urls:
         if not url.lower().startswith(("http://", "https://", "file://")):
             raise UsageError(f"data.mirrors: {url!r} is not an http://, https:// or file:// URL")
-    if check_integrity(path, md5):
+    if is_valid(path):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.part"
     errors = []
     if os.path.exists(path):
-        errors.append(f"  {path} is truncated or corrupt (its MD5 differs)")
+        errors.append(f"  {path} is truncated or corrupt (its checksum differs)")
         print(f"{errors[0].strip()}: downloading it again", file=sys.stderr)
     for url in urls:
-        error = _download_from(url, part, md5, timeout_s)
+        error = _download_from(url, part, is_valid, timeout_s)
         if error is None:
             os.replace(part, path)
             return
         errors.append(f"  {url}: {error}")
     if _size(part):
         errors.append(f"The incomplete download is kept as {part}; the next run resumes it.")
-    errors.append(
-        f"Use a mirror (--data.mirrors='[https://URL]'), or copy a file with MD5 {md5} to {path}, or use your own "
-        "images (--data.source folder) or built-in ones (--config demo)"
-    )
-    raise RunError("\n".join([f"{os.path.basename(path)} could not be downloaded:", *errors]))
+    raise RunError("\n".join([f"{os.path.basename(path)} could not be downloaded:", *errors, advice]))
 
 
-def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | None:
+def _download_from(url: str, part: str, is_valid: Callable[[str], bool], timeout_s: float) -> str | None:
     """Complete `part` from one URL; return the reason if that failed."""
     reason = ""
     for _ in range(MAX_TRANSFERS):
@@ -68,13 +66,13 @@ def _download_from(url: str, part: str, md5: str, timeout_s: float) -> str | Non
         try:
             _transfer(url, part, timeout_s)
             completed = True
-            reason = "its MD5 differs, the file is truncated or corrupt"
+            reason = "its checksum differs, the file is truncated or corrupt"
         except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in DISK:
                 raise  # writing failed, not the network
             cause = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
             reason = f"no data for {timeout_s:g} s" if isinstance(cause, TimeoutError) else str(cause) or repr(cause)
-        if check_integrity(part, md5):  # even after a failure: the announced length may be too large
+        if is_valid(part):  # even after a failure: the announced length may be too large
             return None
         if completed:
             os.remove(part)
@@ -93,7 +91,7 @@ def _transfer(url: str, part: str, timeout_s: float) -> None:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # no bytes after `start`: the MD5 shows whether the part is complete
+        if error.code == 416 and start:  # no bytes after `start`: the checksum shows whether the part is complete
             return
         raise
     with response:

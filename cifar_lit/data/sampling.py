@@ -15,14 +15,14 @@ Indices = NDArray[np.int64]
 
 
 def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
-    """Split the positions 0..N-1 into the rest and `size` held-out ones.
+    """Split the positions 0..N-1 into the rest and `size` positions.
 
     The classes are held out in proportion to their counts, to within 1 (roughly, for many tiny classes), but the last
     image of each only if `size` leaves none but such.
 
     Args:
         labels: Shape `(N,)`, int64.
-        size: Number of held-out labels, 0 to N.
+        size: Number of positions in the second part, 0 to N.
         seed: Seed of the selection, 0 or more.
 
     Returns:
@@ -44,7 +44,7 @@ def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, In
 
 
 def train_val_split(labels: Indices, classes: Sequence[str], val_size: float, seed: int) -> tuple[Indices, Indices]:
-    """Split the training images into those to train on, at least one of each class, and the held-out ones.
+    """Split the training images into those to train on, at least one of each class, and the validation images.
 
     Args:
         labels: Shape `(N,)`, int64.

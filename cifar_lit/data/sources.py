@@ -130,7 +130,11 @@ def _cifar(options: SourceOptions, name: str) -> DataSplits:
             with suppress(RuntimeError):  # another process may have downloaded it meanwhile
                 return read()
             mirrors = [url + dataset.filename if url.endswith("/") else url for url in options.mirrors]
-            download([*mirrors, dataset.url], archive, dataset.tgz_md5)
+            advice = (
+                f"Use a mirror (--data.mirrors='[https://URL]'), or copy a file with MD5 {dataset.tgz_md5} to "
+                f"{archive}, or use your own images (--data.source folder) or built-in ones (--config demo)"
+            )
+            download([*mirrors, dataset.url], archive, partial(check_integrity, md5=dataset.tgz_md5), advice)
             _unpack(archive, root)
             return read()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

@@ -59,14 +59,14 @@ def explain_all(
     if unknown := set(layers or ()) - set(LAYERS):
         raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
     method = cam_methods.check("--method", method)
-    files, folder = [str(file) for file in expand(images)], new_folder(out, "explain")
+    files = [str(file) for file in expand(images)]
     classifier = Classifier.load(run)
     if class_name is not None and class_name not in classifier.classes:
         raise UsageError(f"--class {class_name}: the network's classes are {', '.join(classifier.classes)}")
     if calibrated:
         classifier.require_temperature("--calibrated")
     shown = list(dict.fromkeys(layers or classifier.layer_choice[:1]))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(out, "explain")
     if not layers:
         print(": ".join(classifier.layer_choice))
     names = {"contact_sheet"}

@@ -179,7 +179,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a schedule that cannot work, and warn about options without effect."""
-        self.step_log.steps.clear()  # of the learning-rate finder
+        self.step_log.steps.clear()  # of the learning rate range test
         self.schedule.check(self.trainer)
         if self.compile_net:
             warn_if_slower(self.device, self.trainer.estimated_stepping_batches)

@@ -1,25 +1,23 @@
 """Initial weights of a training: those of a run, of a file, or torchvision's, trained on ImageNet."""
 
-import http.client
 import os
 import re
-import socket
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_info
 from torchvision.models import ResNet18_Weights
 
+from cifar_lit.data.download import download
 from cifar_lit.models.weights import find, read
-from cifar_lit.utils.errors import DISK, RunError, UsageError
+from cifar_lit.utils.errors import RunError, UsageError
+from cifar_lit.utils.files import file_lock
 
 IMAGENET = "imagenet"  # value of model.weights
 URL: str = ResNet18_Weights.IMAGENET1K_V1.url
-TIMEOUT_S = 30  # without data, after which the download fails
 HEAD = ("net.backbone.fc.weight", "net.backbone.fc.bias")
 OPTIONS = {"num_classes": "number of classes", "stem": "model.stem", "norm": "model.norm"}
 
@@ -74,28 +72,17 @@ def imagenet_file() -> Path:
     folder = Path(torch.hub.get_dir(), "checkpoints")
     file = folder / os.path.basename(URL)
     (digits,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)  # the first ones of the file's SHA-256
+
+    def is_valid(path: str | Path) -> bool:
+        return os.path.exists(path) and sha256(Path(path).read_bytes()).hexdigest().startswith(digits)
+
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        with file_lock(f"{file}.lock"):
             if not file.exists():
-                _download(file, digits)
-    if not sha256(file.read_bytes()).hexdigest().startswith(digits):
+                rank_zero_info(f"downloading {URL} to {file}")
+                advice = f"Use --model.weights FILE with a copy of it or other weights, or put the copy at {file}"
+                download([URL], str(file), is_valid, advice)
+    if not is_valid(file):
         raise RunError(f"--model.weights {IMAGENET}: {file} is damaged; delete it, and it is downloaded again")
     return file
-
-
-def _download(file: Path, digits: str) -> None:
-    rank_zero_info(f"downloading {URL} to {file}")
-    timeout_s = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub would wait forever
-    try:
-        torch.hub.download_url_to_file(URL, str(file), digits)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in DISK:
-            raise
-        raise RunError(
-            f"--model.weights {IMAGENET}: {URL} could not be downloaded ({getattr(error, 'reason', error)}); use "
-            f"--model.weights FILE with a copy of it or other weights, or put the copy at {file}"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(timeout_s)

@@ -99,7 +99,6 @@ def compare(paths: Sequence[str], out: str | None) -> None:
         content["mcnemar_p_value"] = found.p_value
         print(f"\nerrors: {', '.join(f'{len(part)} {kind}' for kind, part in kinds.items())}; {found.verdict}")
         images = changed_images(runs[0], runs[1], found)
-    folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "compare.json", json.dumps(content, indent=2) + "\n")
     page = render(
         "compare.html",

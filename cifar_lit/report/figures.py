@@ -135,7 +135,7 @@ def lr_range(results: RunResults) -> Figure:
     top = 2 * float(np.median(curve.losses[: max(1, len(curve.losses) // 4)]))
     if np.nanmax(curve.losses) > top:  # a diverging loss would flatten the rest
         axis.set_ylim(0, top)
-    axis.set_title("learning-rate finder")
+    axis.set_title("learning rate range test")
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

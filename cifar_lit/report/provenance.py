@@ -1,12 +1,15 @@
 """What exactly ran: the options, commands, versions and hardware of a run."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cifar_lit.data.augment.config import AugmentConfig
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.training import run_folder
 
 
@@ -60,7 +63,8 @@ def _override(options: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def data_options(run: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of ImageDataModule from a run's options, to be used from any folder."""
-    data: dict[str, Any] = dict(options["data"])
+    known = {*signature(ImageDataModule).parameters, *(one.name for one in fields(AugmentConfig))}
+    data: dict[str, Any] = {k: v for k, v in options["data"].items() if k in known}  # others have been removed since
     if data.get("seed") is None:
         data["seed"] = options["seed_everything"]
     return data | {name: run_folder.data_path(run, data[name]) for name in run_folder.PATHS}

@@ -46,7 +46,7 @@ class RunResults(ErrorResults):
         load_network: Returns the network, in evaluation mode, in float32, without gradients.
         lr_range: The learning rate range test, if it ran.
         load_evidence: Computes, or reads, what says that the CAMs can be trusted.
-        checkpoint: File of the network, if the report was read from the disk.
+        checkpoint: File of the network; None if it was not saved.
         val: Predictions for the validation images; None if there are none, or they were not requested.
         temperature: Fitted to `val`, or stored for these weights before; None if there is none.
         load_duplicates: Returns the near-duplicates of training images; None if they were not requested.
@@ -181,7 +181,7 @@ class RunResults(ErrorResults):
         data.network_classes = classes
         flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
         fitted = metrics.get("temperature")  # reports of earlier versions have none
-        checkpoint = run / "checkpoints" / f"{metrics['weights'].split()[0]}.ckpt"
+        checkpoint = Path(os.path.normpath(report / (metrics["checkpoint"] or "checkpoint that was not saved")))
         where = run.resolve()
         name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
         return cls(

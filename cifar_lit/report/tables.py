@@ -129,7 +129,7 @@ def history(results: RunResults) -> Table:
 
 
 def lr_range(results: RunResults) -> Table:
-    """Return learning rate and loss of each step of the learning-rate finder, and which one it suggests."""
+    """Return learning rate and loss of each step of the learning rate range test, and which one it suggests."""
     curve = results.lr_range
     assert curve is not None
     rows = zip(curve.lrs.tolist(), curve.losses.tolist(), (curve.lrs == curve.suggested).tolist(), strict=True)

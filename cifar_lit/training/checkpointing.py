@@ -60,6 +60,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.file: Path | None = None
         self._step = 0
+        self._due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
@@ -78,9 +79,10 @@ class LastCheckpoint(Checkpoint):
         """Save if due, or if a signal was received, at the first step from which Lightning resumes exactly."""
         stepped = trainer.global_step != self._step  # False while gradients are accumulated
         self._step = trainer.global_step
-        due = self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0
+        if stepped and self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0:
+            self._due = True
         signum = received(trainer)
-        if (signum or due) and stepped and not _validates_or_ends(trainer, batch_idx):
+        if (signum or self._due) and stepped and not _validates_or_ends(trainer, batch_idx):
             self._save(trainer, signum)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,6 +102,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, signum: int | None) -> None:
         if self.file is not None and not getattr(trainer, "fast_dev_run", False):
             trainer.save_checkpoint(self.file, weights_only=False)
+        self._due = False
         self._stop(signum)
 
     def _stop(self, signum: int | None) -> None:
@@ -112,7 +115,8 @@ def received(trainer: Trainer) -> int | None:
     if trainer.world_size == 1:
         return stop.signum
     mine = torch.tensor(stop.signum or 0, device=trainer.strategy.root_device)
-    signum = int(trainer.strategy.reduce(mine, reduce_op="max")) or None
+    torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.MAX)  # strategy.reduce would add a barrier
+    signum = int(mine) or None
     stop.signum = stop.signum or signum  # a later one is ignored here, too
     return signum
 

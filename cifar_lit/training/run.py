@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -104,13 +104,14 @@ class Training:
             RunError: The training failed, or the disk is full; the message says what is saved and how to resume.
             Interrupted: A signal ended the training; likewise.
         """
-        if self.trainer.strategy.root_device.type == "cpu":
-            hardware.limit_threads(self.trainer.num_devices)
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu:
             hardware.keep_freed_memory()
         if self.trainer.world_size > 1:
             self._folder.step = self.start.step
             self._print_processes()
-        with self._run_folder():
+        threads = hardware.limited_threads(self.trainer.num_devices) if on_cpu else nullcontext()
+        with threads, self._run_folder():
             try:
                 self._fit()
             except Interrupted as interrupted:

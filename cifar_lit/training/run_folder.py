@@ -38,7 +38,8 @@ def _number(path: Path) -> int:
 def parts(run: Path, name: str) -> list[Path]:
     """Return `NAME` of a run, such as `config.yaml`, and the `NAME_N` of each time that it was resumed, in order."""
     stem, suffix = os.path.splitext(name)
-    return [run / name, *sorted(run.glob(f"{stem}_*{suffix}"), key=_number)]
+    resumed = [path for path in run.glob(f"{stem}_*{suffix}") if re.fullmatch(rf"{stem}_\d+", path.stem)]
+    return [run / name, *sorted(resumed, key=_number)]
 
 
 def data_path(run: Path, path: str) -> str:
@@ -91,7 +92,7 @@ def requeued(runs: Path, command: str) -> Path | None:
     if not slurm.was_requeued():
         return None
     for run in reversed(versions(runs)):
-        for file in run.glob("provenance*.json"):  # one for each time that it was resumed
+        for file in parts(run, "provenance.json"):
             with suppress(OSError, ValueError):  # another job may be writing it
                 provenance = json.loads(file.read_text(encoding="utf-8"))
                 if (provenance.get("slurm_job"), provenance.get("command")) == (slurm.job(), command):

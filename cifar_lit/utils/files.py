@@ -1,7 +1,6 @@
 """Write files atomically; lock them; name new folders; recognize files without content; escape CSV cells."""
 
 import errno
-import itertools
 import os
 import warnings
 from collections.abc import Iterator
@@ -91,18 +90,27 @@ def file_lock(path: str | Path, timeout_s: float = -1) -> Iterator[None]:
 
 
 def new_folder(out: str | None, default: str = "", parent: Path = Path(), option: str = "--out") -> Path:
-    """Return the folder given with an option, or the first `DEFAULT_N` that does not exist; does not create it.
+    """Return the folder given with an option, or the first `DEFAULT_N` that does not exist, and create it.
+
+    Simultaneous calls return different `DEFAULT_N`.
 
     Raises:
         UsageError: The given folder exists and is not an empty folder.
     """
     if out is None:
-        return next(folder for n in itertools.count(1) if not (folder := parent / f"{default}_{n}").exists())
+        n = 1
+        while True:
+            try:
+                (folder := parent / f"{default}_{n}").mkdir()
+                return folder
+            except FileExistsError:
+                n += 1
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{option} {out} already exists and is not empty; use a new folder")
     if any(parent.is_file() for parent in folder.parents):
         raise UsageError(f"{option} {out}: part of this path is a file; use a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

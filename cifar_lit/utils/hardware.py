@@ -9,7 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -116,6 +117,19 @@ def limit_threads(processes: int = 1) -> None:
         torch.set_num_threads(threads)
         if processes > 1:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets its own number
+
+
+@contextmanager
+def limited_threads(processes: int) -> Iterator[None]:
+    """Call `limit_threads`, and undo it at the end: a notebook may train again in one process."""
+    threads, omp = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    limit_threads(processes)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if omp is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def free_shared_memory() -> int | None:

@@ -38,10 +38,9 @@ def write_space(run: str, out: str) -> None:
     Raises:
         UsageError: The run or the folder cannot be used.
     """
-    folder = new_folder(out, option="--space")
     results = RunResults.load(run)
     results.data.download = False
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(out, option="--space")
     classifier = collect_results(results, folder, MAX_ERRORS)
     assert results.checkpoint
     network = weights.network_part(weights.read(results.checkpoint, "RUN"))

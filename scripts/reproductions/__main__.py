@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--ablations",
         action="store_true",
-        help="change one option at a time, and compare by accuracy on 5000 held-out training images",
+        help="change one option at a time, and compare by accuracy on 5,000 validation images",
     )
     parser.add_argument(
         "--out", type=Path, default=Path(), help="existing folder for results.md and results.json (default: current)"

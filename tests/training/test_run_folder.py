@@ -80,6 +80,16 @@ def test_paths_of_a_run_are_found_from_another_folder(tmp_path: Path, monkeypatc
     assert runs.data_path(run, str(tmp_path)) == str(tmp_path)
 
 
+def test_parts_of_a_run_are_in_order(tmp_path: Path) -> None:
+    for name in ("config.yaml", "config_2.yaml", "config_10.yaml", "config_old.yaml", "config_2_copy.yaml"):
+        (tmp_path / name).touch()
+    assert [file.name for file in runs.parts(tmp_path, "config.yaml")] == [
+        "config.yaml",
+        "config_2.yaml",
+        "config_10.yaml",
+    ]
+
+
 def test_requeued_job_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for job, command in (("7", "fit"), ("7", "fit --seed_everything 1"), ("8", "fit")):
         (runs.create(tmp_path, CONFIG) / "provenance.json").write_text(

@@ -32,9 +32,9 @@ def test_training_that_ends_before_its_first_validation(options: dict[str, Any],
     with pytest.warns(UserWarning, match="before its first validation"):
         trained = train(Schedule(), tmp_path, callbacks=[ValidationCheck(), best], **options)
     assert not trained.losses and not best.best_model_path
-    with pytest.raises(UsageError, match=r"which EarlyStopping needs.*trainer\.check_val_every_n_epoch"):
+    with pytest.raises(UsageError, match=r"EarlyStopping needs a validation.*trainer\.check_val_every_n_epoch"):
         train(Schedule(), tmp_path, callbacks=[ValidationCheck(), EarlyStopping("val/loss")], **options)
-    with pytest.raises(UsageError, match=r"which model\.schedule\.name=plateau needs"):
+    with pytest.raises(UsageError, match=r"model\.schedule\.name=plateau needs a validation"):
         train(Schedule("plateau"), tmp_path, callbacks=[ValidationCheck()], **options)
 
 

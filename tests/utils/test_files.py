@@ -1,5 +1,6 @@
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_new_folder_is_empty(tmp_path: Path) -> None:
     assert new_folder(str(tmp_path / "evaluation_1"), "evaluation") == tmp_path / "evaluation_1"
     with pytest.raises(UsageError, match="already exists"):
         new_folder(str(tmp_path), "evaluation")
+
+
+def test_simultaneous_commands_get_different_folders(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda _: new_folder(None, "explain", tmp_path), range(40)))
+    assert sorted(folders) == sorted(tmp_path / f"explain_{n}" for n in range(1, 41))
 
 
 @pytest.mark.parametrize("name", ["=1+2", "+1+2", "-x", "@SUM(A1)", "\tx", "'=x", "cat", "a=b", ""])

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 import cifar_lit
-from cifar_lit.utils.hardware import available_cores, choose_device, choose_precision, describe, repeatable
+from cifar_lit.utils.hardware import (
+    available_cores,
+    choose_device,
+    choose_precision,
+    describe,
+    limited_threads,
+    repeatable,
+)
 from tests.conftest import ROOT
 
 
@@ -113,6 +120,17 @@ print(torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
     env |= {"LOKY_MAX_CPU_COUNT": "2"} | ({"OMP_NUM_THREADS": set_by_user} if set_by_user else {})
     process = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
     assert process.stdout.strip() == expected, process.stderr
+
+
+def test_threads_are_restored_after_a_training_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    with limited_threads(2):
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
+    assert torch.get_num_threads() == 4 and "OMP_NUM_THREADS" not in os.environ
+    torch.set_num_threads(before)
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "host"}

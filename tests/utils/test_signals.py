@@ -103,7 +103,7 @@ def test_slurm_job_is_requeued_during_the_report(tmp_path: Path, slurm: dict[str
     assert (tmp_path / "requests").read_text() == "requeue 77\n"
     shutil.rmtree(run_folder(tmp_path) / "report", ignore_errors=True)
     args = [*LONG, "1", "--ckpt_path", "last"]  # from another job's run
-    run = start(tmp_path, *args, until="creating its report again", env={**slurm, "SLURM_JOB_ID": "78"})
+    run = start(tmp_path, *args, until="creating the report again", env={**slurm, "SLURM_JOB_ID": "78"})
     wait(lambda: (run_folder(tmp_path) / "report").exists())
     run.kill(signal.SIGUSR1)
     assert run.wait(60) == 128 + signal.SIGUSR1
