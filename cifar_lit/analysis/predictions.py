@@ -55,7 +55,7 @@ class Predictions:
         predicted: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return predicted
 
-    @property
+    @cached_property
     def confidence(self) -> NDArray[np.float64]:
         """Shape `(M,)`, the probability of the prediction, 0..1."""
         highest: NDArray[np.float64] = self.probabilities.max(axis=1)

@@ -1,7 +1,7 @@
 """The final evaluation of a network, in all processes of a Trainer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class Needs:
     val: bool = False
     duplicates: bool = False
     num_neighbor_images: int = 0
+
+    def union(self, other: "Needs") -> "Needs":
+        """Return what either of two parts of the report needs."""
+        return Needs(**{one.name: max(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)})
 
 
 NO_NEEDS = Needs()

@@ -18,6 +18,7 @@ from cifar_lit.report.epochs import EpochRow
 from cifar_lit.training import compat
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.text import counted
+from cifar_lit.utils.trainers import is_fast_dev_run
 
 MIN_HINT_S = 5.0
 HINT = (
@@ -57,7 +58,7 @@ class EpochHistory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
         folder = folder_of(trainer)
-        self._log = None if getattr(trainer, "fast_dev_run", False) else folder / "log.txt"
+        self._log = None if is_fast_dev_run(trainer) else folder / "log.txt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print length and cost of the training and the size of the network; continue the clocks of a resumed epoch."""

@@ -1,6 +1,7 @@
 """The report on one page."""
 
 from cifar_lit.analysis import cam_methods
+from cifar_lit.callbacks.evaluation import Needs
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.report import html
 from cifar_lit.report.results import RunResults
@@ -40,7 +41,7 @@ class HTMLReport(ReportCallback):
             at_least("page.num_neighbors", num_neighbors, 0),
         )
         looked_up = at_least("page.num_neighbor_images", num_neighbor_images, 0)
-        self.num_neighbor_images = looked_up if num_neighbors and num_cams else 0
+        self.needs = Needs(num_neighbor_images=looked_up if num_neighbors and num_cams else 0)
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write both files."""

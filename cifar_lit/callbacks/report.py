@@ -3,8 +3,9 @@
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -13,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.analysis.evidence import Plan
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
-from cifar_lit.callbacks.evaluation import Needs, evaluate_network, run_name
+from cifar_lit.callbacks.evaluation import NO_NEEDS, Needs, evaluate_network, run_name
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
 from cifar_lit.data.datamodule import ImageDataModule
@@ -29,19 +30,16 @@ from cifar_lit.training.lr_finder import LRRange
 from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
+from cifar_lit.utils.trainers import find_callbacks, is_fast_dev_run
 
-T = TypeVar("T")
 FEW = 4  # images for the evidence of a fast_dev_run
 
 
 class ReportCallback(Callback, ABC):
     """A part of the report. Several of them in one Trainer share one evaluation of the network."""
 
-    flip_tta = False  # whether this part needs predictions with flip TTA
-    plan: Plan | None = None  # how much evidence for the CAMs this part needs
-    val = False  # whether it needs predictions for the validation images
-    duplicates = False  # whether it needs the near-duplicates of training images
-    num_neighbor_images = 0  # number of training images whose features it needs
+    needs = NO_NEEDS  # what is evaluated for this part beside test images and some training images
+    plan: Plan | None = None  # how much evidence for the CAMs it needs
     module_options: ModuleOptions | None = None  # of a part that works with any module
     python_only: frozenset[str] = frozenset()  # arguments that are no options of the command line
 
@@ -60,7 +58,7 @@ class ReportCallback(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, unless another part does."""
-        parts = [one for one in _callbacks(trainer, Callback) if isinstance(one, ReportCallback)]
+        parts = [one for one in find_callbacks(trainer, Callback) if isinstance(one, ReportCallback)]
         if self is parts[0]:
             Report(parts).on_fit_end(trainer, pl_module)
 
@@ -96,7 +94,7 @@ class Report(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate in all processes, write in the first."""
         rank_zero_info("creating the report")
-        if not getattr(trainer, "fast_dev_run", False):
+        if not is_fast_dev_run(trainer):
             self._report(trainer, pl_module, folder_of(trainer))
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -144,12 +142,7 @@ class Report(Callback):
     @property
     def needs(self) -> Needs:
         """What the parts need beside the predictions for test and training images."""
-        return Needs(
-            flip_tta=any(part.flip_tta for part in self.parts),
-            val=any(part.val for part in self.parts),
-            duplicates=any(part.duplicates for part in self.parts),
-            num_neighbor_images=max((part.num_neighbor_images for part in self.parts), default=0),
-        )
+        return reduce(Needs.union, (part.needs for part in self.parts), NO_NEEDS)
 
     @property
     def plan(self) -> Plan | None:
@@ -164,7 +157,7 @@ class Report(Callback):
     def _results(self, trainer: Trainer, module: LightningModule, folder: Path) -> RunResults:
         data: Any = getattr(trainer, "datamodule", None)
         assert isinstance(module, ImageClassifier)
-        for averaging in _callbacks(trainer, WeightAveraging):
+        for averaging in find_callbacks(trainer, WeightAveraging):
             averaging.on_train_end(trainer, module)  # Lightning skips it if a finished training is resumed
         net = compat.copy_without_hooks(module.net)  # the module stays as it is after training
         weights, checkpoint = _load_best(trainer, net)
@@ -175,11 +168,11 @@ class Report(Callback):
             name=run_name(folder),
             weights=weights,
             checkpoint=checkpoint,
-            epochs=[row for history in _callbacks(trainer, EpochHistory) for row in history.rows],
-            provenance=next((saver.provenance for saver in _callbacks(trainer, SaveProvenance)), None),
+            epochs=[row for history in find_callbacks(trainer, EpochHistory) for row in history.rows],
+            provenance=next((saver.provenance for saver in find_callbacks(trainer, SaveProvenance)), None),
             needs=self.needs,
             lr_range=self.lr_range,
-            evidence=self.plan and self.plan.at_most(FEW) if getattr(trainer, "fast_dev_run", False) else self.plan,
+            evidence=self.plan and self.plan.at_most(FEW) if is_fast_dev_run(trainer) else self.plan,
         )
 
     def _module_results(self, trainer: Trainer, module: LightningModule) -> ErrorResults:
@@ -204,25 +197,20 @@ def _is_ours(trainer: Trainer, module: LightningModule) -> bool:
     return isinstance(module, ImageClassifier) and isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
 
 
-def _callbacks(trainer: Trainer, kind: type[T]) -> list[T]:
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
-    return [callback for callback in callbacks if isinstance(callback, kind)]
-
-
 def find_report(trainer: Trainer) -> Report:
     """Return the trainer's report."""
-    return _callbacks(trainer, Report)[0]
+    return find_callbacks(trainer, Report)[0]
 
 
 def _load_best(trainer: Trainer, net: ResNet18) -> tuple[str, Path | None]:
     """Load the weights with the best validation metric, if any; return which weights they are, and their file."""
-    savers = _callbacks(trainer, ModelCheckpoint)
+    savers = find_callbacks(trainer, ModelCheckpoint)
     best = [saver for saver in savers if str(saver.monitor).startswith("val/") and saver.best_model_path]
     best.sort(key=lambda saver: saver.filename != "best")  # the project's own before a user's
     if not best:
         if trainer.world_size > 1:  # since the last step each process has BatchNorm statistics of its own
             net.load_state_dict(trainer.strategy.broadcast({k: v.cpu() for k, v in net.state_dict().items()}))
-        last = next((saver.file for saver in _callbacks(trainer, LastCheckpoint)), None)
+        last = next((saver.file for saver in find_callbacks(trainer, LastCheckpoint)), None)
         return f"last weights, epoch {compat.epochs_finished(trainer)}", last
     epoch, state = 0, {}
     if trainer.is_global_zero:  # other machines may not have the file

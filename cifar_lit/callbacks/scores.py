@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_warn
 
+from cifar_lit.callbacks.evaluation import Needs
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.models import temperature
 from cifar_lit.models.weights import fingerprint
@@ -29,10 +30,8 @@ class Scores(ReportCallback):
     def __init__(
         self, flip_tta: bool = False, temperature: bool = True, slices: bool = True, duplicates: bool = True
     ) -> None:
-        self.flip_tta = flip_tta
-        self.val = temperature
+        self.needs = Needs(flip_tta=flip_tta, val=temperature, duplicates=duplicates)
         self.slices = slices
-        self.duplicates = duplicates
 
     def write(self, results: RunResults, writer: ReportWriter) -> None:
         """Write `metrics.json`, the predictions, and tables and figures of classes, confusion and calibration."""

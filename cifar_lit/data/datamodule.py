@@ -167,7 +167,7 @@ class ImageDataModule(LightningDataModule):
         dataset = self.train_dataset
         sampler = TrainSampler(dataset, self.seed, self._progress, self.batch_size, *self._rank())
         # BatchNorm cannot train on a single image: drop a last batch of one.
-        drop_last = len(sampler) > self.batch_size > 1 == len(sampler) % self.batch_size
+        drop_last = len(sampler) % self.batch_size == 1 and 1 < self.batch_size < len(sampler)
         device = self._device()
         self._on_device = self._augments_on_device()
         if not self._on_device:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim import Optimizer
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.trainers import find_callbacks
 
 PLANNED = "planned_steps"  # attribute of a scheduler: the number of steps for which it was built
 
@@ -168,8 +169,7 @@ def total_steps(trainer: Trainer) -> float:
     Lightning's own number does not know of GradientAccumulationScheduler, which changes the batches per step.
     """
     steps: float = trainer.estimated_stepping_batches
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
-    changes = [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+    changes = find_callbacks(trainer, GradientAccumulationScheduler)
     if not changes or (epochs := trainer.max_epochs or -1) < 0:
         return steps
     batches_per_step = map(changes[-1].get_accumulate_grad_batches, range(epochs))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_lit.analysis import scores
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import evidence_figures, evidence_text, tables
 from cifar_lit.report.html import render
@@ -139,7 +140,7 @@ def check_comparable(runs: Sequence[RunResults]) -> None:
 
 def score_table(runs: Sequence[RunResults]) -> list[list[str]]:
     """Return the scores of each run as text, one row each, its name first."""
-    test = [tables.metrics(run)["test"] for run in runs]
+    test = [scores.summary(run.test) for run in runs]
     rows: dict[str, list[str]] = {
         "run": [run.name for run in runs],
         "test accuracy": [f"{split['accuracy']:.2%}" for split in test],

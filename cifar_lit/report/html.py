@@ -1,12 +1,16 @@
 """`report/index.html`: a run on one page that needs no other file, and its short version `README.md`."""
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from cifar_lit.report import figures
 from cifar_lit.report.inline import color_table
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.sections import SECTIONS, Options
 from cifar_lit.report.writer import ReportWriter
+
+if TYPE_CHECKING:
+    import jinja2
 
 README_FIGURES = {
     "misclassified": "The misclassified test images with the highest loss",
@@ -41,12 +45,16 @@ def build(results: RunResults, options: Options, writer: ReportWriter) -> tuple[
 
 def render(template: str, **context: Any) -> str:
     """Fill one of the templates; text that goes into HTML is escaped."""
+    return str(_environment().get_template(template).render(**context))
+
+
+@cache
+def _environment() -> "jinja2.Environment":
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("cifar_lit.report"),
         autoescape=jinja2.select_autoescape(),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template(template).render(**context)

@@ -6,6 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 
 from cifar_lit.training import compat
+from cifar_lit.utils.trainers import find_callbacks
 
 
 class AverageStart(Callback):
@@ -28,7 +29,5 @@ class AverageStart(Callback):
         self._update(trainer, pl_module)
 
     def _update(self, trainer: Trainer, module: LightningModule) -> None:
-        callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
-        for callback in callbacks:
-            if isinstance(callback, WeightAveraging):
-                compat.start_average(callback, module)
+        for callback in find_callbacks(trainer, WeightAveraging):
+            compat.start_average(callback, module)

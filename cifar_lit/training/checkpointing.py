@@ -15,6 +15,7 @@ from cifar_lit.training.run_folder import folder_of
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write
 from cifar_lit.utils.signals import Interrupted, stop
+from cifar_lit.utils.trainers import is_fast_dev_run
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,7 +70,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on, stop after a step, and let torchrun's next attempt resume this run."""
         self._step = trainer.global_step
-        if self.file and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        if self.file and trainer.is_global_zero and not is_fast_dev_run(trainer):
             torchrun.record_run(self.file.parents[1])
         stop.after_step = True
 
@@ -100,7 +101,7 @@ class LastCheckpoint(Checkpoint):
         stop.after_step = False
 
     def _save(self, trainer: Trainer, signum: int | None) -> None:
-        if self.file is not None and not getattr(trainer, "fast_dev_run", False):
+        if self.file is not None and not is_fast_dev_run(trainer):
             trainer.save_checkpoint(self.file, weights_only=False)
         self._due = False
         self._stop(signum)

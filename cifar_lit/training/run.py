@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
@@ -25,6 +25,7 @@ from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import DISK, RunError, UsageError
 from cifar_lit.utils.signals import Interrupted, stop
 from cifar_lit.utils.text import counted
+from cifar_lit.utils.trainers import find_callbacks, is_fast_dev_run
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Training:
     @contextmanager
     def _run_folder(self) -> Iterator[None]:
         """Create or lock the run's folder; remove a new one if the training ends before its first step."""
-        if getattr(self.trainer, "fast_dev_run", False) or not self.trainer.is_global_zero:
+        if is_fast_dev_run(self.trainer) or not self.trainer.is_global_zero:
             yield
             return
         run = self.start.run or run_folder.create(self.runs, self.config)
@@ -212,8 +213,7 @@ class Training:
 
     @property
     def _folder(self) -> RunFolder:
-        callbacks: list[Callback] = getattr(self.trainer, "callbacks", [])  # missing from Lightning's type annotations
-        return next(one for one in callbacks if isinstance(one, RunFolder))
+        return find_callbacks(self.trainer, RunFolder)[0]
 
 
 def keep_metrics(folder: Path) -> None:

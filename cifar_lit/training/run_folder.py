@@ -20,6 +20,7 @@ from cifar_lit.training import torchrun
 from cifar_lit.utils import slurm
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
+from cifar_lit.utils.trainers import find_callbacks
 
 PATHS = ("root", "cache_dir")  # options of the data that are paths
 
@@ -218,6 +219,5 @@ def folder_of(trainer: Trainer) -> Path:
 
     Every process must call this.
     """
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
-    folder = next((one.path for one in callbacks if isinstance(one, RunFolder)), None)
+    folder = next((one.path for one in find_callbacks(trainer, RunFolder)), None)
     return folder or Path(trainer.log_dir or trainer.default_root_dir)

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from cifar_lit.models.schedules import has_validation
 from cifar_lit.utils.errors import UsageError
+from cifar_lit.utils.trainers import find_callbacks
 
 OPTIONS = "trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch, trainer.val_check_interval"
 
@@ -23,7 +24,7 @@ class ValidationCheck(Callback):
         """Check."""
         if not has_validation(trainer) or _reached(trainer):
             return
-        callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # missing from Lightning's type annotations
+        callbacks = find_callbacks(trainer, Callback)
         users = [callback for callback in callbacks if str(getattr(callback, "monitor", "")).startswith("val/")]
         needed = [type(user).__name__ for user in users if not isinstance(user, Checkpoint)]
         if getattr(pl_module, "plateau", None):

@@ -31,7 +31,7 @@ def figures_left_blank() -> Iterator[None]:
     with ExitStack() as patches:
         blank = np.zeros((8, 8, 3), np.uint8)
         patches.enter_context(mock.patch("cifar_lit.report.writer.to_array", lambda figure: blank))
-        for name in ("confidence", "scores", "slices"):
+        for name in ("confidence", "quality", "slices", "training"):
             patches.enter_context(mock.patch(f"cifar_lit.report.sections.{name}.svg", lambda draw: ""))
         yield
 

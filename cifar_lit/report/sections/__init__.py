@@ -7,7 +7,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cifar_lit.report.results import RunResults
-from cifar_lit.report.sections import confidence, duplicates, errors, evidence, facts, scores, slices
+from cifar_lit.report.sections import (
+    confidence,
+    confusion,
+    duplicates,
+    errors,
+    evidence,
+    facts,
+    quality,
+    slices,
+    training,
+)
 from cifar_lit.report.sections.options import Options
 
 
@@ -25,10 +35,10 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
-    "quality": Section("How good is it?", scores.quality),
+    "quality": Section("How good is it?", quality.section),
     "confidence": Section("How far can its confidence be trusted?", confidence.section),
-    "training": Section("How did it train?", scores.training),
-    "confusion": Section("Which classes does it confuse?", scores.confusion),
+    "training": Section("How did it train?", training.section),
+    "confusion": Section("Which classes does it confuse?", confusion.section),
     "slices": Section("On which images is it weak?", slices.section),
     "duplicates": Section("Were test images among the training images?", duplicates.section),
     "errors": Section("What does it misclassify?", errors.section),
