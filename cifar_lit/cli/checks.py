@@ -22,7 +22,8 @@ from cifar_lit.training import distributed
 from cifar_lit.training.lr_finder import MIN_STEPS
 from cifar_lit.utils import hardware, slurm
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.signals import Interrupted, first_process
+from cifar_lit.utils.output import first_process
+from cifar_lit.utils.signals import Interrupted
 from cifar_lit.utils.text import counted
 
 LARGEST_SEED = 2**32 - 1  # NumPy's

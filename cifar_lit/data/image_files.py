@@ -1,10 +1,10 @@
 """The image files in a folder."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cifar_lit.utils.output import print_once
 from cifar_lit.utils.text import counted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -43,4 +43,4 @@ def print_ignored(folder: str, files: list[str], count: int) -> None:
     """Name some of the `count` files in a folder that are not images."""
     if count:
         names = ", ".join(files[:3]) + ", ..." * (count > 3)
-        print(f"{folder}: ignoring {counted(count, 'file')}, not PNG, JPEG or WebP ({names})", file=sys.stderr)
+        print_once(f"{folder}: ignoring {counted(count, 'file')}, not PNG, JPEG or WebP ({names})")

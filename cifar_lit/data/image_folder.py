@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from cifar_lit.data.decode_files import Listing, decode_all
 from cifar_lit.data.image_files import SUFFIXES, print_ignored, walk
 from cifar_lit.utils.errors import RunError, UsageError
 from cifar_lit.utils.files import atomic_write_text, file_lock, fsync_dir
+from cifar_lit.utils.output import print_once
 from cifar_lit.utils.text import counted
 
 TEST_FOLDERS = ("test", "val", "valid")  # the first existing one is used
@@ -91,7 +91,7 @@ def scan(root: str, image_size: int, test_only: bool = False) -> tuple[Listing, 
         missing = "test (nor val, nor valid)" if folders == ["train"] else "train"
         raise UsageError(f"data.root={root} has no folder {missing}; {layout}")
     if folders[1:] not in (["test"], ["."]):
-        print(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})", file=sys.stderr)
+        print_once(f"{root}: using {folders[1]} as the test set (found {', '.join(folders[1:])})")
     digest = hashlib.blake2b(f"{VERSION} {image_size}".encode(), digest_size=16)
     try:
         listings = [_list_images(os.path.join(root, name), digest) for name in folders[test_only:2]]

@@ -4,7 +4,7 @@ import signal
 import warnings
 
 from cifar_lit.utils.hardware import free_shared_memory
-from cifar_lit.utils.signals import first_process
+from cifar_lit.utils.output import first_process
 
 PREFETCH_FACTOR = 2  # batches of each worker in shared memory: the default of torch's DataLoader
 IN_USE = 2  # batches in shared memory that the training has already: the current and the next one

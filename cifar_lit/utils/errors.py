@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cifar_lit.utils import signals, slurm
-from cifar_lit.utils.output import drop_missing_backend, safe_output
+from cifar_lit.utils.output import drop_missing_backend, first_process, safe_output
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # full, or not writable
 
@@ -75,7 +75,7 @@ def short_errors() -> Iterator[None]:
 def _exit_after_signal(stop: signals.Interrupted) -> NoReturn:
     """Print one message, requeue the job on SLURM's signal, and exit with 128 + the signal's number."""
     slurm_signal = stop.signum == signals.SLURM_SIGNAL
-    if not signals.first_process():
+    if not first_process():
         # With another code, srun --kill-on-bad-exit would end the first process before it has requeued the job.
         sys.exit(0 if slurm_signal else 128 + stop.signum)
     reasons = [f"stopped by {signal.Signals(stop.signum).name}"]

@@ -1,4 +1,4 @@
-"""Standard output and error that never raise an error: a run continues if nobody reads what it prints."""
+"""Standard output and error that never raise an error: a run continues if nobody reads what it prints; who prints."""
 
 import os
 import sys
@@ -55,6 +55,18 @@ def safe_output() -> Iterator[None]:
         for stream in safe:
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def first_process() -> bool:
+    """Return whether this is the first process of a training, which prints."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
+def print_once(text: str) -> None:
+    """Print to standard error, in the first process only."""
+    if first_process():
+        print(text, file=sys.stderr)
 
 
 def drop_missing_backend() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from cifar_lit.utils.output import write_stderr
+from cifar_lit.utils.output import first_process, write_stderr
 
 SLURM_SIGNAL = getattr(signal, "SIGUSR1", None)  # missing on Windows
 
@@ -46,12 +46,6 @@ class Stop:
 
 
 stop = Stop()
-
-
-def first_process() -> bool:
-    """Return whether this is the first process of a training, which prints."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 @contextmanager

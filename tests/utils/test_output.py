@@ -8,7 +8,7 @@ from typing import TextIO
 
 import pytest
 
-from cifar_lit.utils.output import drop_missing_backend, safe_output
+from cifar_lit.utils.output import drop_missing_backend, print_once, safe_output
 from tests.conftest import ROOT
 
 
@@ -75,3 +75,10 @@ def test_missing_matplotlib_backend_of_a_notebook_is_ignored(
         monkeypatch.setenv("MPLBACKEND", backend)
     drop_missing_backend()
     assert os.environ.get("MPLBACKEND") == (None if backend and "no_such" in backend else backend)
+
+
+def test_only_the_first_process_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        print_once(f"from {rank}")
+    assert capsys.readouterr().err == "from 0\n"
