@@ -25,7 +25,7 @@ KINDS = (FOR_PREDICTED, FOR_TRUE)
 
 @dataclass(frozen=True)
 class Interventions:
-    """How many errors turn to the true class when a part of the image is replaced by its blurred self.
+    """How many errors change to the true class when a part of the image is replaced by its blurred self.
 
     Attributes:
         layer: The layer of the CAMs.

@@ -24,7 +24,7 @@ from cifar_lit.report.epochs import EpochRow
 from cifar_lit.report.provenance import Provenance
 from cifar_lit.report.results import RunResults
 from cifar_lit.training.lr_finder import LRRange
-from cifar_lit.utils import hardware
+from cifar_lit.utils import environment
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def evaluate_network(
         test=test,
         train=train,
         test_flip_tta=average(test, mirrored) if mirrored else None,
-        provenance=provenance or Provenance("", (hardware.describe(),)),
+        provenance=provenance or Provenance("", (environment.describe(),)),
         data=data,
         load_network=lambda: net,
         checkpoint=checkpoint,

@@ -13,7 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 from cifar_lit.report.provenance import Provenance
 from cifar_lit.report.tables import FINAL_SCORES
 from cifar_lit.training.run_folder import folder_of
-from cifar_lit.utils import hardware
+from cifar_lit.utils import environment
 from cifar_lit.utils.files import atomic_write_text
 
 FIRST = ("model.optimizer.init_args.lr", "data.batch_size", "trainer.max_epochs")
@@ -32,7 +32,7 @@ class SaveProvenance(SaveConfigCallback):
         """Collect the provenance."""
         self.folder = folder_of(trainer)
         gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
-        part = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
+        part = {**environment.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
         self.options = self.parser.dump(self.config, skip_unset=False)
         if (self.folder / "provenance.json").exists():  # resumed
             earlier = Provenance.load(self.folder)

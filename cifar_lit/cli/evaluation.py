@@ -29,7 +29,7 @@ from cifar_lit.report.provenance import Provenance, data_options
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
-from cifar_lit.utils import hardware
+from cifar_lit.utils import commands, hardware
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import new_folder
 from cifar_lit.utils.text import counted
@@ -182,7 +182,7 @@ class Evaluation:
             stored=temperature.find(self.file.parent, self.network.fingerprint) if needs.val else None,
             evidence=find_report(self.trainer).plan,
         )
-        return replace(results, provenance=replace(results.provenance, report_command=hardware.command()))
+        return replace(results, provenance=replace(results.provenance, report_command=commands.command()))
 
     def report(self, results: RunResults) -> None:
         """Write all parts of the report.

@@ -29,7 +29,7 @@ from cifar_lit.models.classifier import ImageClassifier
 from cifar_lit.training import compat, distributed, run_folder, torchrun
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.run import Start, Training
-from cifar_lit.utils import hardware, slurm
+from cifar_lit.utils import commands, hardware, slurm
 from cifar_lit.utils.errors import UsageError
 
 TENSORBOARD = "cifar_lit.training.loggers.RunTensorBoardLogger"
@@ -137,7 +137,7 @@ class FitCLI(LightningCLI):
         if distributed.is_child():
             return distributed.run_of_parent()
         run = torchrun.restarted_run()
-        run = run or run_folder.requeued(self.logs / self.recipe, hardware.command())
+        run = run or run_folder.requeued(self.logs / self.recipe, commands.command())
         if run or not ckpt_path:
             return run
         if ckpt_path == "auto":
@@ -240,7 +240,7 @@ class FitCLI(LightningCLI):
         ).run()
         advice = "a complete training would fail in the same way after its last epoch"
         if run:
-            command = hardware.repeatable("evaluate", str(run))
+            command = commands.repeatable("evaluate", str(run))
             advice = f"the training is finished and saved; {command} creates its report again"
         find_report(self.trainer).raise_if_failed(advice)
 

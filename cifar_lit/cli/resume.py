@@ -12,7 +12,7 @@ from cifar_lit.models.schedules import SCHEDULES
 from cifar_lit.report.provenance import Provenance
 from cifar_lit.training import run_folder
 from cifar_lit.training.run import Start
-from cifar_lit.utils import hardware
+from cifar_lit.utils import environment
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
@@ -121,7 +121,7 @@ def check_processes(start: Start, data: ImageDataModule, trainer: Trainer) -> No
             f"{first['processes']}); use --data.batch_size {before // trainer.world_size}, or another trainer.devices"
         )
     gpus = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else []
-    current = {**hardware.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
+    current = {**environment.describe(gpus), "precision": trainer.precision, "processes": trainer.world_size}
     changes = [f"{name} {current[name]} instead of {first[name]}" for name in EXACT if current[name] != first.get(name)]
     if changes:
         rank_zero_info(f"not bit-for-bit identical to an uninterrupted run: {', '.join(changes)}")

@@ -8,7 +8,7 @@ import yaml
 from cifar_lit.analysis import scores
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report.results import RunResults
-from cifar_lit.utils.hardware import PACKAGES
+from cifar_lit.utils.environment import PACKAGES
 from cifar_lit.utils.text import counted
 
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}

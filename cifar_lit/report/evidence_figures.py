@@ -74,7 +74,7 @@ def interventions(results: RunResults) -> Figure:
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("area that is blurred")
-    axis.set_ylabel("turned to the true class")
+    axis.set_ylabel("changed to the true class")
     axis.set_title(f"{found.num_images} misclassified images, 95% intervals", fontsize=10)
     axis.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)

@@ -21,7 +21,7 @@ from cifar_lit.training import distributed, run_folder
 from cifar_lit.training.loggers import RunTensorBoardLogger
 from cifar_lit.training.lr_finder import LRRange, find_lr
 from cifar_lit.training.run_folder import RunFolder
-from cifar_lit.utils import hardware, slurm
+from cifar_lit.utils import commands, hardware, slurm
 from cifar_lit.utils.errors import DISK, RunError, UsageError
 from cifar_lit.utils.signals import Interrupted, stop
 from cifar_lit.utils.text import counted
@@ -207,9 +207,9 @@ class Training:
         if not run or not file:
             return "nothing was saved yet; start it again"
         if epochs and 0 < epochs <= self.trainer.current_epoch:
-            command = hardware.repeatable("evaluate", str(run))
+            command = commands.repeatable("evaluate", str(run))
             return f"the training is finished and saved; {command} creates its report"
-        return f"saved in {file}; resume with\n{hardware.repeatable('fit', '--ckpt_path', str(run), processes=True)}"
+        return f"saved in {file}; resume with\n{commands.repeatable('fit', '--ckpt_path', str(run), processes=True)}"
 
     @property
     def _folder(self) -> RunFolder:

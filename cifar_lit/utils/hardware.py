@@ -1,33 +1,21 @@
-"""The machine: device, precision, cores, batch size, and a description for the provenance of a run."""
+"""The machine: device, precision, cores and memory, and the batch size that suits them."""
 
 import ctypes
-import importlib.metadata
 import os
 import platform
-import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-from cifar_lit import __version__
-from cifar_lit.utils import slurm
 from cifar_lit.utils.text import counted
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Device = Literal["cuda", "mps", "cpu"]
 MAX_EVAL_BATCH = 256
 MAX_EVAL_PIXELS = 2**20  # per batch: the default network keeps 256 bytes of each in its first layers
-PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "opencv-python-headless"),
-    *("jsonargparse", "numpy", "matplotlib", "tensorboard", "grad-cam"),
-)
 
 
 def choose_device(accelerator: str) -> Device:
@@ -150,80 +138,3 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         if libc.mallopt(mmap_threshold, size):  # trim_threshold alone would make it slower
             libc.mallopt(trim_threshold, size)
-
-
-def describe(gpus: Sequence[int] | None = None) -> dict[str, object]:
-    """Return what is needed to repeat a run: command, commit, versions, hardware.
-
-    Args:
-        gpus: Indices of the CUDA devices in use; None for all.
-    """
-    indices = range(torch.cuda.device_count()) if gpus is None else gpus
-    return {
-        "command": command(),
-        "folder": os.getcwd(),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in indices],
-        **({"slurm_job": slurm.job()} if slurm.job() else {}),
-        "cifar_lit": __version__,
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-def command() -> str:
-    """Return the command line of this process: of a module of this package, a script or a notebook."""
-    spec = sys.modules["__main__"].__spec__  # None for a script
-    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-    return shlex.join(["python", *program, *sys.argv[1:]])
-
-
-def repeatable(module: str, *args: str, processes: bool = False) -> str:
-    """Return a command line that a user can paste: with the full path of this Python if it is not the one on PATH.
-
-    Args:
-        module: Of this package.
-        args: Its arguments.
-        processes: Whether to start as many processes as this one belongs to, if srun or torchrun has started it.
-    """
-    launcher, env = [_program("python", sys.executable)], os.environ
-    if processes and "TORCHELASTIC_RUN_ID" in env:
-        nodes = env.get("GROUP_WORLD_SIZE", "1")
-        launcher = [_program("torchrun", os.path.join(os.path.dirname(sys.executable), "torchrun"))]
-        launcher += ["--nnodes", nodes, "--nproc-per-node", env["LOCAL_WORLD_SIZE"]]
-        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{env['MASTER_ADDR']}:29500"] * (nodes != "1")
-    if processes and slurm.in_step():
-        nodes, tasks = (env.get(f"SLURM_STEP_NUM_{what}", "1") for what in ("NODES", "TASKS"))
-        launcher = ["srun", "--nodes", nodes, "--ntasks", tasks, *launcher]
-    return shlex.join([*launcher, "-m", f"cifar_lit.{module}", *args])
-
-
-def _program(name: str, path: str) -> str:
-    """Return the name of a program if PATH finds it at this path, else the path."""
-    found = shutil.which(name)
-    return name if found and os.path.abspath(found) == os.path.abspath(path) else path
-
-
-def _commit() -> str | None:
-    """Return the commit of this project's checkout, with `-dirty` if files are changed; None outside of a checkout."""
-    # A checkout of another user, as when it is mounted into a container, is refused: git runs programs that its config
-    # names. But this code itself is from there.
-    git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
-    try:
-        # An installed package may lie in the checkout of another project, which does not track this file.
-        if subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True).returncode:
-            return None
-        found = subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
-        return found.stdout.strip() or None
-    except OSError:  # git is not installed
-        return None
-
-
-def _cpu() -> str:
-    """Return the name of the CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()

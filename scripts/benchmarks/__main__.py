@@ -57,7 +57,8 @@ def main() -> None:
     from synthetic import generate
 
     from cifar_lit.models.resnet import smallest_strided
-    from cifar_lit.utils.hardware import choose_device, choose_precision, describe
+    from cifar_lit.utils.environment import describe
+    from cifar_lit.utils.hardware import choose_device, choose_precision
 
     precision, device = choose_precision(choose_device("auto"), smallest_strided(32, "cifar"))
     processes = multiprocessing.get_context("forkserver")

@@ -80,7 +80,8 @@ def main() -> None:
     import numpy as np
 
     from cifar_lit.data.sampling import stratified_split
-    from cifar_lit.utils.hardware import available_cores, describe, keep_freed_memory
+    from cifar_lit.utils.environment import describe
+    from cifar_lit.utils.hardware import available_cores, keep_freed_memory
 
     keep_freed_memory()  # as fit does on CPUs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,22 +1,16 @@
 import os
 import platform
-import runpy
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import cifar_lit
 from cifar_lit.utils.hardware import (
     available_cores,
     choose_device,
     choose_precision,
-    describe,
     limited_threads,
-    repeatable,
 )
 from tests.conftest import ROOT
 
@@ -35,20 +29,6 @@ def test_precision_of_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[in
     assert choose_precision("cuda", 4, [0, 1])[0] == precision  # that of the oldest
 
 
-def test_command_is_that_of_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine.py").write_text("from cifar_lit.utils.hardware import command; print(command())")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["", "--data.root=my images", "it's"])
-    runpy.run_path("mine.py", run_name="__main__")
-    runpy.run_module("mine", run_name="__main__", alter_sys=True)
-    script, module = map(shlex.split, capsys.readouterr().out.splitlines())
-    assert script == ["python", "mine.py", *sys.argv[1:]]
-    assert module == ["python", "-m", "mine", *sys.argv[1:]]
-
-
 @pytest.mark.parametrize(
     ("features", "smallest", "precision", "reason"),
     [
@@ -64,25 +44,6 @@ def test_precision_of_cpus(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     chosen, why = choose_precision("cpu", smallest)
     assert chosen == precision and reason in why
-
-
-def test_description_contains_versions_and_hardware() -> None:
-    machine = describe()
-    assert machine["cifar_lit"] == cifar_lit.__version__
-    assert machine["torch"] == torch.__version__.split("+")[0]
-    assert machine["cpu"] and machine["threads"]
-
-
-def test_commit_is_that_of_the_checkout_whoever_owns_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def git() -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-
-    head = git()
-    if head.returncode:
-        pytest.skip("these tests do not belong to a checkout")
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container into which it is mounted
-    assert "dubious ownership" in git().stderr
-    assert str(describe()["commit"]).removesuffix("-dirty") == head.stdout.strip()
 
 
 def test_available_cores_respect_affinity_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,33 +92,6 @@ def test_threads_are_restored_after_a_training_of_several_processes(monkeypatch:
         assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
     assert torch.get_num_threads() == 4 and "OMP_NUM_THREADS" not in os.environ
     torch.set_num_threads(before)
-
-
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "host"}
-SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
-
-
-@pytest.mark.parametrize(
-    ("env", "launcher"),
-    [
-        ({}, ["python"]),
-        (SRUN, ["srun", "--nodes", "2", "--ntasks", "8", "python"]),
-        (TORCHRUN, ["torchrun", "--nnodes", "1", "--nproc-per-node", "4"]),
-        (
-            TORCHRUN | {"GROUP_WORLD_SIZE": "2"},
-            [*"torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint host:29500".split()],
-        ),
-    ],
-)
-def test_command_to_repeat_starts_as_many_processes(
-    env: dict[str, str], launcher: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "environ", {"PATH": os.path.dirname(sys.executable), **env})
-    assert shlex.split(repeatable("fit", "--ckpt_path", "a b", processes=True)) == [
-        *launcher,
-        *("-m", "cifar_lit.fit", "--ckpt_path", "a b"),
-    ]
-    assert repeatable("evaluate", "run") == "python -m cifar_lit.evaluate run"
 
 
 @pytest.mark.slow
