@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_lit.analysis.cam_methods import Reshape, check_gradients, layer_outputs, package_cams
+from cifar_lit.analysis.cam_methods import package_cams
+from cifar_lit.analysis.layer_outputs import Reshape, check_gradients, layer_outputs
 from cifar_lit.models.resnet import LAYERS, Layer, ResNet18
 
 MAX_PIXELS = 2**16  # in a batch; the activations of all layers are kept in memory

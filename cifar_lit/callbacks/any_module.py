@@ -13,8 +13,8 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.cam_methods import Reshape
 from cifar_lit.analysis.gradcam import GRADIENT_METHODS, grad_cam
+from cifar_lit.analysis.layer_outputs import Reshape, check_layers
 from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.training import compat
@@ -126,7 +126,7 @@ class ModuleResults(ErrorResults):
         with _evaluating(self.module, self.device), torch.inference_mode(False), torch.enable_grad():
             inputs = self._inputs(rows).clone().to(self.device)
             reshape = self.options.reshape_transform
-            cam_methods.check_layers(self._logits, inputs[:1], modules, reshape)
+            check_layers(self._logits, inputs[:1], modules, reshape)
             if method in GRADIENT_METHODS:
                 cams = grad_cam(lambda: self._logits(inputs), modules, classes, reshape, [method])[method]
             else:

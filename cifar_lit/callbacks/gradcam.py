@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from cifar_lit.analysis import cam_methods
-from cifar_lit.analysis.cam_methods import Reshape
+from cifar_lit.analysis.layer_outputs import Reshape
 from cifar_lit.callbacks.any_module import MODULE_OPTIONS, ModuleOptions
 from cifar_lit.callbacks.report import ReportCallback
 from cifar_lit.models.resnet import Layer

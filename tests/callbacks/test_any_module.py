@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import mobilenet_v3_small, vgg11
 from torchvision.models.vision_transformer import VisionTransformer
 
-from cifar_lit.analysis import cam_methods
 from cifar_lit.analysis.gradcam import upscale
+from cifar_lit.analysis.layer_outputs import check_layers
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
 from cifar_lit.callbacks.gradcam import GradCAMGrid
 from cifar_lit.callbacks.misclassified import MisclassifiedImages
@@ -311,7 +311,7 @@ class Unflattened(nn.Sequential):
 
 def test_proportions_are_compared_with_those_of_images_only() -> None:
     net = Unflattened()
-    cam_methods.check_layers(net, torch.rand(1, 784), [net[1]], None)
+    check_layers(net, torch.rand(1, 784), [net[1]], None)
 
 
 def test_unusable_module_is_refused_before_training(loader: "DataLoader[Any]", trainer: Callable[..., Trainer]) -> None:
