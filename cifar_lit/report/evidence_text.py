@@ -123,7 +123,7 @@ def removal(evidence: Evidence) -> str:
         follows = "So its ROAD score is no evidence that the CAM marks what the prediction depends on."
     return (
         f"The ROAD score of the CAM is {'; '.join(parts)}. {follows} It does not follow that the marked pixels are the "
-        "ones used: ROAD favors smooth heatmaps, and images with removed pixels are unlike those of the training."
+        "ones used: ROAD favors smooth heatmaps, and images with removed pixels are unlike the training images."
     )
 
 
