@@ -117,7 +117,7 @@ async function show(position) {
     const fill = element("span");
     fill.style.width = percent(item.p[label]);
     const mark = label === item.true ? " (true)" : label === item.predicted ? " (predicted)" : "";
-    return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), " " + percent(item.p[label])));
+    return element("tr", {}, element("th", { scope: "row" }, data.classes[label] + mark), element("td", {}, element("span", { className: "bar" }, fill), element("span", { className: "figure" }, percent(item.p[label]))));
   });
   const facts = [`loss ${item.loss.toFixed(2)}, margin ${item.margin.toFixed(3)}`, ...(item.file ? [`file ${item.file}`] : [])];
   const about = element("div", { className: "about" }, image,
