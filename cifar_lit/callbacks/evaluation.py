@@ -147,11 +147,6 @@ def _find_duplicates(splits: DataSplits, indices: NDArray[np.int64]) -> Duplicat
     return duplicates.find(splits.test.images, indices, splits.train.images)
 
 
-def run_name(folder: Path) -> str:
-    """Return recipe and version of a run's folder."""
-    return "/".join(folder.resolve().parts[-2:])
-
-
 def _limited(
     trainer: Trainer,
     data: ImageDataModule,

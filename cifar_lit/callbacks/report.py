@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.analysis.evidence import Plan
 from cifar_lit.callbacks.any_module import ModuleOptions, evaluate_module
-from cifar_lit.callbacks.evaluation import NO_NEEDS, Needs, evaluate_network, run_name
+from cifar_lit.callbacks.evaluation import NO_NEEDS, Needs, evaluate_network
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.provenance import SaveProvenance
 from cifar_lit.data.datamodule import ImageDataModule
@@ -27,7 +27,7 @@ from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat
 from cifar_lit.training.checkpointing import LastCheckpoint
 from cifar_lit.training.lr_finder import LRRange
-from cifar_lit.training.run_folder import folder_of
+from cifar_lit.training.run_folder import folder_of, run_name
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 from cifar_lit.utils.trainers import find_callbacks, is_fast_dev_run

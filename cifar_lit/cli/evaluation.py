@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.utilities import rank_zero_info
 
-from cifar_lit.callbacks.evaluation import evaluate_network, run_name
+from cifar_lit.callbacks.evaluation import evaluate_network
 from cifar_lit.callbacks.history import EpochHistory
 from cifar_lit.callbacks.report import ReportCallback, find_report
 from cifar_lit.cli import trainer as builder
@@ -23,9 +23,8 @@ from cifar_lit.cli.options import GROUPS
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.models import temperature, weights
 from cifar_lit.models.resnet import smallest_strided
-from cifar_lit.report.comparison import flat
 from cifar_lit.report.epochs import EpochRow, read_epochs
-from cifar_lit.report.provenance import Provenance, data_options
+from cifar_lit.report.provenance import Provenance, data_options, flat
 from cifar_lit.report.results import RunResults
 from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
@@ -173,7 +172,7 @@ class Evaluation:
             self.trainer,
             self.data,
             self.network.net,
-            name=run_name(self.folder),
+            name=run_folder.run_name(self.folder),
             weights=f"{self.file.stem} weights, epoch {checkpoint['epoch'] + 1}",
             checkpoint=self.file,
             epochs=max(read_epochs(self.folder / "report" / "history.csv"), until_checkpoint, key=len),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from cifar_lit.analysis import cam_methods
 from cifar_lit.data.decode import DARK, SCALE, UnreadableError, read
 from cifar_lit.inference.classifier import EXPLAINED_BATCH, Classifier
 from cifar_lit.inference.images import expand
+from cifar_lit.inference.results import Explanations
 from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
@@ -74,45 +76,17 @@ def explain_all(
     results: list[dict[str, Any]] = []
     sheet: list[tuple[drawing.Pixels, str]] = []
     unreadable: list[str] = []
-    explained = (
-        (file, image, explanations, i)
-        for batch, pixels in _read_batches(files, classifier.image_size, unreadable)
-        for explanations in [classifier.explain(pixels, class_name, shown, method, calibrated)]
-        for i, (file, image) in enumerate(batch)
-    )
-    for file, image, explanations, i in tqdm(
-        explained, total=len(files), unit="image", delay=2, leave=False, disable=None
-    ):
-        best = explanations.predictions.top(len(classifier.classes))[i]
-        name, pixels = explanations.explained[i], explanations.images[i]
-        flat = {layer: why for layer, why in zip(shown, explanations.flat[i], strict=True) if why}
-        result: dict[str, Any] = {
-            "file": file,
-            "overlay": f"{_unique_name(Path(file).stem, names)}.png",
-            "top": [{"class": label, "probability": probability} for label, probability in best[:top]],
-            "explained": name,
-            "calibrated": calibrated,
-            "method": method,
-            "layers": shown,
-            "notes": _notes(file, pixels) + [f"{layer}: {why}" for layer, why in flat.items()],
-        }
-        overlays = [drawing.overlay(image, cam) for cam in explanations.cams[i]]
-        drawn = [image, _resize(pixels), *overlays]
-        short, long = _sides(file)
-        titles = ["the image" if long == short else "the central square of the image"]
-        titles += [f"as the network sees it, {classifier.image_size} px"]
-        titles += [f"{layer}\n{flat.get(layer, '')}".rstrip() for layer in shown]
-        listed = [f"{short_names[label]} ({probability:.0%})" for label, probability in best[: min(top, 3)]]
-        heading = (
-            f"prediction: {', '.join(listed)}\n{method_name(method)} for class {short_names[name]} "
-            f"({dict(best)[name]:.0%})"
-        )
-        drawing.save(drawing.grid(drawn, titles, heading, columns=6), folder / result["overlay"])
-        if len(sheet) < MAX_ON_SHEET:
-            title = f"{result['overlay'][:-4][:24]}\n{listed[0]}\n{flat.get(shown[-1], '')}".rstrip()
-            sheet.append((drawing.side_by_side([image, overlays[-1]]), title))
-        results.append(result)
-        tqdm.write(_table(result))
+    with tqdm(total=len(files), unit="image", delay=2, leave=False, disable=None) as bar:
+        for batch, pixels in _read_batches(files, classifier.image_size, unreadable):
+            explanations = classifier.explain(pixels, class_name, shown, method, calibrated)
+            for i, (file, image) in enumerate(batch):
+                result = _describe(file, _unique_name(Path(file).stem, names), explanations, i, calibrated, top)
+                drawing.save(_draw(file, image, explanations, i, short_names, top), folder / result["overlay"])
+                if len(sheet) < MAX_ON_SHEET:
+                    sheet.append(_thumbnail(image, result, explanations, i, short_names))
+                results.append(result)
+                tqdm.write(_table(result))
+                bar.update()
     if sheet:
         thumbnails, captions = zip(*sheet, strict=True)
         heading = f"{method_name(method)} of {shown[-1]}: file, predicted class (its probability)\n{run}"
@@ -122,6 +96,55 @@ def explain_all(
     print(f"{counted(len(results), 'image')} explained in {folder}")
     if unreadable:
         raise RunError("unreadable and skipped:\n  " + "\n  ".join(unreadable))
+
+
+def _describe(file: str, name: str, explanations: Explanations, i: int, calibrated: bool, top: int) -> dict[str, Any]:
+    """Return what explain.json says of an image, which is row `i` of the explanations."""
+    best = explanations.predictions.top(top)[i]
+    flat = zip(explanations.layers, explanations.flat[i], strict=True)
+    return {
+        "file": file,
+        "overlay": f"{name}.png",
+        "top": [{"class": label, "probability": probability} for label, probability in best],
+        "explained": explanations.explained[i],
+        "calibrated": calibrated,
+        "method": explanations.method,
+        "layers": list(explanations.layers),
+        "notes": _notes(file, explanations.images[i]) + [f"{layer}: {why}" for layer, why in flat if why],
+    }
+
+
+def _draw(
+    file: str, image: drawing.Pixels, explanations: Explanations, i: int, short_names: dict[str, str], top: int
+) -> Figure:
+    """Draw an image, what the network sees of it, and the CAM of each layer."""
+    short, long = _sides(file)
+    pixels, name = explanations.images[i], explanations.explained[i]
+    titles = ["the image" if long == short else "the central square of the image"]
+    titles += [f"as the network sees it, {len(pixels)} px"]
+    layers = zip(explanations.layers, explanations.flat[i], strict=True)
+    titles += [f"{layer}\n{why}".rstrip() for layer, why in layers]
+    probabilities = dict(explanations.predictions.top(len(short_names))[i])
+    listed = [_listed(label, short_names, probabilities) for label in [*probabilities][: min(top, 3)]]
+    heading = f"prediction: {', '.join(listed)}\n{method_name(explanations.method)} for class "
+    overlays = [drawing.overlay(image, cam) for cam in explanations.cams[i]]
+    return drawing.grid(
+        [image, _resize(pixels), *overlays], titles, heading + _listed(name, short_names, probabilities), columns=6
+    )
+
+
+def _thumbnail(
+    image: drawing.Pixels, result: dict[str, Any], explanations: Explanations, i: int, short_names: dict[str, str]
+) -> tuple[drawing.Pixels, str]:
+    """Return an image beside its last CAM, and their caption on the contact sheet."""
+    (best,) = explanations.predictions.top(1)[i]
+    predicted = _listed(best[0], short_names, dict([best]))
+    caption = f"{result['overlay'][:-4][:24]}\n{predicted}\n{explanations.flat[i][-1]}".rstrip()
+    return drawing.side_by_side([image, drawing.overlay(image, explanations.cams[i][-1])]), caption
+
+
+def _listed(label: str, short_names: dict[str, str], probabilities: dict[str, float]) -> str:
+    return f"{short_names[label]} ({probabilities[label]:.0%})"
 
 
 def _read_batches(

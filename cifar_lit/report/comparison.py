@@ -13,6 +13,7 @@ from cifar_lit.analysis.predictions import Predictions
 from cifar_lit.report import evidence_figures, evidence_text, tables
 from cifar_lit.report.html import render
 from cifar_lit.report.inline import thumbnail
+from cifar_lit.report.provenance import flat
 from cifar_lit.report.results import RunResults
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.files import atomic_write_text, new_folder
@@ -172,13 +173,6 @@ def differences(runs: Sequence[RunResults]) -> list[list[str]]:
         for name in names
         if len({str(one.get(name)) for one in options}) > 1
     ]
-
-
-def flat(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested options to dotted names."""
-    if not isinstance(options, dict):
-        return {prefix.rstrip("."): options}
-    return {key: value for name, part in options.items() for key, value in flat(part, f"{prefix}{name}.").items()}
 
 
 def changes(first: Predictions, second: Predictions) -> Changes:

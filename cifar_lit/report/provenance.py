@@ -61,6 +61,13 @@ def _override(options: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return merged | {name: _override(options[name], other[name]) for name in nested}
 
 
+def flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options to dotted names."""
+    if not isinstance(options, dict):
+        return {prefix.rstrip("."): options}
+    return {key: value for name, part in options.items() for key, value in flat(part, f"{prefix}{name}.").items()}
+
+
 def data_options(run: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of ImageDataModule from a run's options, to be used from any folder."""
     known = {*signature(ImageDataModule).parameters, *(one.name for one in fields(AugmentConfig))}

@@ -27,6 +27,7 @@ from cifar_lit.report.epochs import EpochRow, read_epochs
 from cifar_lit.report.error_results import ErrorResults
 from cifar_lit.report.provenance import Provenance, data_options
 from cifar_lit.training.lr_finder import LRRange, read_lr_range
+from cifar_lit.training.run_folder import run_name
 from cifar_lit.utils.errors import UsageError
 
 
@@ -182,10 +183,8 @@ class RunResults(ErrorResults):
         flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
         fitted = metrics.get("temperature")  # reports of earlier versions have none
         checkpoint = Path(os.path.normpath(report / (metrics["checkpoint"] or "checkpoint that was not saved")))
-        where = run.resolve()
-        name = f"{where.parent.name}/{where.name}" + (f"/{report.name}" if report.name != "report" else "")
         return cls(
-            name=name,
+            name=run_name(run) + (f"/{report.name}" if report.name != "report" else ""),
             classes=classes,
             weights=metrics["weights"],
             parameters=metrics["parameters"],

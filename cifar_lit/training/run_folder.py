@@ -36,6 +36,11 @@ def _number(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 
+def run_name(folder: Path) -> str:
+    """Return recipe and version of a run's folder."""
+    return "/".join(folder.resolve().parts[-2:])
+
+
 def parts(run: Path, name: str) -> list[Path]:
     """Return `NAME` of a run, such as `config.yaml`, and the `NAME_N` of each time that it was resumed, in order."""
     stem, suffix = os.path.splitext(name)
