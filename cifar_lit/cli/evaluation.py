@@ -30,7 +30,7 @@ from cifar_lit.report.writer import ReportWriter
 from cifar_lit.training import compat, run_folder
 from cifar_lit.utils import commands, hardware
 from cifar_lit.utils.errors import UsageError
-from cifar_lit.utils.files import new_folder
+from cifar_lit.utils.files import check_new_folder, new_folder
 from cifar_lit.utils.text import counted
 
 REPORT = {name: group for name, group in GROUPS.items() if issubclass(group, ReportCallback)}
@@ -104,9 +104,12 @@ class Evaluation:
         compat.hide_warnings()
         compat.configure_jsonargparse()
         parser = build_parser()
-        self.file = weights.find(_parse(parser, args).run, "RUN").absolute()
-        self.checkpoint = weights.read(self.file, "RUN")  # before the data, which may have to be downloaded
-        self.network = weights.build_network(self.checkpoint, self.file, "RUN")
+        given = _parse(parser, args)
+        check_new_folder(given.out)
+        file = weights.find(given.run, "RUN")
+        self.checkpoint = weights.read(file, "RUN")  # before the data, which may have to be downloaded
+        self.network = weights.build_network(self.checkpoint, file, "RUN")
+        self.file = file.absolute()
         checkpoints = next((one for one in self.file.parents if one.name == "checkpoints"), self.file.parent)
         run = checkpoints.parent
         config = run_folder.parts(run, "config.yaml")[-1]

@@ -22,7 +22,7 @@ from cifar_lit.models.resnet import LAYERS, Layer
 from cifar_lit.report import drawing, fonts
 from cifar_lit.report.figures import method_name
 from cifar_lit.utils.errors import RunError, UsageError
-from cifar_lit.utils.files import atomic_write_text, new_folder
+from cifar_lit.utils.files import atomic_write_text, check_new_folder, new_folder
 from cifar_lit.utils.hardware import eval_batch_size
 from cifar_lit.utils.text import counted
 
@@ -61,6 +61,7 @@ def explain_all(
     if unknown := set(layers or ()) - set(LAYERS):
         raise UsageError(f"--layers {' '.join(sorted(unknown))}: choose from {', '.join(LAYERS)}")
     method = cam_methods.check("--method", method)
+    check_new_folder(out)
     files = [str(file) for file in expand(images)]
     classifier = Classifier.load(run)
     if class_name is not None and class_name not in classifier.classes:

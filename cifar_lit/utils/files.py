@@ -89,29 +89,40 @@ def file_lock(path: str | Path, timeout_s: float = -1) -> Iterator[None]:
         lock.release()
 
 
-def new_folder(out: str | None, default: str = "", parent: Path = Path(), option: str = "--out") -> Path:
-    """Return the folder given with an option, or the first `DEFAULT_N` that does not exist, and create it.
-
-    Simultaneous calls return different `DEFAULT_N`.
+def check_new_folder(out: str | None, option: str = "--out") -> None:
+    """Check a folder for new files that is given with an option, before the work that is to be written to it.
 
     Raises:
-        UsageError: The given folder exists and is not an empty folder.
+        UsageError: It exists and is not an empty folder.
     """
     if out is None:
-        n = 1
-        while True:
-            try:
-                (folder := parent / f"{default}_{n}").mkdir()
-                return folder
-            except FileExistsError:
-                n += 1
+        return
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{option} {out} already exists and is not empty; use a new folder")
     if any(parent.is_file() for parent in folder.parents):
         raise UsageError(f"{option} {out}: part of this path is a file; use a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+
+def new_folder(out: str | None, default: str = "", parent: Path = Path(), option: str = "--out") -> Path:
+    """Create the folder given with an option, or the first `DEFAULT_N` that does not exist.
+
+    Simultaneous calls return different `DEFAULT_N`.
+
+    Raises:
+        UsageError: As `check_new_folder`.
+    """
+    if out is not None:
+        check_new_folder(out, option)
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    n = 1
+    while True:
+        try:
+            (folder := parent / f"{default}_{n}").mkdir()
+            return folder
+        except FileExistsError:
+            n += 1
 
 
 def placeholder(path: str | Path) -> str | None:

@@ -10,7 +10,7 @@ import yaml
 
 from cifar_lit.models import temperature, weights
 from cifar_lit.report.results import RunResults
-from cifar_lit.utils.files import atomic_write_text, new_folder
+from cifar_lit.utils.files import atomic_write_text, check_new_folder, new_folder
 from cifar_lit.web.collect import collect_results
 from cifar_lit.web.content import CARD
 from cifar_lit.web.server import WEIGHTS
@@ -38,6 +38,7 @@ def write_space(run: str, out: str) -> None:
     Raises:
         UsageError: The run or the folder cannot be used.
     """
+    check_new_folder(out, "--space")
     results = RunResults.load(run)
     results.data.download = False
     folder = new_folder(out, option="--space")
