@@ -58,6 +58,7 @@ class ReportCallback(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, unless another part does."""
+        # mypy would refuse the abstract class as an argument
         parts = [one for one in find_callbacks(trainer, Callback) if isinstance(one, ReportCallback)]
         if self is parts[0]:
             Report(parts).on_fit_end(trainer, pl_module)

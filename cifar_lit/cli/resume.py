@@ -12,7 +12,7 @@ from cifar_lit.models.schedules import SCHEDULES
 from cifar_lit.report.provenance import Provenance
 from cifar_lit.training import run_folder
 from cifar_lit.training.run import Start
-from cifar_lit.utils import environment
+from cifar_lit.utils import commands, environment
 from cifar_lit.utils.errors import UsageError
 from cifar_lit.utils.text import counted
 
@@ -88,8 +88,8 @@ def check_checkpoint(start: Start) -> None:
     """Refuse to train a finished run again if only its last checkpoint is missing."""
     if start.run and not start.file and (start.run / "report" / "metrics.json").exists():
         raise UsageError(
-            f"--ckpt_path {start.run}: its checkpoints/last.ckpt is missing, so it cannot be resumed; python -m "
-            f"cifar_lit.evaluate {start.run} creates its report again"
+            f"--ckpt_path {start.run}: its checkpoints/last.ckpt is missing, so it cannot be resumed; "
+            f"{commands.repeatable('evaluate', str(start.run))} creates its report again"
         )
 
 

@@ -15,10 +15,10 @@ Indices = NDArray[np.int64]
 
 
 def stratified_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
-    """Split the positions 0..N-1 into the rest and `size` positions.
+    """Split the positions 0..N-1 into two parts, the second of `size` positions, stratified by label.
 
-    The classes are held out in proportion to their counts, to within 1 (roughly, for many tiny classes), but the last
-    image of each only if `size` leaves none but such.
+    The second part has the classes in proportion to their counts, to within 1 (roughly, for many tiny classes), but the
+    last image of each only if `size` leaves none but such.
 
     Args:
         labels: Shape `(N,)`, int64.

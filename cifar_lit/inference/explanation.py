@@ -4,6 +4,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,15 @@ def explain_all(
     with tqdm(total=len(files), unit="image", delay=2, leave=False, disable=None) as bar:
         for batch, pixels in _read_batches(files, classifier.image_size, unreadable):
             explanations = classifier.explain(pixels, class_name, shown, method, calibrated)
-            for i, (file, image) in enumerate(batch):
-                result = _describe(file, _unique_name(Path(file).stem, names), explanations, i, calibrated, top)
-                drawing.save(_draw(file, image, explanations, i, short_names, top), folder / result["overlay"])
+            ranked = explanations.predictions.top(len(classifier.classes))
+            for row, ((file, image), best) in enumerate(zip(batch, ranked, strict=True)):
+                name = _unique_name(Path(file).stem, names)
+                one = _Explained(file, image, explanations, row, best, short_names)
+                drawing.save(one.draw(min(top, 3)), folder / f"{name}.png")
                 if len(sheet) < MAX_ON_SHEET:
-                    sheet.append(_thumbnail(image, result, explanations, i, short_names))
-                results.append(result)
-                tqdm.write(_table(result))
+                    sheet.append(one.thumbnail(name))
+                results.append(one.describe(name, calibrated, top))
+                tqdm.write(_table(results[-1]))
                 bar.update()
     if sheet:
         thumbnails, captions = zip(*sheet, strict=True)
@@ -99,53 +103,55 @@ def explain_all(
         raise RunError("unreadable and skipped:\n  " + "\n  ".join(unreadable))
 
 
-def _describe(file: str, name: str, explanations: Explanations, i: int, calibrated: bool, top: int) -> dict[str, Any]:
-    """Return what explain.json says of an image, which is row `i` of the explanations."""
-    best = explanations.predictions.top(top)[i]
-    flat = zip(explanations.layers, explanations.flat[i], strict=True)
-    return {
-        "file": file,
-        "overlay": f"{name}.png",
-        "top": [{"class": label, "probability": probability} for label, probability in best],
-        "explained": explanations.explained[i],
-        "calibrated": calibrated,
-        "method": explanations.method,
-        "layers": list(explanations.layers),
-        "notes": _notes(file, explanations.images[i]) + [f"{layer}: {why}" for layer, why in flat if why],
-    }
+@dataclass(frozen=True)
+class _Explained:
+    """An image, its row of the explanations, and all classes with their probabilities, the most probable first."""
 
+    file: str
+    image: drawing.Pixels
+    explanations: Explanations
+    row: int
+    best: list[tuple[str, float]]
+    short_names: dict[str, str]
 
-def _draw(
-    file: str, image: drawing.Pixels, explanations: Explanations, i: int, short_names: dict[str, str], top: int
-) -> Figure:
-    """Draw an image, what the network sees of it, and the CAM of each layer."""
-    short, long = _sides(file)
-    pixels, name = explanations.images[i], explanations.explained[i]
-    titles = ["the image" if long == short else "the central square of the image"]
-    titles += [f"as the network sees it, {len(pixels)} px"]
-    layers = zip(explanations.layers, explanations.flat[i], strict=True)
-    titles += [f"{layer}\n{why}".rstrip() for layer, why in layers]
-    probabilities = dict(explanations.predictions.top(len(short_names))[i])
-    listed = [_listed(label, short_names, probabilities) for label in [*probabilities][: min(top, 3)]]
-    heading = f"prediction: {', '.join(listed)}\n{method_name(explanations.method)} for class "
-    overlays = [drawing.overlay(image, cam) for cam in explanations.cams[i]]
-    return drawing.grid(
-        [image, _resize(pixels), *overlays], titles, heading + _listed(name, short_names, probabilities), columns=6
-    )
+    @cached_property
+    def overlays(self) -> list[drawing.Pixels]:
+        """The image under the CAM of each layer."""
+        return [drawing.overlay(self.image, cam) for cam in self.explanations.cams[self.row]]
 
+    def describe(self, name: str, calibrated: bool, top: int) -> dict[str, Any]:
+        """Return what explain.json says of the image."""
+        found = self.explanations
+        flat = zip(found.layers, found.flat[self.row], strict=True)
+        return {
+            "file": self.file,
+            "overlay": f"{name}.png",
+            "top": [{"class": label, "probability": probability} for label, probability in self.best[:top]],
+            "explained": found.explained[self.row],
+            "calibrated": calibrated,
+            "method": found.method,
+            "layers": list(found.layers),
+            "notes": _notes(self.file, found.images[self.row]) + [f"{layer}: {why}" for layer, why in flat if why],
+        }
 
-def _thumbnail(
-    image: drawing.Pixels, result: dict[str, Any], explanations: Explanations, i: int, short_names: dict[str, str]
-) -> tuple[drawing.Pixels, str]:
-    """Return an image beside its last CAM, and their caption on the contact sheet."""
-    (best,) = explanations.predictions.top(1)[i]
-    predicted = _listed(best[0], short_names, dict([best]))
-    caption = f"{result['overlay'][:-4][:24]}\n{predicted}\n{explanations.flat[i][-1]}".rstrip()
-    return drawing.side_by_side([image, drawing.overlay(image, explanations.cams[i][-1])]), caption
+    def draw(self, top: int) -> Figure:
+        """Draw the image, what the network sees of it, and the CAM of each layer."""
+        found, (short, long) = self.explanations, _sides(self.file)
+        pixels, explained = found.images[self.row], found.explained[self.row]
+        titles = ["the image" if long == short else "the central square of the image"]
+        titles += [f"as the network sees it, {len(pixels)} px"]
+        titles += [f"{layer}\n{why}".rstrip() for layer, why in zip(found.layers, found.flat[self.row], strict=True)]
+        heading = f"prediction: {', '.join(self._text(label) for label, _ in self.best[:top])}\n"
+        heading += f"{method_name(found.method)} for class {self._text(explained)}"
+        return drawing.grid([self.image, _resize(pixels), *self.overlays], titles, heading, columns=6)
 
+    def thumbnail(self, name: str) -> tuple[drawing.Pixels, str]:
+        """Return the image beside its last CAM, and their caption on the contact sheet."""
+        caption = f"{name[:24]}\n{self._text(self.best[0][0])}\n{self.explanations.flat[self.row][-1]}".rstrip()
+        return drawing.side_by_side([self.image, self.overlays[-1]]), caption
 
-def _listed(label: str, short_names: dict[str, str], probabilities: dict[str, float]) -> str:
-    return f"{short_names[label]} ({probabilities[label]:.0%})"
+    def _text(self, label: str) -> str:
+        return f"{self.short_names[label]} ({dict(self.best)[label]:.0%})"
 
 
 def _read_batches(

@@ -43,8 +43,8 @@ class ImageClassifier(LightningModule):
             steps at a high learning rate (arXiv 1706.02677).
         optimizer: Any class of torch.optim with its arguments. The schedule starts at its lr (onecycle: peaks at it).
         schedule: How the learning rate changes; see its own options.
-        norm_weight_decay: Weight decay of normalization layers and biases, 0 or more, 0 exempts them (arXiv
-            1812.01187, section 3.1); default: the optimizer's own.
+        norm_weight_decay: Weight decay of normalization layers and biases, 0 or more (0 in arXiv 1812.01187, section
+            3.1); default: the optimizer's own.
         norm_bias_lr_mult: Multiplies the learning rate of normalization layers' biases, above 0; arXiv 2404.00498: 64.
         label_smoothing: Fraction of the target probability spread over all classes in training, 0 up to 1
             (arXiv 1512.00567). Validation and test always use the plain cross entropy.

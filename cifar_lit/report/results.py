@@ -181,8 +181,8 @@ class RunResults(ErrorResults):
         test, classes = read_csv(report / "predictions.csv")
         data.network_classes = classes
         flip_tta, val = report / "predictions_flip_tta.csv", report / "predictions_val.csv"
-        fitted = metrics.get("temperature")  # reports of earlier versions have none
-        checkpoint = Path(os.path.normpath(report / (metrics["checkpoint"] or "checkpoint that was not saved")))
+        file = metrics["checkpoint"]
+        checkpoint = Path(os.path.normpath(report / file)) if file else None
         return cls(
             name=run_name(run) + (f"/{report.name}" if report.name != "report" else ""),
             classes=classes,
@@ -195,11 +195,11 @@ class RunResults(ErrorResults):
             test_flip_tta=read_csv(flip_tta)[0] if flip_tta.exists() else None,
             provenance=provenance,
             data=data,
-            load_network=lambda: load_network(str(checkpoint), "RUN").net,
+            load_network=lambda: load_network(str(checkpoint or run), "RUN").net,
             lr_range=read_lr_range(report / "lr_find.csv"),
             load_evidence=lambda _: Evidence.read(report / "evidence.json"),
             checkpoint=checkpoint,
             val=read_csv(val)[0] if val.exists() else None,
-            temperature=Temperature(**fitted) if fitted else None,
+            temperature=Temperature(**metrics["temperature"]) if metrics["temperature"] else None,
             load_duplicates=lambda: duplicates.read_csv(report / "near_duplicates.csv"),
         )

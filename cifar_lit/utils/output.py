@@ -1,4 +1,4 @@
-"""Standard output and error that never raise an error: a run continues if nobody reads what it prints; who prints."""
+"""Standard output and error: printing never raises an error, so that a run continues if nobody reads it."""
 
 import os
 import sys
